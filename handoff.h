@@ -1,0 +1,44 @@
+/* The handoff: a descriptor and what is known of its connection, in one datagram to the
+ * forwarder's Unix socket. The socket outlives the forwarder, so a datagram in flight does
+ * too. */
+#ifndef RELAY_HANDOFF_H
+#define RELAY_HANDOFF_H
+
+#include "pair.h"
+#include "usage.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { HANDOFF_SESSION_MAX = 1024 };
+
+enum handoff_kind {
+    HANDOFF_CONNECTION, /* ref, its session, and exactly one descriptor */
+    HANDOFF_LOOK,       /* ref: its slot has changed, look at it */
+    HANDOFF_RECORD,     /* a connection that ended with its worker */
+};
+
+struct handoff {
+    uint32_t kind;
+    struct pair_ref ref;
+    struct pair_ref dismissed; /* look at this one, too; PAIR_NONE: nobody */
+    struct usage_record record;
+    uint32_t session_size;
+    uint8_t session[HANDOFF_SESSION_MAX]; /* what the protocol's forwarding side needs */
+};
+
+/* Binds the forwarder's socket at path, mode 0600, replacing a dead one. Returns it, or a
+ * negative errno. Close-on-exec, as every descriptor here. */
+int handoff_listen(const char *path);
+/* Connects to it: -ECONNREFUSED or -ENOENT when no forwarder answers. Sends wait for at
+ * most `timeout` milliseconds. */
+int handoff_connect(const char *path, int timeout);
+
+/* Sends one handoff; descriptor: -1 for none. The caller keeps its own copy. */
+int handoff_send(int socket, const struct handoff *handoff, int descriptor);
+/* Receives one, without waiting: -EAGAIN when there is none; -EBADMSG for anything but a
+ * well-formed handoff (its descriptors are closed); -EMFILE when the descriptor was lost
+ * because this process is short of them. *descriptor: owned by the caller, -1 if none. */
+int handoff_receive(int socket, struct handoff *handoff, int *descriptor);
+
+#endif

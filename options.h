@@ -1,0 +1,45 @@
+/* The command line: every role understands every option, and uses those that concern it,
+ * so that one line of options serves all units. */
+#ifndef RELAY_OPTIONS_H
+#define RELAY_OPTIONS_H
+
+#include "pair.h"
+#include "usage.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { OPTIONS_LISTEN_MAX = 16 };
+
+/* Exit statuses, besides 0. */
+enum {
+    EXIT_RUN_TIME = 1,
+    EXIT_USAGE = 2,
+};
+
+struct options {
+    const char *listen[OPTIONS_LISTEN_MAX];
+    size_t listen_count;
+    struct pair_limits limits;
+    int handshake_timeout; /* seconds, as all times here */
+    int wait_timeout;
+    int linger;
+    int idle_timeout; /* of a forwarder without work, before it retires; 0: never */
+    uint64_t session_rate;  /* bytes per second; 0: unlimited */
+    uint64_t session_bytes; /* 0: unlimited */
+    int max_workers;
+    int max_use;
+    struct usage_options usage;
+    const char *runtime_directory; /* never NULL once options_finish() was called */
+    const char *state_directory;
+    const char *user; /* NULL: not given */
+    bool json;
+    bool debug;
+};
+
+/* Reads argv[1...] (argv[0] names the command in messages). What is wrong is said in one
+ * line on standard error. Returns -1 to go on, or the status to exit with: EXIT_USAGE, or 0
+ * after --help and --version. Strings are borrowed from argv and the environment. */
+int options_read(struct options *options, int argc, char **argv);
+
+#endif

@@ -1,0 +1,42 @@
+/* The runtime directory: what lives in it, and who holds which lock.
+ *
+ *      table          the rendezvous table (pair.h)
+ *      forward.sock   the forwarder's socket (handoff.h)
+ *      forward.lock   held by the one forwarder for as long as it lives
+ *      users.lock     shared by all who may send to the forwarder; a forwarder that was
+ *                     started on demand retires only when it gets it for itself */
+#ifndef RELAY_RUNTIME_H
+#define RELAY_RUNTIME_H
+
+#include "options.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct runtime {
+    char table[108];
+    char socket[108]; /* as long as a Unix socket's address may be */
+    char forward_lock[108];
+    char users_lock[108];
+};
+
+/* Makes the runtime directory where it is missing (mode 0700, of the user to drop to), and
+ * fills in the paths. Refuses one that others may write to. Logs, returns -1 on failure. */
+int runtime_prepare(const struct options *options, struct runtime *runtime);
+
+/* Gives up root for options->user, else `relay`, else `nobody`. Does nothing when not root.
+ * Logs, returns -1 on failure. */
+int runtime_drop_root(const struct options *options);
+
+/* Opens a lock file and takes it, shared or not, waiting or not. Returns the descriptor, held
+ * for as long as the lock is meant to last, or a negative errno (-EWOULDBLOCK). */
+int runtime_lock(const char *path, bool shared, bool wait);
+
+/* Raises the soft limit on descriptors to the hard one, and returns it. */
+uint64_t runtime_raise_descriptors(void);
+
+/* Milliseconds, CLOCK_MONOTONIC. Microseconds since the epoch. */
+int64_t runtime_now(void);
+int64_t runtime_epoch(void);
+
+#endif
