@@ -10,7 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HANDOFF_SESSION_MAX = 1024 };
+enum {
+    HANDOFF_SESSION_MAX = 1024
+};
 
 enum handoff_kind {
     HANDOFF_CONNECTION, /* ref, its session, and exactly one descriptor */

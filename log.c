@@ -10,7 +10,9 @@
 #include <syslog.h>
 #include <unistd.h>
 
-enum { LINE_SIZE = 1024 };
+enum {
+    LINE_SIZE = 1024
+};
 
 static bool show_debug;
 static bool to_journal;

@@ -9,7 +9,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { OPTIONS_LISTEN_MAX = 16 };
+enum {
+    OPTIONS_LISTEN_MAX = 16
+};
 
 /* Exit statuses, besides 0. */
 enum {
@@ -24,7 +26,7 @@ struct options {
     int handshake_timeout; /* seconds, as all times here */
     int wait_timeout;
     int linger;
-    int idle_timeout; /* of a forwarder without work, before it retires; 0: never */
+    int idle_timeout;       /* of a forwarder without work, before it retires; 0: never */
     uint64_t session_rate;  /* bytes per second; 0: unlimited */
     uint64_t session_bytes; /* 0: unlimited */
     int max_workers;

@@ -22,7 +22,11 @@
 
 struct pair_table;
 
-enum { PAIR_KEY_SIZE = 16, PAIR_PROTOCOLS_MAX = 8 };
+enum {
+    PAIR_KEY_SIZE = 16,
+    PAIR_PROTOCOLS_MAX = 8,
+    PAIR_ARRIVAL_TIME = 2000, /* milliseconds that a match waits for a descriptor */
+};
 
 /* A slot as it was at some time: a reference with an old generation is stale, and every
  * function refuses it with -ESTALE. */
@@ -109,9 +113,9 @@ enum pair_reason {
 
 struct pair_meeting {
     enum pair_result result;
-    enum pair_reason reason;    /* PAIR_REFUSED */
-    struct pair_ref peer;       /* PAIR_MATCHES: the other end; PAIR_CONNECT: its listener */
-    struct pair_ref dismissed;  /* who lost its place to the newcomer, or PAIR_NONE */
+    enum pair_reason reason;   /* PAIR_REFUSED */
+    struct pair_ref peer;      /* PAIR_MATCHES: the other end; PAIR_CONNECT: its listener */
+    struct pair_ref dismissed; /* who lost its place to the newcomer, or PAIR_NONE */
 };
 
 /* One slot, as read under its lock. */
@@ -147,16 +151,16 @@ enum pair_outcome {
 
 struct pair_stats {
     uint32_t capacity;
-    uint32_t used;     /* slots that are not free */
+    uint32_t used; /* slots that are not free */
     uint32_t states[PAIR_DISMISSED + 1];
-    uint32_t tokens;   /* keys under which somebody waits */
-    uint32_t unclaimed; /* slots whose descriptor is not with the forwarder */
+    uint32_t tokens;           /* keys under which somebody waits */
+    uint32_t unclaimed;        /* slots whose descriptor is not with the forwarder */
     uint64_t incomplete_bytes; /* forwarded by pairs that still go on */
     uint64_t total_bytes;      /* by those that ended */
     uint64_t outcomes[PAIR_PROTOCOLS_MAX][PAIR_OUTCOMES];
-    int64_t created;           /* microseconds since the epoch */
-    uint64_t repairs;          /* locks taken over from a dead process */
-    int32_t forwarder;         /* process id, 0: none */
+    int64_t created;   /* microseconds since the epoch */
+    uint64_t repairs;  /* locks taken over from a dead process */
+    int32_t forwarder; /* process id, 0: none */
 };
 
 /* Maps the table at path, made with `capacity` slots if there is none. A file that is no
@@ -168,8 +172,8 @@ void pair_close(struct pair_table *table);
 uint32_t pair_capacity(const struct pair_table *table);
 
 /* Keyed hashes. A key is made of its protocol and all parts, told apart by their lengths. */
-struct pair_key pair_key(const struct pair_table *table, uint8_t protocol,
-    const struct iovec *parts, size_t count);
+struct pair_key pair_key(
+    const struct pair_table *table, uint8_t protocol, const struct iovec *parts, size_t count);
 /* Never 0. */
 uint64_t pair_side(const struct pair_table *table, const void *name, size_t size);
 uint64_t pair_source(const struct pair_table *table, const void *address, size_t size);
@@ -201,17 +205,18 @@ int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *
 int pair_look(struct pair_table *table, struct pair_ref ref, struct pair_view *ret);
 /* Both ends are held, and become JOINED. */
 int pair_join(struct pair_table *table, struct pair_ref ref, struct pair_ref peer);
-/* The peer's descriptor did not come in time: its slot is freed, and ref meets anew. */
-int pair_undo(struct pair_table *table, struct pair_ref ref, struct pair_meeting *ret);
+/* The peer's descriptor did not come in time: its slot is freed, and ref meets anew; look at
+ * it to see what came of that. -EALREADY: the peer has come after all. */
+int pair_undo(struct pair_table *table, struct pair_ref ref);
 /* Dismisses up to `size` of those who wait under the key of `ref` (PAIR_SIDES: spares of a
  * side that was served), and returns how many. */
-size_t pair_spares(struct pair_table *table, struct pair_ref ref, struct pair_ref *spares,
-    size_t size);
+size_t pair_spares(
+    struct pair_table *table, struct pair_ref ref, struct pair_ref *spares, size_t size);
 /* Where to add the bytes forwarded from this end: NULL if stale. Valid until pair_leave(). */
 _Atomic uint64_t *pair_bytes(struct pair_table *table, struct pair_ref ref);
-/* Frees slots whose worker died, or is over its time, before the descriptor arrived; a slot
- * in flight only if it has been so for two seconds: the caller has emptied its socket.
- * Peers that this strands are returned, at most `size` of them. */
+/* Frees slots whose worker died, or is over its time, before the descriptor arrived; one that
+ * was matched or is in flight only PAIR_ARRIVAL_TIME later: the caller has emptied its socket.
+ * Peers that this strands are returned, at most `size` of them, for the caller to look at. */
 size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *stranded, size_t size);
 
 /* -- for everyone ------------------------------------------------------------------ */

@@ -13,7 +13,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PROTOCOL_WORDS_MAX = 64 };
+enum {
+    PROTOCOL_WORDS_MAX = 64
+};
 
 struct greeting {
     int fd;
@@ -29,8 +31,8 @@ struct protocol {
     /* From the first byte to a request and the session that the forwarder needs. Returns
      * PAIR_HAPPY, or what became of the connection; the greeting has then told the client
      * what its protocol says, and the worker only closes. */
-    enum pair_outcome (*greet)(struct greeting *greeting, struct pair_request *request,
-        struct handoff *handoff);
+    enum pair_outcome (*greet)(
+        struct greeting *greeting, struct pair_request *request, struct handoff *handoff);
     /* What an end is told when it is joined to its peer, and when it is closed before that.
      * Writes at most PROTOCOL_WORDS_MAX bytes, and returns how many. */
     size_t (*welcome)(uint8_t *words);

@@ -1,0 +1,565 @@
+/* The rendezvous: who meets whom, in one step under the lock of their key. The table's
+ * memory, locks and repair are table.c's. */
+#include "pair.h"
+#include "table.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sodium.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    WORKER_GRACE = 1000, /* milliseconds past its deadline before a worker counts as dead */
+    REAPED_PER_ENTRY = 2,
+    SWEPT_AT_ONCE = 64,
+};
+
+static int64_t now_milliseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* ---- keyed hashes ---------------------------------------------------------------- */
+
+struct pair_key pair_key(
+    const struct pair_table *table, uint8_t protocol, const struct iovec *parts, size_t count)
+{
+    struct pair_key key;
+    crypto_generichash_state state;
+    const uint8_t *secret = table->header->secret;
+    crypto_generichash_init(&state, secret, TABLE_SECRET_SIZE, sizeof key.bytes);
+    crypto_generichash_update(&state, &protocol, sizeof protocol);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t size = parts[i].iov_len;
+        crypto_generichash_update(&state, (const uint8_t *)&size, sizeof size);
+        crypto_generichash_update(&state, parts[i].iov_base, size);
+    }
+    crypto_generichash_final(&state, key.bytes, sizeof key.bytes);
+    sodium_memzero(&state, sizeof state);
+    return key;
+}
+
+/* What is hashed: never a protocol's number, so that no two kinds of hash agree. */
+enum {
+    HASH_SIDE = 254,
+    HASH_SOURCE = 255
+};
+
+static uint64_t short_hash(
+    const struct pair_table *table, uint8_t kind, const void *data, size_t size)
+{
+    uint64_t hash;
+    struct iovec part = {(void *)(uintptr_t)data, size};
+    struct pair_key key = pair_key(table, kind, &part, 1);
+    memcpy(&hash, key.bytes, sizeof hash);
+    return hash == 0 ? 1 : hash; /* 0 means none */
+}
+
+uint64_t pair_side(const struct pair_table *table, const void *name, size_t size)
+{
+    return short_hash(table, HASH_SIDE, name, size);
+}
+
+uint64_t pair_source(const struct pair_table *table, const void *address, size_t size)
+{
+    return short_hash(table, HASH_SOURCE, address, size);
+}
+
+/* ---- meeting, under the key's lock ----------------------------------------------- */
+
+static bool sides_match(const struct slot *newcomer, const struct slot *waiting)
+{
+    if (newcomer->rule != PAIR_SIDES)
+        return newcomer->side != waiting->side;
+    return newcomer->side == 0 || waiting->side == 0 || newcomer->side != waiting->side;
+}
+
+static void wait_for_peer(struct pair_table *table, struct slot *slot)
+{
+    slot->changed = now_milliseconds();
+    slot->state = PAIR_WAITING;
+    table_add_waiting(table, slot);
+}
+
+/* A process may die between any two of these lines: the newcomer's state comes last, and
+ * until then a repair lets the other wait again. */
+static void match(struct pair_table *table, struct slot *newcomer, struct slot *waiting)
+{
+    table_remove_waiting(table, waiting);
+    newcomer->peer = table_ref(table, waiting);
+    newcomer->changed = waiting->changed = now_milliseconds();
+    waiting->peer = table_ref(table, newcomer);
+    waiting->state = PAIR_MATCHED;
+    newcomer->state = PAIR_MATCHED;
+}
+
+static void dismiss(struct pair_table *table, struct slot *slot, enum pair_reason reason)
+{
+    table_remove_waiting(table, slot);
+    slot->reason = (uint8_t)reason;
+    slot->state = PAIR_DISMISSED;
+}
+
+static void refuse(struct pair_meeting *meeting, enum pair_reason reason)
+{
+    meeting->result = PAIR_REFUSED;
+    meeting->reason = reason;
+}
+
+/* All who wait under one key are of one side, so the first stands for them all. */
+static void meet(struct pair_table *table, struct slot *newcomer, struct pair_meeting *meeting)
+{
+    struct slot *waiting = table_waiting(table, &newcomer->key);
+    if (waiting != NULL && sides_match(newcomer, waiting)) {
+        meeting->result = PAIR_MATCHES;
+        meeting->peer = table_ref(table, waiting);
+        match(table, newcomer, waiting);
+        return;
+    }
+    if (waiting == NULL && newcomer->rule == PAIR_ACCEPT) {
+        refuse(meeting, PAIR_NO_LISTENER);
+        return;
+    }
+    if (waiting != NULL && newcomer->rule == PAIR_NEWEST) {
+        meeting->dismissed = table_ref(table, waiting);
+        dismiss(table, waiting, PAIR_REPLACED);
+    } else if (waiting != NULL && newcomer->rule == PAIR_ROLES) {
+        meeting->dismissed = table_ref(table, waiting);
+        dismiss(table, waiting, PAIR_DUPLICATE);
+        refuse(meeting, PAIR_DUPLICATE);
+        return;
+    } else if (waiting != NULL && newcomer->rule != PAIR_SIDES) {
+        refuse(meeting, PAIR_DUPLICATE);
+        return;
+    }
+    wait_for_peer(table, newcomer);
+}
+
+/* One whose match came to nothing. It is older than whoever waits under its key by now, so
+ * where only one may wait it gives way. */
+static void meet_again(struct pair_table *table, struct slot *slot)
+{
+    struct pair_meeting meeting = {PAIR_WAITS, PAIR_NO_REASON, PAIR_NONE, PAIR_NONE};
+    struct slot *waiting = table_waiting(table, &slot->key);
+    slot->peer = PAIR_NONE;
+    if (waiting != NULL && !sides_match(slot, waiting) && slot->rule != PAIR_SIDES) {
+        slot->reason = slot->rule == PAIR_NEWEST ? PAIR_REPLACED : PAIR_DUPLICATE;
+        slot->state = PAIR_DISMISSED;
+        return;
+    }
+    meet(table, slot, &meeting);
+    if (meeting.result == PAIR_REFUSED) {
+        slot->reason = (uint8_t)meeting.reason;
+        slot->state = PAIR_DISMISSED;
+    }
+}
+
+/* Finds who listens under a key. */
+static int find_listener(
+    struct pair_table *table, const struct pair_key *key, struct pair_ref *listener)
+{
+    int error = table_lock_key(table, key);
+    if (error != 0)
+        return error;
+    struct slot *slot = table_waiting(table, key);
+    *listener = slot == NULL ? PAIR_NONE : table_ref(table, slot);
+    table_unlock_key(table, key);
+    return 0;
+}
+
+int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_request *request,
+    struct pair_meeting *ret)
+{
+    struct pair_ref listener = PAIR_NONE;
+    *ret = (struct pair_meeting){PAIR_WAITS, PAIR_NO_REASON, PAIR_NONE, PAIR_NONE};
+    bool addressed = request->rule == PAIR_CONNECT || request->rule == PAIR_ACCEPT;
+    int error = addressed ? find_listener(table, &request->listener, &listener) : 0;
+    if (error != 0)
+        return error;
+    if (addressed && pair_is_none(listener)) {
+        refuse(ret, PAIR_NO_LISTENER);
+        return 0;
+    }
+    error = table_lock_key(table, &request->key);
+    if (error != 0)
+        return error;
+    struct slot *slot = table_find(table, ref);
+    if (slot == NULL || slot->state != PAIR_GREETING) {
+        error = -ESTALE;
+        goto unlock;
+    }
+    slot->key = request->key;
+    slot->rule = (uint8_t)request->rule;
+    slot->side = request->side;
+    slot->protocol = request->protocol;
+    meet(table, slot, ret);
+    if (ret->result == PAIR_WAITS && request->rule == PAIR_CONNECT)
+        slot->peer = ret->peer = listener;
+unlock:
+    table_unlock_key(table, &request->key);
+    return error;
+}
+
+/* ---- entering and leaving -------------------------------------------------------- */
+
+static bool worker_is_gone(const struct slot *slot, int64_t now)
+{
+    if (slot->place == PAIR_IN_FLIGHT)
+        return false;
+    return now > slot->deadline + WORKER_GRACE || (kill(slot->owner, 0) < 0 && errno == ESRCH);
+}
+
+/* The oldest who have not come to the forwarder: a few of those whose worker is dead. */
+static size_t find_dead(struct pair_table *table, int64_t now, struct pair_ref *dead, size_t size)
+{
+    size_t count = 0;
+    struct slot *slot = table_follow(table, table->header->first_unclaimed);
+    for (size_t steps = 0; slot != NULL && steps < size; steps++) {
+        if (slot->state != PAIR_MATCHED && worker_is_gone(slot, now))
+            dead[count++] = table_ref(table, slot);
+        slot = table_follow(table, slot->next_entry);
+    }
+    return count;
+}
+
+static int take_slot(
+    struct pair_table *table, const struct pair_limits *limits, uint64_t source, struct slot **ret)
+{
+    uint32_t used = table->header->used;
+    *ret = NULL;
+    if (limits->connections > 0 && used >= limits->connections)
+        return -ENOSPC;
+    if (limits->per_source > 0 && source != 0 &&
+        table_source_reached(table, source, limits->per_source))
+        return -EUSERS;
+    *ret = table_take_slot(table, source);
+    return *ret == NULL ? -ENOSPC : 0;
+}
+
+int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
+    int64_t opened, int64_t deadline, struct pair_ref *ret)
+{
+    struct slot *slot;
+    struct pair_ref stranded, dead[REAPED_PER_ENTRY];
+    int error = table_lock_entry(table);
+    if (error != 0)
+        return error;
+    size_t count = find_dead(table, now_milliseconds(), dead, REAPED_PER_ENTRY);
+    if (count > 0) {
+        table_unlock_entry(table);
+        for (size_t i = 0; i < count; i++)
+            (void)pair_leave(table, dead[i], &stranded); /* stale: someone else did it */
+        error = table_lock_entry(table);
+        if (error != 0)
+            return error;
+    }
+    error = take_slot(table, limits, source, &slot);
+    if (error == 0) {
+        slot->opened = opened;
+        slot->deadline = deadline;
+        *ret = table_ref(table, slot);
+    }
+    table_unlock_entry(table);
+    return error;
+}
+
+int pair_sent(struct pair_table *table, struct pair_ref ref)
+{
+    int error = table_lock_entry(table);
+    if (error != 0)
+        return error;
+    struct slot *slot = table_find(table, ref);
+    if (slot != NULL && slot->place == PAIR_WITH_WORKER)
+        slot->place = PAIR_IN_FLIGHT;
+    table_unlock_entry(table);
+    return slot == NULL ? -ESTALE : 0;
+}
+
+/* Takes the slot off its key: under the key's lock. */
+static void part(struct pair_table *table, struct slot *slot, struct pair_ref *stranded)
+{
+    struct slot *peer = table_find(table, slot->peer);
+    if (slot->state == PAIR_WAITING)
+        table_remove_waiting(table, slot);
+    if (peer == NULL || !pair_same(peer->peer, table_ref(table, slot)))
+        return;
+    if (slot->state == PAIR_MATCHED && peer->state == PAIR_MATCHED) {
+        *stranded = table_ref(table, peer);
+        slot->state = PAIR_DISMISSED; /* so that a repair does not let it wait again */
+        meet_again(table, peer);
+    } else if (slot->state == PAIR_JOINED) {
+        peer->peer = PAIR_NONE;
+    }
+}
+
+static int free_slot(struct pair_table *table, struct pair_ref ref)
+{
+    int error = table_lock_entry(table);
+    if (error != 0)
+        return error;
+    struct slot *slot = table_find(table, ref);
+    if (slot == NULL)
+        error = -ESTALE;
+    else
+        table_free_slot(table, slot);
+    table_unlock_entry(table);
+    return error;
+}
+
+int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
+{
+    *stranded = PAIR_NONE;
+    struct slot *slot = table_find(table, ref);
+    if (slot == NULL)
+        return -ESTALE;
+    struct pair_key key = slot->key;
+    int error = table_lock_key(table, &key);
+    if (error != 0)
+        return error;
+    slot = table_find(table, ref);
+    if (slot != NULL && slot->state > PAIR_GREETING)
+        part(table, slot, stranded);
+    error = slot == NULL ? -ESTALE : free_slot(table, ref);
+    table_unlock_key(table, &key);
+    return error;
+}
+
+/* ---- for the forwarder ----------------------------------------------------------- */
+
+static void view_slot(
+    const struct pair_table *table, const struct slot *slot, struct pair_view *ret)
+{
+    *ret = (struct pair_view){
+        .ref = table_ref(table, slot),
+        .state = (enum pair_state)slot->state,
+        .place = (enum pair_place)slot->place,
+        .rule = (enum pair_rule)slot->rule,
+        .reason = (enum pair_reason)slot->reason,
+        .protocol = slot->protocol,
+        .peer = slot->peer,
+        .opened = slot->opened,
+        .bytes = atomic_load_explicit(&slot->bytes, memory_order_relaxed),
+    };
+}
+
+/* Locks the key of a slot that has met; NULL, unlocked, when the reference is stale. */
+static struct slot *lock_slot(
+    struct pair_table *table, struct pair_ref ref, struct pair_key *key, int *error)
+{
+    struct slot *slot = table_find(table, ref);
+    *error = -ESTALE;
+    if (slot == NULL || slot->state == PAIR_GREETING)
+        return NULL;
+    *key = slot->key;
+    *error = table_lock_key(table, key);
+    if (*error != 0)
+        return NULL;
+    slot = table_find(table, ref);
+    if (slot == NULL || slot->state == PAIR_GREETING) {
+        table_unlock_key(table, key);
+        *error = -ESTALE;
+        return NULL;
+    }
+    return slot;
+}
+
+static void release_held(struct pair_table *table)
+{
+    struct pair_ref stranded;
+    uint32_t end = table->header->fresh;
+    for (uint32_t index = 0; index < end && index < table->capacity; index++) {
+        struct slot *slot = &table->slots[index];
+        if (slot->state != PAIR_FREE && slot->place == PAIR_WITH_FORWARDER)
+            (void)pair_leave(table, table_ref(table, slot), &stranded);
+    }
+}
+
+void pair_adopt(struct pair_table *table)
+{
+    atomic_store(&table->header->forwarder, (int32_t)getpid());
+    release_held(table);
+}
+
+int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *ret)
+{
+    struct pair_key key;
+    int error;
+    struct slot *slot = lock_slot(table, ref, &key, &error);
+    if (slot == NULL)
+        return error;
+    error = table_lock_entry(table);
+    if (error == 0) {
+        if (slot->place != PAIR_WITH_FORWARDER)
+            table_claim_slot(table, slot);
+        else
+            error = -ESTALE; /* claimed before: no second descriptor belongs to it */
+        table_unlock_entry(table);
+    }
+    view_slot(table, slot, ret);
+    table_unlock_key(table, &key);
+    return error;
+}
+
+int pair_look(struct pair_table *table, struct pair_ref ref, struct pair_view *ret)
+{
+    struct pair_key key;
+    int error;
+    struct slot *slot = lock_slot(table, ref, &key, &error);
+    if (slot == NULL)
+        return error;
+    view_slot(table, slot, ret);
+    table_unlock_key(table, &key);
+    return 0;
+}
+
+int pair_join(struct pair_table *table, struct pair_ref ref, struct pair_ref peer_ref)
+{
+    struct pair_key key;
+    int error;
+    struct slot *slot = lock_slot(table, ref, &key, &error);
+    if (slot == NULL)
+        return error;
+    struct slot *peer = table_find(table, peer_ref);
+    if (peer != NULL && slot->state == PAIR_MATCHED && peer->state == PAIR_MATCHED &&
+        pair_same(slot->peer, peer_ref) && pair_same(peer->peer, ref)) {
+        slot->state = PAIR_JOINED;
+        peer->state = PAIR_JOINED;
+    } else {
+        error = -ESTALE;
+    }
+    table_unlock_key(table, &key);
+    return error;
+}
+
+int pair_undo(struct pair_table *table, struct pair_ref ref)
+{
+    struct pair_key key;
+    int error;
+    struct slot *slot = lock_slot(table, ref, &key, &error);
+    if (slot == NULL)
+        return error;
+    struct slot *peer = table_find(table, slot->peer);
+    if (slot->state != PAIR_MATCHED) {
+        error = -ESTALE;
+    } else if (peer != NULL && peer->place == PAIR_WITH_FORWARDER) {
+        error = -EALREADY;
+    } else {
+        meet_again(table, slot);
+        if (peer != NULL && pair_same(peer->peer, ref)) {
+            peer->state = PAIR_DISMISSED;
+            error = free_slot(table, table_ref(table, peer));
+        }
+    }
+    table_unlock_key(table, &key);
+    return error;
+}
+
+size_t pair_spares(
+    struct pair_table *table, struct pair_ref ref, struct pair_ref *spares, size_t size)
+{
+    struct pair_key key;
+    int error;
+    size_t count = 0;
+    struct slot *slot = lock_slot(table, ref, &key, &error);
+    if (slot == NULL)
+        return 0;
+    while (slot->rule == PAIR_SIDES && count < size) {
+        struct slot *spare = table_waiting(table, &key);
+        if (spare == NULL)
+            break;
+        spares[count++] = table_ref(table, spare);
+        dismiss(table, spare, PAIR_SPARE);
+    }
+    table_unlock_key(table, &key);
+    return count;
+}
+
+_Atomic uint64_t *pair_bytes(struct pair_table *table, struct pair_ref ref)
+{
+    struct slot *slot = table_find(table, ref);
+    return slot == NULL ? NULL : &slot->bytes;
+}
+
+static bool is_overdue(const struct slot *slot, int64_t now)
+{
+    bool late = now - slot->changed > PAIR_ARRIVAL_TIME;
+    if (slot->place == PAIR_IN_FLIGHT || slot->state == PAIR_MATCHED)
+        return late;
+    return worker_is_gone(slot, now);
+}
+
+size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *stranded, size_t size)
+{
+    struct pair_ref overdue[SWEPT_AT_ONCE], peer;
+    size_t overdue_count = 0, count = 0;
+    if (size > SWEPT_AT_ONCE)
+        size = SWEPT_AT_ONCE;
+    if (table_lock_entry(table) != 0)
+        return 0;
+    struct slot *slot = table_follow(table, table->header->first_unclaimed);
+    for (uint32_t steps = 0; slot != NULL && overdue_count < size; steps++) {
+        if (steps >= table->capacity)
+            break;
+        if (is_overdue(slot, now))
+            overdue[overdue_count++] = table_ref(table, slot);
+        slot = table_follow(table, slot->next_entry);
+    }
+    table_unlock_entry(table);
+    for (size_t i = 0; i < overdue_count; i++) {
+        if (pair_leave(table, overdue[i], &peer) == 0 && !pair_is_none(peer))
+            stranded[count++] = peer;
+    }
+    return count;
+}
+
+/* ---- counts ---------------------------------------------------------------------- */
+
+void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome outcome)
+{
+    if (protocol < PAIR_PROTOCOLS_MAX && outcome < PAIR_OUTCOMES)
+        atomic_fetch_add(&table->header->outcomes[protocol][outcome], 1);
+}
+
+void pair_count_bytes(struct pair_table *table, uint64_t bytes)
+{
+    atomic_fetch_add(&table->header->total_bytes, bytes);
+}
+
+static void count_slots(const struct pair_table *table, struct pair_stats *ret)
+{
+    uint32_t end = table->header->fresh;
+    for (uint32_t index = 0; index < end && index < table->capacity; index++) {
+        const struct slot *slot = &table->slots[index];
+        uint8_t state = slot->state;
+        if (state > PAIR_DISMISSED)
+            continue;
+        ret->states[state]++;
+        if (state == PAIR_JOINED)
+            ret->incomplete_bytes += atomic_load_explicit(&slot->bytes, memory_order_relaxed);
+    }
+    ret->states[PAIR_FREE] = table->capacity - ret->used;
+}
+
+void pair_stats(struct pair_table *table, struct pair_stats *ret)
+{
+    struct table_header *header = table->header;
+    *ret = (struct pair_stats){
+        .capacity = table->capacity,
+        .used = header->used,
+        .unclaimed = header->unclaimed,
+        .total_bytes = atomic_load(&header->total_bytes),
+        .created = header->created,
+        .repairs = atomic_load(&header->repairs),
+        .forwarder = atomic_load(&header->forwarder),
+    };
+    for (size_t i = 0; i < TABLE_STRIPES; i++)
+        ret->tokens += header->stripes[i].tokens;
+    for (size_t i = 0; i < PAIR_PROTOCOLS_MAX; i++)
+        for (size_t k = 0; k < PAIR_OUTCOMES; k++)
+            ret->outcomes[i][k] = atomic_load(&header->outcomes[i][k]);
+    count_slots(table, ret);
+}

@@ -1,0 +1,125 @@
+/* The table's memory: the file, its locks and lists, and their repair. Private to pair.c,
+ * which holds the rules.
+ *
+ * Two kinds of lock. A *stripe* guards the buckets of its keys, and the state and peer of
+ * every slot that has met under one of them. The *entry* lock guards which slots are free,
+ * which are unclaimed (not yet with the forwarder), and who has how many. Where both are
+ * needed, the stripe comes first.
+ *
+ * A slot's state is the truth, and is written last; every list can be made anew from it.
+ * That is what a process does that gets a lock from a dead one. Lists link slots by index
+ * plus one, so that zeroed memory is an empty list. */
+#ifndef RELAY_TABLE_H
+#define RELAY_TABLE_H
+
+#include "pair.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    TABLE_VERSION = 1,
+    TABLE_STRIPES = 64,
+    TABLE_SECRET_SIZE = 32,
+};
+
+typedef uint32_t slot_link; /* index + 1; 0: none */
+
+struct slot {
+    uint32_t generation;
+    uint8_t state; /* enum pair_state */
+    uint8_t place; /* enum pair_place */
+    uint8_t rule;
+    uint8_t reason;
+    uint8_t protocol;
+    uint8_t padding[3];
+    struct pair_key key;
+    struct pair_ref peer; /* MATCHED, JOINED; of a waiting connector: its listener */
+    int32_t owner;        /* process id of the worker */
+    uint64_t side;
+    uint64_t source;
+    int64_t opened;
+    int64_t deadline; /* of the worker: milliseconds, CLOCK_MONOTONIC */
+    int64_t changed;  /* when it met, or was matched: the same clock */
+    _Atomic uint64_t bytes;
+    slot_link chain;                      /* the next key in the bucket, of a key's first slot */
+    slot_link next_waiting, prev_waiting; /* under the same key */
+    slot_link next_source, prev_source;   /* in the same source bucket */
+    slot_link next_entry, prev_entry;     /* free, or unclaimed */
+} __attribute__((aligned(64)));
+
+struct table_lock {
+    pthread_mutex_t mutex;
+    _Atomic int32_t holder; /* process id */
+    _Atomic uint32_t turn;  /* counts its takings */
+};
+
+struct stripe {
+    struct table_lock lock;
+    uint32_t tokens; /* keys under which somebody waits */
+} __attribute__((aligned(64)));
+
+struct table_header {
+    char magic[8];
+    uint32_t version;
+    uint32_t capacity;
+    uint32_t buckets; /* a power of two; as many for sources */
+    uint32_t slot_size;
+    uint64_t file_size;
+    int64_t created;
+    uint8_t secret[TABLE_SECRET_SIZE];
+
+    struct table_lock entry;
+    slot_link free;
+    uint32_t fresh; /* slots from here on were never used */
+    uint32_t used;
+    uint32_t unclaimed;
+    slot_link first_unclaimed, last_unclaimed; /* the oldest first */
+
+    _Atomic int32_t forwarder;
+    _Atomic uint64_t repairs;
+    _Atomic uint64_t total_bytes;
+    _Atomic uint64_t outcomes[PAIR_PROTOCOLS_MAX][PAIR_OUTCOMES];
+
+    struct stripe stripes[TABLE_STRIPES];
+};
+
+struct pair_table {
+    struct table_header *header;
+    slot_link *key_buckets;
+    slot_link *source_buckets;
+    struct slot *slots;
+    size_t size;
+    uint32_t capacity; /* as checked when the file was mapped */
+    uint32_t bucket_mask;
+};
+
+/* The slot that a link or an index names, NULL if there is no such slot. */
+struct slot *table_slot(const struct pair_table *table, uint32_t index);
+struct slot *table_follow(const struct pair_table *table, slot_link link);
+slot_link table_link(const struct pair_table *table, const struct slot *slot);
+struct pair_ref table_ref(const struct pair_table *table, const struct slot *slot);
+/* The slot of a reference that is not stale, else NULL. */
+struct slot *table_find(const struct pair_table *table, struct pair_ref ref);
+
+/* Locks are repaired when their holder died; a worker that holds one for a second has
+ * stalled, and is killed. 0 or a negative errno. */
+int table_lock_entry(struct pair_table *table);
+void table_unlock_entry(struct pair_table *table);
+int table_lock_key(struct pair_table *table, const struct pair_key *key);
+void table_unlock_key(struct pair_table *table, const struct pair_key *key);
+
+/* Under the key's stripe lock: the first who waits under a key, and its neighbours. */
+struct slot *table_waiting(struct pair_table *table, const struct pair_key *key);
+void table_add_waiting(struct pair_table *table, struct slot *slot);
+void table_remove_waiting(struct pair_table *table, struct slot *slot);
+
+/* Under the entry lock. Taking a slot counts it, under its source as well, as unclaimed;
+ * NULL when there is none. */
+struct slot *table_take_slot(struct pair_table *table, uint64_t source);
+void table_free_slot(struct pair_table *table, struct slot *slot);
+void table_claim_slot(struct pair_table *table, struct slot *slot);
+/* Whether at least `limit` slots are taken by this source. */
+bool table_source_reached(struct pair_table *table, uint64_t source, uint32_t limit);
+
+#endif
