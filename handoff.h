@@ -35,6 +35,9 @@ int handoff_listen(const char *path);
 /* Connects to it: -ECONNREFUSED or -ENOENT when no forwarder answers. Sends wait for at
  * most `timeout` milliseconds. */
 int handoff_connect(const char *path, int timeout);
+/* Connects the same descriptor anew, after a send failed because the socket it was connected to
+ * is gone. 0 or a negative errno. */
+int handoff_reconnect(int socket, const char *path);
 
 /* Sends one handoff; descriptor: -1 for none. The caller keeps its own copy. */
 int handoff_send(int socket, const struct handoff *handoff, int descriptor);

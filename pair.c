@@ -516,6 +516,18 @@ size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *strand
     return count;
 }
 
+size_t pair_dismissed(struct pair_table *table, struct pair_ref *refs, size_t size)
+{
+    size_t count = 0;
+    uint32_t end = table->header->fresh;
+    for (uint32_t index = 0; index < end && index < table->capacity && count < size; index++) {
+        const struct slot *slot = &table->slots[index];
+        if (slot->state == PAIR_DISMISSED && slot->place == PAIR_WITH_FORWARDER)
+            refs[count++] = table_ref(table, slot);
+    }
+    return count;
+}
+
 /* ---- counts ---------------------------------------------------------------------- */
 
 void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome outcome)
@@ -527,6 +539,11 @@ void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome ou
 void pair_count_bytes(struct pair_table *table, uint64_t bytes)
 {
     atomic_fetch_add(&table->header->total_bytes, bytes);
+}
+
+uint32_t pair_used(const struct pair_table *table)
+{
+    return table->header->used;
 }
 
 static void count_slots(const struct pair_table *table, struct pair_stats *ret)

@@ -219,10 +219,16 @@ _Atomic uint64_t *pair_bytes(struct pair_table *table, struct pair_ref ref);
  * Peers that this strands are returned, at most `size` of them, for the caller to look at. */
 size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *stranded, size_t size);
 
+/* Those among the slots held by the forwarder that were dismissed: at most `size`. A worker
+ * tells of each, unless it dies first. */
+size_t pair_dismissed(struct pair_table *table, struct pair_ref *refs, size_t size);
+
 /* -- for everyone ------------------------------------------------------------------ */
 
 void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome outcome);
 void pair_count_bytes(struct pair_table *table, uint64_t bytes);
+/* How many slots are not free. */
+uint32_t pair_used(const struct pair_table *table);
 void pair_stats(struct pair_table *table, struct pair_stats *ret);
 
 #endif

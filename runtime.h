@@ -20,9 +20,14 @@ struct runtime {
     char users_lock[108];
 };
 
-/* Makes the runtime directory where it is missing (mode 0700, of the user to drop to), and
- * fills in the paths. Refuses one that others may write to. Logs, returns -1 on failure. */
+/* Fills in the paths; and makes the runtime directory where it is missing (mode 0700, of the
+ * user to drop to). Refuses one that others may write to. Log, return -1 on failure. */
+int runtime_paths(const struct options *options, struct runtime *runtime);
 int runtime_prepare(const struct options *options, struct runtime *runtime);
+
+/* Opens the table, or makes it. Logs, returns -1 on failure. */
+int runtime_open_table(
+    const struct options *options, const struct runtime *runtime, struct pair_table **table);
 
 /* Gives up root for options->user, else `relay`, else `nobody`. Does nothing when not root.
  * Logs, returns -1 on failure. */

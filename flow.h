@@ -1,0 +1,85 @@
+/* Moving bytes between the two ends of a pair. Both ends are alike, and every function works
+ * in either direction.
+ *
+ * What was read from one end and could not be written to the other yet waits in the other's
+ * *outlet*: a buffer, or a pipe when bytes are spliced and never enter this process. Nothing
+ * more is read until the outlet is empty, so a pair holds a bounded amount, and a slow reader
+ * slows its sender down. */
+#ifndef RELAY_FLOW_H
+#define RELAY_FLOW_H
+
+#include "deadline.h"
+#include "pair.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    FLOW_CHUNK = 65536, /* read at once when copying */
+};
+
+enum end_state {
+    END_PARKED,  /* waits for a peer */
+    END_JOINED,  /* has one */
+    END_LEAVING, /* was told why; its input is discarded until it closes */
+};
+
+struct outlet {
+    uint8_t *buffer; /* NULL: empty */
+    size_t start, size;
+    int pipe[2];  /* -1: none */
+    size_t piped; /* bytes in the pipe */
+};
+
+/* A connection that the forwarder holds. */
+struct end {
+    int fd;
+    uint8_t protocol;
+    uint8_t state; /* enum end_state */
+    bool readable; /* as far as is known: until a read has said otherwise */
+    bool writable;
+    bool hung_up;  /* its end of file is on the way: read until it is reached */
+    bool ended;    /* nothing more will be read from it */
+    bool finished; /* nothing more will be written to it */
+    bool splicing; /* from this end to its peer */
+    bool queued;   /* in the forwarder's list of ends with work left */
+    bool moved;    /* something was written to it since this was last cleared */
+    bool crowded;  /* spares of its side may be waiting yet */
+    struct pair_ref ref;
+    struct end *peer;
+    struct end *next; /* in that list, or in the list of the dead */
+    struct outlet outlet;
+    _Atomic uint64_t *bytes; /* from this end: its slot's count */
+    int64_t opened;
+    struct deadline phase; /* of what it is doing: waiting, arriving, lingering, leaving */
+    struct deadline watch; /* set when something was written, until it is acknowledged */
+};
+
+/* What the flows of a process share. */
+struct flow {
+    uint8_t *scratch; /* FLOW_CHUNK bytes */
+    int (*pool)[2];   /* empty pipes */
+    size_t pooled;
+    size_t pipes; /* in all */
+    size_t pipes_max;
+};
+
+int flow_open(struct flow *flow, size_t pipes_max);
+void flow_close(struct flow *flow);
+
+/* Moves what can be moved from `from` to its peer, up to a fair share; returns whether there
+ * is more to do right now. Sets ended and finished as they come true: when `from` ended and
+ * everything has been delivered, its peer is shut down for writing. */
+bool flow_move(struct flow *flow, struct end *from);
+
+/* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */
+void flow_say(struct end *end, const uint8_t *words, size_t size);
+
+/* Whether something waits to be written to it. */
+bool flow_pending(const struct end *end);
+
+/* Nothing more goes in or out; what waits for it is dropped. */
+void flow_break(struct flow *flow, struct end *end);
+
+#endif

@@ -1,0 +1,27 @@
+/* The forwarder: holds every descriptor, joins those who met, and moves their bytes. One thread
+ * that never blocks, never resolves a name, never touches a disk. */
+#ifndef RELAY_FORWARD_H
+#define RELAY_FORWARD_H
+
+#include "options.h"
+#include "pair.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct forward_setup {
+    const struct options *options;
+    struct pair_table *table; /* adopted by this process */
+    int socket;               /* handoffs come from here */
+    int recorder;             /* usage_send(); -1: nothing is recorded */
+    size_t descriptors_max;
+    /* Asked when there was nothing to do for options->idle_timeout: true ends the run. */
+    bool (*retire)(void *context);
+    void *context;
+};
+
+/* Forwards until SIGTERM, SIGINT or retirement. What it still holds then is closed. Returns 0
+ * or a negative errno; the setup's descriptors stay the caller's. */
+int forward_run(const struct forward_setup *setup);
+
+#endif

@@ -1,0 +1,254 @@
+/* How a forwarder comes to run, and to retire. */
+#include "launch.h"
+
+#include "forward.h"
+#include "handoff.h"
+#include "log.h"
+#include "pair.h"
+#include "sandbox.h"
+#include "usage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    LOCK_WAIT = 1000, /* milliseconds for a forwarder that is just retiring */
+    PAUSE = 5,
+    ARGUMENTS_MAX = 256,
+};
+
+/* Whom a forwarder may leave. */
+struct retirement {
+    const struct runtime *runtime;
+    int socket;
+    int users_lock;
+    bool own_socket; /* else systemd's, which starts us again when it is needed */
+    pid_t parent;    /* who has to be gone first; 0: nobody */
+};
+
+static void pause_briefly(void)
+{
+    struct timespec pause = {0, PAUSE * 1000000L};
+    nanosleep(&pause, NULL);
+}
+
+/* ---- retiring -------------------------------------------------------------------- */
+
+static bool has_handoffs(int socket)
+{
+    struct pollfd entry = {.fd = socket, .events = POLLIN};
+    return poll(&entry, 1, 0) > 0;
+}
+
+/* Who may send a handoff holds users.lock, so when we get it for ourselves nobody is on the way
+ * to us, and who comes later finds no socket and starts another forwarder. */
+static bool retire(void *context)
+{
+    struct retirement *retirement = context;
+    if (!retirement->own_socket)
+        return !has_handoffs(retirement->socket);
+    if (retirement->parent != 0 && getppid() == retirement->parent)
+        return false;
+    if (flock(retirement->users_lock, LOCK_EX | LOCK_NB) < 0)
+        return false;
+    if (has_handoffs(retirement->socket)) {
+        (void)flock(retirement->users_lock, LOCK_UN);
+        return false;
+    }
+    (void)unlink(retirement->runtime->socket);
+    return true;
+}
+
+/* ---- running --------------------------------------------------------------------- */
+
+static int open_users_lock(const struct runtime *runtime)
+{
+    int fd = open(runtime->users_lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        log_error_errno("cannot open %s", runtime->users_lock);
+    return fd;
+}
+
+static int start_recorder(const struct options *options, struct pair_table *table, int *recorder)
+{
+    pid_t pid;
+    *recorder = -1;
+    if (!usage_wanted(&options->usage))
+        return 0;
+    *recorder = usage_start_recorder(&options->usage, table, &pid);
+    if (*recorder >= 0)
+        return 0;
+    errno = -*recorder;
+    log_error_errno("cannot start the recorder");
+    return -1;
+}
+
+static int run(const struct options *options, struct retirement *retirement)
+{
+    struct forward_setup setup = {
+        .options = options,
+        .socket = retirement->socket,
+        .recorder = -1,
+        .descriptors_max = runtime_raise_descriptors(),
+        .retire = retire,
+        .context = retirement,
+    };
+    int status = EXIT_RUN_TIME;
+    if (runtime_open_table(options, retirement->runtime, &setup.table) < 0)
+        return EXIT_RUN_TIME;
+    pair_adopt(setup.table);
+    retirement->users_lock = open_users_lock(retirement->runtime);
+    if (retirement->users_lock < 0 || start_recorder(options, setup.table, &setup.recorder) < 0)
+        goto close;
+    (void)prctl(PR_SET_NAME, "relay-forward");
+    if (sandbox_enter(SANDBOX_FORWARDER, -1) < 0)
+        goto close;
+    (void)sd_notify(0, "READY=1");
+    int error = forward_run(&setup);
+    errno = -error;
+    if (error != 0)
+        log_error_errno("cannot forward");
+    else
+        status = 0;
+close:
+    if (setup.recorder >= 0)
+        close(setup.recorder);
+    if (retirement->users_lock >= 0)
+        close(retirement->users_lock);
+    pair_close(setup.table);
+    return status;
+}
+
+/* ---- as a process of its own ----------------------------------------------------- */
+
+static int take_forward_lock(const struct runtime *runtime)
+{
+    int64_t until = runtime_now() + LOCK_WAIT;
+    for (;;) {
+        int lock = runtime_lock(runtime->forward_lock, false, false);
+        if (lock != -EWOULDBLOCK || runtime_now() >= until)
+            return lock;
+        pause_briefly();
+    }
+}
+
+int launch_socket(const struct runtime *runtime, int *lock)
+{
+    *lock = take_forward_lock(runtime);
+    if (*lock < 0)
+        return *lock;
+    int socket = handoff_listen(runtime->socket);
+    if (socket < 0)
+        close(*lock);
+    return socket;
+}
+
+/* The socket that systemd passed: -1 if there is none, -2 if it is none of ours. */
+static int passed_socket(void)
+{
+    int count = sd_listen_fds(1);
+    if (count <= 0)
+        return -1;
+    if (count == 1 && sd_is_socket(SD_LISTEN_FDS_START, AF_UNIX, SOCK_DGRAM, -1) > 0)
+        return SD_LISTEN_FDS_START;
+    log_error("cannot forward: systemd is to pass one datagram socket (ListenDatagram=)");
+    return -2;
+}
+
+int launch_forward(const struct options *options)
+{
+    struct runtime runtime;
+    struct retirement retirement = {.runtime = &runtime, .users_lock = -1};
+    int lock = -1;
+    retirement.socket = passed_socket();
+    if (retirement.socket == -2 || runtime_prepare(options, &runtime) < 0 ||
+        runtime_drop_root(options) < 0)
+        return EXIT_RUN_TIME;
+    retirement.own_socket = retirement.socket < 0;
+    if (retirement.own_socket)
+        retirement.socket = launch_socket(&runtime, &lock);
+    else
+        lock = take_forward_lock(&runtime);
+    if (lock < 0 || retirement.socket < 0) {
+        errno = lock < 0 ? -lock : -retirement.socket;
+        if (errno == EWOULDBLOCK)
+            log_info("another forwarder runs in %s", options->runtime_directory);
+        else
+            log_error_errno("cannot become the forwarder in %s", options->runtime_directory);
+        return EXIT_RUN_TIME;
+    }
+    int status = run(options, &retirement);
+    close(retirement.socket);
+    close(lock);
+    return status;
+}
+
+int launch_child(const struct options *options, const struct runtime *runtime, int socket)
+{
+    struct retirement retirement = {
+        .runtime = runtime,
+        .socket = socket,
+        .users_lock = -1,
+        .own_socket = true,
+        .parent = getppid(),
+    };
+    return run(options, &retirement);
+}
+
+/* ---- on demand ------------------------------------------------------------------- */
+
+/* In the child's child: a process that nobody waits for, with nothing of its starter's but the
+ * standard streams, of which the client's own are replaced. */
+static _Noreturn void become_forwarder(char **arguments)
+{
+    char *list[ARGUMENTS_MAX];
+    static char name[] = "relay", role[] = "forward";
+    size_t count = 0;
+    list[count++] = name;
+    list[count++] = role;
+    for (char **at = arguments; *at != NULL && count < ARGUMENTS_MAX - 1; at++)
+        list[count++] = *at;
+    list[count] = NULL;
+    (void)setsid();
+    int null = open("/dev/null", O_RDWR);
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 || chdir("/") < 0)
+        _exit(EXIT_RUN_TIME);
+    if (null > STDERR_FILENO)
+        close(null);
+    (void)unsetenv("LISTEN_FDS");
+    (void)unsetenv("LISTEN_PID");
+    (void)unsetenv("NOTIFY_SOCKET");
+    execv("/proc/self/exe", list);
+    _exit(EXIT_RUN_TIME);
+}
+
+int launch_on_demand(const struct runtime *runtime, char **arguments, int timeout)
+{
+    pid_t child = fork();
+    if (child < 0)
+        return -errno;
+    if (child == 0) {
+        pid_t forwarder = fork();
+        if (forwarder == 0)
+            become_forwarder(arguments);
+        _exit(forwarder < 0 ? EXIT_RUN_TIME : 0);
+    }
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    int64_t until = runtime_now() + timeout;
+    for (;;) {
+        int socket = handoff_connect(runtime->socket, timeout);
+        if (socket >= 0 || runtime_now() >= until)
+            return socket;
+        pause_briefly();
+    }
+}

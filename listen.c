@@ -1,0 +1,182 @@
+/* Listening sockets: parsing their addresses, opening them, tuning what they accept. */
+#include "listen.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum {
+    BACKLOG = 4096, /* the kernel caps it at net.core.somaxconn */
+    HOST_MAX = 256,
+    KEEPALIVE_IDLE = 60, /* seconds of silence before the first probe */
+    KEEPALIVE_INTERVAL = 15,
+    KEEPALIVE_PROBES = 4,
+};
+
+void listen_tune(int fd, const struct options *options)
+{
+    struct {
+        int level, name;
+        unsigned int value;
+    } settings[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_NODELAY, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE},
+        {IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL},
+        {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES},
+    };
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 ||
+        (domain != AF_INET && domain != AF_INET6))
+        return;
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+        if (setsockopt(fd, settings[i].level, settings[i].name, &settings[i].value,
+                sizeof settings[i].value) < 0)
+            log_warning_errno("cannot set option %d on a connection", settings[i].name);
+    }
+    uint64_t rate = options->session_rate;
+    if (rate > 0 && setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate) < 0)
+        log_warning_errno("cannot set the rate of a connection");
+}
+
+uint64_t listen_source(int fd, const struct pair_table *table)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    if (getpeername(fd, (struct sockaddr *)&address, &size) < 0)
+        return 0;
+    if (address.ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)&address;
+        return pair_source(table, &v4->sin_addr, sizeof v4->sin_addr);
+    }
+    if (address.ss_family != AF_INET6)
+        return 0;
+    const struct in6_addr *v6 = &((const struct sockaddr_in6 *)&address)->sin6_addr;
+    if (IN6_IS_ADDR_V4MAPPED(v6))
+        return pair_source(table, v6->s6_addr + 12, 4);
+    return pair_source(table, v6->s6_addr, 8);
+}
+
+static int open_unix(const char *path, int *sockets)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat status;
+    if (strlen(path) >= sizeof address.sun_path) {
+        log_error("cannot listen on unix:%s: the path is too long", path);
+        return -1;
+    }
+    memcpy(address.sun_path, path, strlen(path));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        log_error_errno("cannot listen on unix:%s", path);
+        return -1;
+    }
+    /* A socket that nobody answers on was left by a process that is gone. */
+    bool left_over = lstat(path, &status) == 0 && S_ISSOCK(status.st_mode) &&
+                     connect(fd, (struct sockaddr *)&address, sizeof address) < 0 &&
+                     errno == ECONNREFUSED;
+    if (left_over)
+        (void)unlink(path);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0) {
+        log_error_errno("cannot listen on unix:%s", path);
+        close(fd);
+        return -1;
+    }
+    sockets[0] = fd;
+    return 1;
+}
+
+/* Takes HOST and PORT apart; an empty host means every address. */
+static int split_address(const char *address, char *host, size_t size, const char **port)
+{
+    const char *colon = strrchr(address, ':');
+    if (colon == NULL || colon[1] == '\0')
+        return -1;
+    const char *begin = address, *end = colon;
+    if (*begin == '[') {
+        begin++;
+        end--;
+        if (end < begin || *end != ']')
+            return -1;
+    } else if (memchr(begin, ':', (size_t)(end - begin)) != NULL) {
+        return -1; /* an IPv6 address needs its brackets */
+    }
+    if ((size_t)(end - begin) >= size)
+        return -1;
+    memcpy(host, begin, (size_t)(end - begin));
+    host[end - begin] = '\0';
+    *port = colon + 1;
+    return 0;
+}
+
+static int open_internet(const struct addrinfo *info)
+{
+    int on = 1;
+    int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
+        (info->ai_family == AF_INET6 &&
+            setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||
+        bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+int listen_open(const char *address, const struct options *options, int *sockets, size_t size)
+{
+    char host[HOST_MAX];
+    const char *port;
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *list;
+    if (strncmp(address, "unix:", 5) == 0)
+        return open_unix(address + 5, sockets);
+    if (split_address(address, host, sizeof host, &port) < 0) {
+        log_error(
+            "cannot listen on %s: expected HOST:PORT, [V6]:PORT, :PORT or unix:PATH", address);
+        return -1;
+    }
+    int error = getaddrinfo(host[0] == '\0' ? NULL : host, port, &hints, &list);
+    if (error != 0) {
+        log_error("cannot listen on %s: %s", address, gai_strerror(error));
+        return -1;
+    }
+    size_t count = 0;
+    bool absent = false;
+    for (const struct addrinfo *info = list; info != NULL && count < size; info = info->ai_next) {
+        int fd = open_internet(info);
+        if (fd >= 0) {
+            listen_tune(fd, options);
+            sockets[count++] = fd;
+        } else if (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL) {
+            absent = true; /* a machine without IPv6, say */
+        } else {
+            log_error_errno("cannot listen on %s", address);
+            goto fail;
+        }
+    }
+    if (count == 0 && absent)
+        log_error("cannot listen on %s: this machine has no such address", address);
+    freeaddrinfo(list);
+    return count == 0 ? -1 : (int)count;
+fail:
+    while (count > 0)
+        close(sockets[--count]);
+    freeaddrinfo(list);
+    return -1;
+}

@@ -1,0 +1,25 @@
+/* Listening sockets, and what is to be known of the sockets that come from them. */
+#ifndef RELAY_LISTEN_H
+#define RELAY_LISTEN_H
+
+#include "options.h"
+#include "pair.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Opens the listening sockets of one address: HOST:PORT, [V6]:PORT, :PORT (both families) or
+ * unix:PATH. Fills `sockets` (at most `size`) and returns how many; logs, returns -1 on
+ * failure. */
+int listen_open(const char *address, const struct options *options, int *sockets, size_t size);
+
+/* Sets what every connection needs: no delay, the session's rate, and keepalive probes by which
+ * a silently vanished peer is gone after two minutes. On a listening socket it holds for all
+ * that come from it. Sockets that are not TCP have none of this. */
+void listen_tune(int fd, const struct options *options);
+
+/* Whose connection this is, for counting: an IPv4 address, or the /64 of an IPv6 one, as
+ * pair_source(); 0 for a socket without addresses. */
+uint64_t listen_source(int fd, const struct pair_table *table);
+
+#endif

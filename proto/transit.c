@@ -1,0 +1,135 @@
+/* magic-wormhole's transit relay, over TCP: one line, `please relay TOKEN [for side SIDE]`,
+ * then `ok` at the match, and bytes. See docs of magic-wormhole, "transit". */
+#include "proto.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <sodium.h>
+#include <string.h>
+
+enum {
+    LINE_MAX_SIZE = 1024,
+    TOKEN_SIZE = 64,
+    SIDE_SIZE = 16,
+};
+
+struct line {
+    char bytes[LINE_MAX_SIZE];
+    size_t size; /* with its line feed, once that has come */
+};
+
+/* Python's \w over bytes, which is what the clients' own relay accepts. */
+static bool is_word(const char *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        char c = bytes[i];
+        bool word =
+            (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
+        if (!word)
+            return false;
+    }
+    return true;
+}
+
+/* Takes `expected` off the front of what is left. */
+static bool take_text(const char **at, const char *end, const char *expected)
+{
+    size_t size = strlen(expected);
+    if ((size_t)(end - *at) < size || memcmp(*at, expected, size) != 0)
+        return false;
+    *at += size;
+    return true;
+}
+
+static bool take_word(const char **at, const char *end, size_t size, const char **word)
+{
+    if ((size_t)(end - *at) < size || !is_word(*at, size))
+        return false;
+    *word = *at;
+    *at += size;
+    return true;
+}
+
+static bool parse_line(const struct line *line, const char **token, const char **side)
+{
+    const char *at = line->bytes, *end = line->bytes + line->size;
+    *side = NULL;
+    if (!take_text(&at, end, "please relay ") || !take_word(&at, end, TOKEN_SIZE, token))
+        return false;
+    if (take_text(&at, end, " for side ") && !take_word(&at, end, SIDE_SIZE, side))
+        return false;
+    return take_text(&at, end, "\n") && at == end;
+}
+
+/* Reads up to the first line feed and not beyond. */
+static enum pair_outcome read_line(const struct greeting *greeting, struct line *line)
+{
+    for (;;) {
+        char *at = line->bytes + line->size;
+        ssize_t count = greeting_peek(greeting, at, sizeof line->bytes - line->size);
+        if (count <= 0)
+            return PAIR_EMPTY;
+        const char *feed = memchr(at, '\n', (size_t)count);
+        size_t size = feed == NULL ? (size_t)count : (size_t)(feed - at) + 1;
+        if (greeting_consume(greeting, at, size) != 0)
+            return PAIR_EMPTY;
+        line->size += size;
+        if (feed != NULL)
+            return PAIR_HAPPY;
+        if (line->size == sizeof line->bytes)
+            return PAIR_ERRORY;
+    }
+}
+
+static void make_request(const struct greeting *greeting, const char *token, const char *side,
+    struct pair_request *request)
+{
+    struct iovec part = {(void *)(uintptr_t)token, TOKEN_SIZE};
+    request->rule = PAIR_SIDES;
+    request->protocol = greeting->protocol;
+    request->key = pair_key(greeting->table, greeting->protocol, &part, 1);
+    request->side = side == NULL ? 0 : pair_side(greeting->table, side, SIDE_SIZE);
+}
+
+static size_t transit_welcome(uint8_t *words)
+{
+    static const char ok[] = "ok\n";
+    memcpy(words, ok, sizeof ok - 1);
+    return sizeof ok - 1;
+}
+
+static size_t transit_farewell(enum pair_outcome outcome, uint8_t *words)
+{
+    const char *text = "";
+    if (outcome == PAIR_ERRORY)
+        text = "bad handshake\n";
+    else if (outcome == PAIR_IMPATIENT)
+        text = "impatient\n";
+    size_t size = strlen(text);
+    memcpy(words, text, size);
+    return size;
+}
+
+static enum pair_outcome transit_greet(
+    struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
+{
+    struct line line = {.size = 0};
+    const char *token, *side;
+    enum pair_outcome outcome = read_line(greeting, &line);
+    handoff->session_size = 0; /* bytes are bytes */
+    if (outcome == PAIR_HAPPY && !parse_line(&line, &token, &side))
+        outcome = PAIR_ERRORY;
+    else if (outcome == PAIR_HAPPY && greeting_pending(greeting))
+        outcome = PAIR_IMPATIENT;
+    else if (outcome == PAIR_HAPPY)
+        make_request(greeting, token, side, request);
+    sodium_memzero(&line, sizeof line);
+    return outcome;
+}
+
+const struct protocol transit_protocol = {
+    .name = "transit",
+    .greet = transit_greet,
+    .welcome = transit_welcome,
+    .farewell = transit_farewell,
+};

@@ -1,0 +1,145 @@
+/* relay: which role this process plays, by the name it was called by and its first argument. */
+#include "forward.h"
+#include "launch.h"
+#include "log.h"
+#include "options.h"
+#include "pair.h"
+#include "runtime.h"
+#include "serve.h"
+#include "status.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int status_main(const struct options *options)
+{
+    struct runtime runtime;
+    struct pair_table *table;
+    struct pair_stats stats;
+    if (runtime_paths(options, &runtime) < 0)
+        return EXIT_RUN_TIME;
+    int error = pair_open_existing(runtime.table, &table);
+    if (error != 0) {
+        errno = -error;
+        log_error_errno("no relay has run in %s", options->runtime_directory);
+        return EXIT_RUN_TIME;
+    }
+    pair_stats(table, &stats);
+    pair_close(table);
+    error = options->json ? status_json(stdout, &stats) : status_text(stdout, &stats);
+    if (error != 0 || fflush(stdout) != 0) {
+        log_error_errno("cannot write the status");
+        return EXIT_RUN_TIME;
+    }
+    return 0;
+}
+
+static int forward_role(const struct options *options, char **arguments)
+{
+    (void)arguments;
+    return launch_forward(options);
+}
+
+static int serve_role(const struct options *options, char **arguments)
+{
+    (void)arguments;
+    return serve_main(options);
+}
+
+static int status_role(const struct options *options, char **arguments)
+{
+    (void)arguments;
+    return status_main(options);
+}
+
+struct role {
+    const char *name;
+    int (*run)(const struct options *options, char **arguments);
+    const char *summary;
+};
+
+static const struct role roles[] = {
+    {"serve", serve_role, "listen, and serve until SIGTERM"},
+    {"worker", worker_main, "serve one connection, from systemd, inetd or xinetd"},
+    {"forward", forward_role, "hold and forward what workers hand over"},
+    {"status", status_role, "show what the relay is doing (--json)"},
+};
+
+static void show_roles(FILE *out)
+{
+    fputs("usage: relay ROLE [OPTION]...\n\n", out);
+    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
+        fprintf(out, "  relay %-10s %s\n", roles[i].name, roles[i].summary);
+    fputs("\n`relay ROLE --help` shows the options; relay(8) explains them.\n", out);
+}
+
+static const struct role *find_role(const char *name)
+{
+    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
+        if (strcmp(roles[i].name, name) == 0)
+            return &roles[i];
+    return NULL;
+}
+
+static bool is_socket(int fd)
+{
+    struct stat status;
+    return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+/* arguments: those after the role. argv has room for the role's name before them. */
+static int play(const struct role *role, int argc, char **arguments)
+{
+    char command[64];
+    struct options options;
+    char **argv = calloc((size_t)argc + 2, sizeof *argv);
+    if (argv == NULL) {
+        log_error_errno("cannot start");
+        return EXIT_RUN_TIME;
+    }
+    (void)snprintf(command, sizeof command, "relay %s", role->name);
+    argv[0] = command;
+    memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
+    int status = options_read(&options, argc + 1, argv);
+    if (status < 0) {
+        log_setup(options.debug);
+        status = role->run(&options, argv + 1);
+    }
+    free(argv);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    const char *slash = strrchr(argv[0] == NULL ? "relay" : argv[0], '/');
+    const char *name = slash == NULL ? argv[0] : slash + 1;
+    log_setup(false);
+    if (name != NULL && strcmp(name, "strelay") == 0)
+        return play(find_role("serve"), argc - 1, argv + 1);
+    if (argc > 1 && find_role(argv[1]) != NULL)
+        return play(find_role(argv[1]), argc - 2, argv + 2);
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        show_roles(stdout);
+        return 0;
+    }
+    if (argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-v") == 0)) {
+        puts("relay " RELAY_VERSION);
+        return 0;
+    }
+    /* inetd's way: no role, and the connection on standard input. */
+    if (is_socket(STDIN_FILENO) && (argc < 2 || argv[1][0] == '-'))
+        return play(find_role("worker"), argc < 1 ? 0 : argc - 1, argv + 1);
+    if (argc > 1)
+        fprintf(stderr, "relay: unknown role %s: expected one of", argv[1]);
+    else
+        fputs("relay: no role given: expected one of", stderr);
+    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
+        fprintf(stderr, " %s", roles[i].name);
+    fputs("\n", stderr);
+    return EXIT_USAGE;
+}

@@ -1,0 +1,164 @@
+/* The runtime directory and what a process may do once it has it: see runtime.h. */
+#include "runtime.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Whom root becomes: the user asked for, else our own, else the one who owns nothing. */
+static const struct passwd *find_user(const struct options *options)
+{
+    if (options->user != NULL)
+        return getpwnam(options->user);
+    const struct passwd *user = getpwnam("relay");
+    return user != NULL ? user : getpwnam("nobody");
+}
+
+int runtime_drop_root(const struct options *options)
+{
+    if (geteuid() != 0)
+        return 0;
+    const struct passwd *user = find_user(options);
+    if (user == NULL) {
+        log_error(
+            "cannot drop root: there is no user %s", options->user ? options->user : "nobody");
+        return -1;
+    }
+    if (setgroups(0, NULL) < 0 || setresgid(user->pw_gid, user->pw_gid, user->pw_gid) < 0 ||
+        setresuid(user->pw_uid, user->pw_uid, user->pw_uid) < 0) {
+        log_error_errno("cannot become user %s", user->pw_name);
+        return -1;
+    }
+    return 0;
+}
+
+static int check_directory(const char *path, uid_t owner)
+{
+    struct stat status;
+    if (lstat(path, &status) < 0) {
+        log_error_errno("cannot use the runtime directory %s", path);
+        return -1;
+    }
+    if (!S_ISDIR(status.st_mode) || (status.st_mode & 022) != 0 ||
+        (status.st_uid != owner && status.st_uid != 0)) {
+        log_error("cannot use the runtime directory %s: it must be a directory that only its "
+                  "user may write to",
+            path);
+        return -1;
+    }
+    return 0;
+}
+
+static int make_directory(const struct options *options)
+{
+    const char *path = options->runtime_directory;
+    uid_t owner = geteuid();
+    bool made = mkdir(path, 0700) == 0;
+    if (!made && errno != EEXIST) {
+        log_error_errno("cannot make the runtime directory %s", path);
+        return -1;
+    }
+    const struct passwd *user = owner == 0 ? find_user(options) : NULL;
+    if (user != NULL) {
+        owner = user->pw_uid;
+        if (made && lchown(path, user->pw_uid, user->pw_gid) < 0) {
+            log_error_errno("cannot give the runtime directory %s to %s", path, user->pw_name);
+            return -1;
+        }
+    }
+    return check_directory(path, owner);
+}
+
+static int set_path(char *path, size_t size, const char *directory, const char *name)
+{
+    int length = snprintf(path, size, "%s/%s", directory, name);
+    if (length >= 0 && (size_t)length < size)
+        return 0;
+    log_error("cannot use the runtime directory %s: its name is too long for a Unix socket in it",
+        directory);
+    return -1;
+}
+
+int runtime_paths(const struct options *options, struct runtime *runtime)
+{
+    const char *directory = options->runtime_directory;
+    if (set_path(runtime->table, sizeof runtime->table, directory, "table") < 0 ||
+        set_path(runtime->socket, sizeof runtime->socket, directory, "forward.sock") < 0 ||
+        set_path(runtime->forward_lock, sizeof runtime->forward_lock, directory, "forward.lock") <
+            0 ||
+        set_path(runtime->users_lock, sizeof runtime->users_lock, directory, "users.lock") < 0)
+        return -1;
+    return 0;
+}
+
+int runtime_prepare(const struct options *options, struct runtime *runtime)
+{
+    return runtime_paths(options, runtime) < 0 ? -1 : make_directory(options);
+}
+
+int runtime_lock(const char *path, bool shared, bool wait)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return -errno;
+    int operation = (shared ? LOCK_SH : LOCK_EX) | (wait ? 0 : LOCK_NB);
+    while (flock(fd, operation) < 0) {
+        if (errno == EINTR)
+            continue;
+        int error = -errno;
+        close(fd);
+        return error;
+    }
+    return fd;
+}
+
+int runtime_open_table(
+    const struct options *options, const struct runtime *runtime, struct pair_table **table)
+{
+    const char *path = runtime->table;
+    int error = pair_open(path, options->limits.connections, table);
+    if (error == 0)
+        return 0;
+    errno = -error;
+    if (error == -EPROTO || error == -EBADMSG)
+        log_error("cannot use %s: it is %s; stop relay and remove it", path,
+            error == -EPROTO ? "the table of another version of relay" : "damaged");
+    else
+        log_error_errno("cannot open the table %s", path);
+    return -1;
+}
+
+uint64_t runtime_raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 1024;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        log_warning_errno("cannot raise the limit on descriptors");
+    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 1024 : limit.rlim_cur;
+}
+
+int64_t runtime_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int64_t runtime_epoch(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}

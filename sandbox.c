@@ -1,0 +1,126 @@
+/* The sandbox: a system-call filter per role, by libseccomp. */
+#include "sandbox.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <seccomp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/prctl.h>
+
+#ifdef RELAY_NO_SANDBOX
+
+int sandbox_enter(enum sandbox_role role, int handoff_socket)
+{
+    (void)role;
+    (void)handoff_socket;
+    return 0;
+}
+
+#else
+
+/* What every role needs: memory, time, locks, its descriptors, and to end. */
+static const int common_calls[] = {
+    SCMP_SYS(brk),
+    SCMP_SYS(mmap),
+    SCMP_SYS(munmap),
+    SCMP_SYS(mremap),
+    SCMP_SYS(madvise),
+    SCMP_SYS(futex),
+    SCMP_SYS(clock_gettime),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(nanosleep),
+    SCMP_SYS(gettimeofday),
+    SCMP_SYS(getrandom),
+    SCMP_SYS(getpid),
+    SCMP_SYS(gettid),
+    SCMP_SYS(kill),
+    SCMP_SYS(tgkill),
+    SCMP_SYS(restart_syscall),
+    SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(rt_sigaction),
+    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(exit),
+    SCMP_SYS(exit_group),
+    SCMP_SYS(close),
+    SCMP_SYS(read),
+    SCMP_SYS(write),
+    SCMP_SYS(fstat),
+    SCMP_SYS(newfstatat),
+    SCMP_SYS(recvfrom),
+    SCMP_SYS(recvmsg),
+    SCMP_SYS(sendto),
+    SCMP_SYS(sendmsg),
+    SCMP_SYS(writev),
+    SCMP_SYS(shutdown),
+    SCMP_SYS(setsockopt),
+    SCMP_SYS(getsockopt),
+    SCMP_SYS(getsockname),
+    SCMP_SYS(getpeername),
+    SCMP_SYS(poll),
+    SCMP_SYS(ppoll),
+};
+
+static const int worker_calls[] = {
+    SCMP_SYS(accept4),
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+};
+
+static const int forwarder_calls[] = {
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(splice),
+    SCMP_SYS(pipe2),
+    SCMP_SYS(fcntl),
+    SCMP_SYS(flock),
+    SCMP_SYS(unlink),
+};
+
+static int allow(scmp_filter_ctx filter, const int *calls, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        int error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, calls[i], 0);
+        if (error != 0)
+            return error;
+    }
+    return 0;
+}
+
+static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
+{
+    int error = allow(filter, common_calls, sizeof common_calls / sizeof common_calls[0]);
+    if (error == 0 && role == SANDBOX_FORWARDER)
+        return allow(filter, forwarder_calls, sizeof forwarder_calls / sizeof forwarder_calls[0]);
+    if (error == 0)
+        error = allow(filter, worker_calls, sizeof worker_calls / sizeof worker_calls[0]);
+    if (error == 0)
+        error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(connect), 1,
+            (struct scmp_arg_cmp){
+                .arg = 0, .op = SCMP_CMP_EQ, .datum_a = (scmp_datum_t)handoff_socket});
+    return error;
+}
+
+int sandbox_enter(enum sandbox_role role, int handoff_socket)
+{
+    int error = -ENOMEM;
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+        log_error_errno("cannot give up privileges");
+        return -1;
+    }
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    if (filter != NULL)
+        error = fill(filter, role, handoff_socket);
+    if (error == 0)
+        error = seccomp_load(filter);
+    seccomp_release(filter);
+    if (error == 0)
+        return 0;
+    errno = -error;
+    log_error_errno("cannot filter system calls");
+    return -1;
+}
+
+#endif

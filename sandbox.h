@@ -1,0 +1,15 @@
+/* What a process may still do once it starts to read from strangers. */
+#ifndef RELAY_SANDBOX_H
+#define RELAY_SANDBOX_H
+
+enum sandbox_role {
+    SANDBOX_WORKER,    /* reads a handshake, sends a handoff; accepts connections */
+    SANDBOX_FORWARDER, /* moves bytes between descriptors it is given */
+};
+
+/* No new privileges, no core dump, and a filter that lets only the role's system calls
+ * through: any other one ends the process. handoff_socket is the only descriptor that a
+ * worker may connect. Logs, returns -1 on failure. */
+int sandbox_enter(enum sandbox_role role, int handoff_socket);
+
+#endif

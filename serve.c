@@ -1,0 +1,511 @@
+/* The parent: it listens but never reads from a connection. It keeps between SPARE_MIN and
+ * SPARE_MAX workers idle, replaces those that die, and looks after the forwarder if that is its
+ * own. What each worker is doing stands on a board in shared memory; workers nudge the parent
+ * by an eventfd when idle ones become scarce. */
+#include "serve.h"
+
+#include "handoff.h"
+#include "launch.h"
+#include "listen.h"
+#include "log.h"
+#include "proto/proto.h"
+#include "runtime.h"
+#include "sandbox.h"
+#include "worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+enum {
+    SPARE_MIN = 2,
+    SPARE_START = 4,
+    SPARE_MAX = 8,
+    SOCKETS_MAX = 2 * OPTIONS_LISTEN_MAX, /* an address may be two sockets: IPv4 and IPv6 */
+    HURRY_AFTER = 1000,   /* milliseconds of greeting, before others may be let in instead */
+    BUSY_CHECK = 100,     /* how often that is looked at, when every worker is busy */
+    RETIRE_PAUSE = 1000,  /* between two retirements of idle workers */
+    FAILURE_PAUSE = 1000, /* before a worker or forwarder that died at once is replaced */
+};
+
+enum worker_state {
+    WORKER_NONE,
+    WORKER_IDLE,
+    WORKER_BUSY,
+};
+
+struct board_entry {
+    _Atomic int32_t pid;
+    _Atomic uint32_t state; /* enum worker_state */
+    _Atomic int64_t since;  /* milliseconds: started, or busy */
+};
+
+struct server {
+    const struct options *options;
+    struct runtime runtime;
+    struct worker worker; /* what every worker inherits */
+    struct board_entry *board;
+    size_t board_size; /* options->max_workers */
+    int sockets[SOCKETS_MAX];
+    size_t socket_count;
+    int signals;                      /* signalfd */
+    int nudge;                        /* eventfd */
+    int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
+    pid_t forwarder;
+    int64_t forwarder_since, paused_until, next_retirement;
+    bool stopping;
+    sigset_t inherited_mask;
+};
+
+/* ---- the board ------------------------------------------------------------------- */
+
+static size_t count_workers(const struct server *server, enum worker_state state)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < server->board_size; i++)
+        count += atomic_load_explicit(&server->board[i].state, memory_order_relaxed) == state;
+    return count;
+}
+
+static struct board_entry *find_worker(const struct server *server, pid_t pid)
+{
+    for (size_t i = 0; i < server->board_size; i++)
+        if (atomic_load(&server->board[i].pid) == pid)
+            return &server->board[i];
+    return NULL;
+}
+
+static void set_state(struct board_entry *entry, enum worker_state state)
+{
+    atomic_store(&entry->since, runtime_now());
+    atomic_store(&entry->state, state);
+}
+
+/* ---- in a worker ----------------------------------------------------------------- */
+
+static volatile sig_atomic_t worker_stop;
+
+static void stop_worker(int signal)
+{
+    (void)signal;
+    worker_stop = 1;
+}
+
+static int watch_sockets(const struct server *server)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll < 0)
+        return -1;
+    for (size_t i = 0; i < server->socket_count; i++) {
+        /* One of the idle workers is woken, not all of them. */
+        struct epoll_event event = {
+            .events = EPOLLIN | EPOLLEXCLUSIVE, .data.fd = server->sockets[i]};
+        if (epoll_ctl(epoll, EPOLL_CTL_ADD, server->sockets[i], &event) < 0) {
+            close(epoll);
+            return -1;
+        }
+    }
+    return epoll;
+}
+
+static void greet_one(struct server *server, struct board_entry *entry, int fd)
+{
+    set_state(entry, WORKER_BUSY);
+    if (count_workers(server, WORKER_IDLE) < SPARE_MIN) {
+        uint64_t one = 1;
+        /* A full counter has nudged already. */
+        (void)!write(server->nudge, &one, sizeof one);
+    }
+    greeting_resume();
+    worker_greet(&server->worker, fd);
+    set_state(entry, WORKER_IDLE);
+}
+
+/* Accepts until it has served its share. A stop signal comes only while it waits. */
+static int work(struct server *server, struct board_entry *entry, int epoll, const sigset_t *mask)
+{
+    int uses = 0;
+    while (!worker_stop && uses < server->options->max_use) {
+        struct epoll_event event;
+        int ready = epoll_pwait(epoll, &event, 1, -1, mask);
+        if (ready < 0 && errno != EINTR)
+            return EXIT_RUN_TIME;
+        if (ready <= 0)
+            continue;
+        int fd = accept4(event.data.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            uses++;
+            greet_one(server, entry, fd);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            log_warning_errno("cannot accept a connection");
+            return EXIT_RUN_TIME; /* the parent pauses before it makes another */
+        }
+    }
+    return 0;
+}
+
+static _Noreturn void be_worker(struct server *server, struct board_entry *entry)
+{
+    struct sigaction stop = {.sa_handler = stop_worker};
+    struct sigaction hurry = {.sa_handler = greeting_interrupt};
+    sigset_t stops, while_waiting = server->inherited_mask;
+    int status = EXIT_RUN_TIME;
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGTERM);
+    close(server->signals);
+    if (server->forward_lock >= 0)
+        close(server->forward_lock);
+    if (server->handoff_socket >= 0)
+        close(server->handoff_socket);
+    (void)prctl(PR_SET_NAME, "relay-worker");
+    int epoll = watch_sockets(server);
+    if (epoll < 0 || sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGUSR1, &hurry, NULL) < 0 ||
+        sigprocmask(SIG_SETMASK, &stops, NULL) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) < 0)
+        log_error_errno("cannot start a worker");
+    else if (sandbox_enter(SANDBOX_WORKER, server->worker.forwarder) == 0)
+        status = work(server, entry, epoll, &while_waiting);
+    _exit(status);
+}
+
+/* ---- starting and reaping -------------------------------------------------------- */
+
+static void pause_starting(struct server *server)
+{
+    server->paused_until = runtime_now() + FAILURE_PAUSE;
+}
+
+static bool start_worker(struct server *server)
+{
+    for (size_t i = 0; i < server->board_size; i++) {
+        struct board_entry *entry = &server->board[i];
+        if (atomic_load(&entry->state) != WORKER_NONE)
+            continue;
+        set_state(entry, WORKER_IDLE);
+        pid_t pid = fork();
+        if (pid == 0)
+            be_worker(server, entry);
+        if (pid < 0) {
+            log_error_errno("cannot start a worker");
+            atomic_store(&entry->state, WORKER_NONE);
+            pause_starting(server);
+            return false;
+        }
+        atomic_store(&entry->pid, pid);
+        return true;
+    }
+    return false;
+}
+
+static _Noreturn void be_forwarder(struct server *server)
+{
+    for (size_t i = 0; i < server->socket_count; i++)
+        close(server->sockets[i]);
+    close(server->signals);
+    close(server->nudge);
+    worker_close(&server->worker);
+    (void)sigprocmask(SIG_SETMASK, &server->inherited_mask, NULL);
+    _exit(launch_child(server->options, &server->runtime, server->handoff_socket));
+}
+
+static int start_forwarder(struct server *server)
+{
+    server->forwarder_since = runtime_now();
+    server->forwarder = fork();
+    if (server->forwarder == 0)
+        be_forwarder(server);
+    if (server->forwarder > 0)
+        return 0;
+    log_error_errno("cannot start the forwarder");
+    pause_starting(server);
+    return -1;
+}
+
+static void log_death(const char *what, pid_t pid, int status)
+{
+    if (WIFSIGNALED(status))
+        log_warning("%s %d was killed by signal %d", what, (int)pid, WTERMSIG(status));
+    else if (WEXITSTATUS(status) != 0)
+        log_warning("%s %d failed with status %d", what, (int)pid, WEXITSTATUS(status));
+}
+
+static void reap(struct server *server)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        bool failed = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+        int64_t now = runtime_now();
+        if (pid == server->forwarder) {
+            if (!server->stopping)
+                log_death("forwarder", pid, status);
+            if (now - server->forwarder_since < FAILURE_PAUSE)
+                pause_starting(server);
+            server->forwarder = -1;
+            continue;
+        }
+        struct board_entry *entry = find_worker(server, pid);
+        log_death("worker", pid, status);
+        if (entry == NULL)
+            continue;
+        if (failed && WIFEXITED(status) && now - atomic_load(&entry->since) < FAILURE_PAUSE)
+            pause_starting(server);
+        atomic_store(&entry->pid, 0);
+        atomic_store(&entry->state, WORKER_NONE);
+    }
+}
+
+static void signal_workers(const struct server *server, int signal, enum worker_state state)
+{
+    for (size_t i = 0; i < server->board_size; i++) {
+        pid_t pid = atomic_load(&server->board[i].pid);
+        if (pid > 0 && atomic_load(&server->board[i].state) == state)
+            (void)kill(pid, signal); /* gone: reaped next */
+    }
+}
+
+/* ---- as many as are needed ------------------------------------------------------- */
+
+/* Connections wait and every worker is in a handshake: the slowest gives way. An honest client
+ * needs two round trips, so it is hardly ever one. */
+static void hurry_slowest(struct server *server)
+{
+    struct board_entry *slowest = NULL;
+    for (size_t i = 0; i < server->board_size; i++) {
+        struct board_entry *entry = &server->board[i];
+        if (atomic_load(&entry->state) == WORKER_BUSY &&
+            (slowest == NULL || atomic_load(&entry->since) < atomic_load(&slowest->since)))
+            slowest = entry;
+    }
+    if (slowest != NULL && runtime_now() - atomic_load(&slowest->since) >= HURRY_AFTER)
+        (void)kill(atomic_load(&slowest->pid), SIGUSR1);
+}
+
+static bool connections_wait(const struct server *server)
+{
+    struct pollfd entries[SOCKETS_MAX];
+    for (size_t i = 0; i < server->socket_count; i++)
+        entries[i] = (struct pollfd){.fd = server->sockets[i], .events = POLLIN};
+    return poll(entries, server->socket_count, 0) > 0;
+}
+
+/* Returns how long the parent may sleep: milliseconds, -1 for ever. */
+static int keep_spares(struct server *server)
+{
+    int64_t now = runtime_now();
+    if (now < server->paused_until)
+        return (int)(server->paused_until - now);
+    if (server->handoff_socket >= 0 && server->forwarder < 0 && start_forwarder(server) < 0)
+        return FAILURE_PAUSE;
+    size_t idle = count_workers(server, WORKER_IDLE);
+    while (idle < SPARE_MIN && start_worker(server))
+        idle++;
+    if (idle == 0) {
+        if (connections_wait(server))
+            hurry_slowest(server);
+        return BUSY_CHECK;
+    }
+    if (idle <= SPARE_MAX)
+        return -1;
+    if (now >= server->next_retirement) {
+        server->next_retirement = now + RETIRE_PAUSE;
+        for (size_t i = server->board_size; i-- > 0;) {
+            if (atomic_load(&server->board[i].state) != WORKER_IDLE)
+                continue;
+            (void)kill(atomic_load(&server->board[i].pid), SIGTERM);
+            break;
+        }
+    }
+    return RETIRE_PAUSE;
+}
+
+/* ---- opening --------------------------------------------------------------------- */
+
+static int take_passed_sockets(struct server *server, int count)
+{
+    if (count > SOCKETS_MAX) {
+        log_error("cannot listen on %d sockets: %d at most", count, (int)SOCKETS_MAX);
+        return -1;
+    }
+    for (int i = 0; i < count; i++) {
+        int fd = SD_LISTEN_FDS_START + i;
+        if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) <= 0) {
+            log_error("cannot serve: a socket passed by systemd does not listen; relay serve "
+                      "needs Accept=no");
+            return -1;
+        }
+        listen_tune(fd, server->options);
+        server->sockets[server->socket_count++] = fd;
+    }
+    return 0;
+}
+
+static int open_sockets(struct server *server)
+{
+    int count = sd_listen_fds(1);
+    if (count > 0)
+        return take_passed_sockets(server, count);
+    for (size_t i = 0; i < server->options->listen_count; i++) {
+        count = listen_open(server->options->listen[i], server->options,
+            server->sockets + server->socket_count, SOCKETS_MAX - server->socket_count);
+        if (count < 0)
+            return -1;
+        server->socket_count += (size_t)count;
+        log_info("listening on %s", server->options->listen[i]);
+    }
+    return 0;
+}
+
+/* Workers share the sockets, so whoever comes second must not block in accept. */
+static int unblock_sockets(const struct server *server)
+{
+    for (size_t i = 0; i < server->socket_count; i++) {
+        if (fcntl(server->sockets[i], F_SETFL, O_NONBLOCK) < 0) {
+            log_error_errno("cannot use a listening socket");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int find_forwarder(struct server *server)
+{
+    struct worker *worker = &server->worker;
+    int timeout = server->options->handshake_timeout * 1000;
+    worker->forwarder = handoff_connect(server->runtime.socket, timeout);
+    if (worker->forwarder >= 0) {
+        log_info("using the forwarder that runs in %s", server->options->runtime_directory);
+        return 0;
+    }
+    server->handoff_socket = launch_socket(&server->runtime, &server->forward_lock);
+    if (server->handoff_socket < 0) {
+        errno = -server->handoff_socket;
+        log_error_errno("cannot make the forwarder's socket %s", server->runtime.socket);
+        return -1;
+    }
+    worker->forwarder = handoff_connect(server->runtime.socket, timeout);
+    if (worker->forwarder < 0) {
+        errno = -worker->forwarder;
+        log_error_errno("cannot connect to %s", server->runtime.socket);
+        return -1;
+    }
+    return 0;
+}
+
+static int open_signals(struct server *server)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGCHLD);
+    if (sigprocmask(SIG_BLOCK, &set, &server->inherited_mask) < 0)
+        return -1;
+    sigdelset(&server->inherited_mask, SIGTERM);
+    sigdelset(&server->inherited_mask, SIGINT);
+    server->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    server->nudge = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return server->signals < 0 || server->nudge < 0 ? -1 : 0;
+}
+
+static int open_board(struct server *server)
+{
+    server->board_size = (size_t)server->options->max_workers;
+    void *memory = mmap(NULL, server->board_size * sizeof *server->board, PROT_READ | PROT_WRITE,
+        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -1;
+    server->board = memory;
+    return 0;
+}
+
+/* ---- running --------------------------------------------------------------------- */
+
+static void take_signals(struct server *server)
+{
+    struct signalfd_siginfo info;
+    while (read(server->signals, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo != SIGCHLD)
+            server->stopping = true;
+    }
+    reap(server);
+}
+
+static void wait_for_events(struct server *server, int timeout)
+{
+    uint64_t nudges;
+    struct pollfd entries[] = {
+        {.fd = server->signals, .events = POLLIN},
+        {.fd = server->nudge, .events = POLLIN},
+    };
+    if (poll(entries, 2, timeout) <= 0)
+        return;
+    if (entries[1].revents != 0)
+        (void)!read(server->nudge, &nudges, sizeof nudges);
+    if (entries[0].revents != 0)
+        take_signals(server);
+}
+
+/* Idle workers go at once, busy ones are told to come to an end; the forwarder goes last, so
+ * that it gets what they hand over. */
+static void stop(struct server *server)
+{
+    (void)sd_notify(0, "STOPPING=1");
+    server->stopping = true;
+    while (count_workers(server, WORKER_NONE) < server->board_size) {
+        signal_workers(server, SIGTERM, WORKER_IDLE);
+        signal_workers(server, SIGTERM, WORKER_BUSY);
+        signal_workers(server, SIGUSR1, WORKER_BUSY);
+        wait_for_events(server, BUSY_CHECK);
+        reap(server);
+    }
+    if (server->forwarder > 0)
+        (void)kill(server->forwarder, SIGTERM);
+    while (server->forwarder > 0)
+        wait_for_events(server, BUSY_CHECK);
+    if (server->handoff_socket >= 0)
+        (void)unlink(server->runtime.socket);
+    for (size_t i = 0; i < server->socket_count; i++)
+        close(server->sockets[i]);
+}
+
+static void run(struct server *server)
+{
+    while (!server->stopping)
+        wait_for_events(server, keep_spares(server));
+    stop(server);
+}
+
+int serve_main(const struct options *options)
+{
+    struct server server = {
+        .options = options, .handoff_socket = -1, .forward_lock = -1, .forwarder = -1};
+    if (runtime_prepare(options, &server.runtime) < 0 || open_sockets(&server) < 0 ||
+        unblock_sockets(&server) < 0 || runtime_drop_root(options) < 0)
+        return EXIT_RUN_TIME;
+    (void)runtime_raise_descriptors();
+    if (worker_open(&server.worker, options, &server.runtime) < 0 || find_forwarder(&server) < 0)
+        return EXIT_RUN_TIME;
+    if (open_board(&server) < 0 || open_signals(&server) < 0) {
+        log_error_errno("cannot serve");
+        return EXIT_RUN_TIME;
+    }
+    for (int i = 0; i < SPARE_START; i++)
+        (void)start_worker(&server);
+    (void)sd_notify(0, "READY=1");
+    run(&server);
+    worker_close(&server.worker);
+    return 0;
+}

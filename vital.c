@@ -1,0 +1,28 @@
+/* Whether the other side of a connection still lives, by TCP_INFO. */
+#include "vital.h"
+
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum {
+    SILENCE = 100000, /* milliseconds without any acknowledgement */
+    PROBES = 2,       /* unanswered: one may just be on its way */
+    RETRANSMISSIONS = 3,
+};
+
+enum vital vital_check(int fd)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    memset(&info, 0, sizeof info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        return VITAL_QUIET;
+    if (info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0)
+        return VITAL_QUIET;
+    if (info.tcpi_last_ack_recv > SILENCE &&
+        (info.tcpi_probes >= PROBES || info.tcpi_retransmits >= RETRANSMISSIONS))
+        return VITAL_DEAD;
+    return VITAL_WAITING;
+}

@@ -1,0 +1,17 @@
+/* Whether the other side of a connection still lives. */
+#ifndef RELAY_VITAL_H
+#define RELAY_VITAL_H
+
+enum vital {
+    VITAL_QUIET,   /* everything that was written has been acknowledged */
+    VITAL_WAITING, /* something has not, but nothing says that the other side is dead */
+    VITAL_DEAD,    /* it has answered nothing for so long that it is gone */
+};
+
+/* Keepalive probes are not sent while data is unacknowledged, and TCP_USER_TIMEOUT ends
+ * connections whose reader has merely paused; so this looks at what TCP knows. A reader that
+ * paused answers every window probe, one that vanished answers none. Sockets that are not TCP
+ * are quiet. */
+enum vital vital_check(int fd);
+
+#endif

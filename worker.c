@@ -1,0 +1,275 @@
+/* The worker: sniffs, greets, meets and hands off one connection, against one deadline. It is
+ * the only kind of process that reads what strangers say before they are paired, so it is
+ * short-lived, sandboxed, and holds nothing but its connection. */
+#include "worker.h"
+
+#include "handoff.h"
+#include "launch.h"
+#include "listen.h"
+#include "log.h"
+#include "proto/proto.h"
+#include "sandbox.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+enum {
+    PARTING_TIME = 1000, /* milliseconds for a refused client to read why */
+    PARTING_BYTES = 1 << 16,
+};
+
+/* ---- refusing -------------------------------------------------------------------- */
+
+/* Closes so that what was said arrives: a close with unread input would be a reset, which may
+ * overtake it. */
+static void part(int fd)
+{
+    char discarded[4096];
+    size_t total = 0;
+    int64_t until = runtime_now() + PARTING_TIME;
+    if (shutdown(fd, SHUT_WR) == 0) {
+        struct pollfd entry = {.fd = fd, .events = POLLIN};
+        int64_t left;
+        while (total < PARTING_BYTES && (left = until - runtime_now()) > 0 &&
+               poll(&entry, 1, (int)left) > 0) {
+            ssize_t count = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
+            if (count <= 0)
+                break;
+            total += (size_t)count;
+        }
+    }
+    close(fd);
+}
+
+static void say_farewell(
+    const struct greeting *greeting, const struct protocol *protocol, enum pair_outcome outcome)
+{
+    uint8_t words[PROTOCOL_WORDS_MAX];
+    size_t size = protocol->farewell(outcome, words);
+    if (size > 0)
+        greeting_say(greeting, words, size);
+}
+
+/* Has the forwarder look at a slot that this worker changed; should the message be lost, its
+ * sweep finds the slot a little later. */
+static void send_look(const struct worker *worker, struct pair_ref ref)
+{
+    struct handoff handoff = {
+        .kind = HANDOFF_LOOK, .ref = ref, .dismissed = PAIR_NONE, .session_size = 0};
+    if (!pair_is_none(ref))
+        (void)handoff_send(worker->forwarder, &handoff, -1);
+}
+
+static void record_end(const struct worker *worker, int64_t opened, enum pair_outcome outcome)
+{
+    struct handoff handoff = {.kind = HANDOFF_RECORD, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
+    if (!usage_wanted(&worker->options->usage))
+        return;
+    handoff.record.started = opened;
+    handoff.record.total_time = runtime_epoch() - opened;
+    handoff.record.waiting_time = -1;
+    handoff.record.outcome = (uint32_t)outcome;
+    int error = handoff_send(worker->forwarder, &handoff, -1);
+    if (error != 0) {
+        errno = -error;
+        log_warning_errno("cannot record a connection");
+    }
+}
+
+/* ---- one connection -------------------------------------------------------------- */
+
+/* Sends the connection to the forwarder. A forwarder that was replaced has a new socket under
+ * the same name. */
+static int send_connection(const struct worker *worker, const struct handoff *handoff, int fd)
+{
+    int error = handoff_send(worker->forwarder, handoff, fd);
+    if (error == -ECONNREFUSED || error == -ENOTCONN || error == -EPIPE) {
+        error = handoff_reconnect(worker->forwarder, worker->runtime->socket);
+        if (error == 0)
+            error = handoff_send(worker->forwarder, handoff, fd);
+    }
+    return error;
+}
+
+static enum pair_outcome refusal(enum pair_reason reason)
+{
+    return reason == PAIR_DUPLICATE ? PAIR_ERRORY : PAIR_LONELY;
+}
+
+/* Meets and hands off. PAIR_HAPPY: the connection is the forwarder's. */
+static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
+    const struct pair_request *request, struct handoff *handoff, int fd)
+{
+    struct pair_meeting meeting;
+    int error = pair_meet(worker->table, ref, request, &meeting);
+    if (error != 0) {
+        errno = -error;
+        log_error_errno("cannot use the table");
+        return PAIR_FULL;
+    }
+    if (meeting.result == PAIR_REFUSED) {
+        send_look(worker, meeting.dismissed);
+        return refusal(meeting.reason);
+    }
+    handoff->kind = HANDOFF_CONNECTION;
+    handoff->ref = ref;
+    handoff->dismissed = meeting.dismissed;
+    error = send_connection(worker, handoff, fd);
+    if (error != 0) {
+        send_look(worker, meeting.dismissed);
+        errno = -error;
+        log_error_errno("cannot hand a connection to the forwarder");
+        return PAIR_FULL;
+    }
+    (void)pair_sent(worker->table, ref); /* stale: the forwarder is done with it already */
+    return PAIR_HAPPY;
+}
+
+/* From the first byte to the handoff, or to what became of the connection instead. */
+static enum pair_outcome greet(const struct worker *worker, struct greeting *greeting,
+    struct pair_ref ref, const struct protocol **protocol)
+{
+    struct pair_request request = {.rule = PAIR_SIDES};
+    struct handoff handoff = {.session_size = 0};
+    *protocol = protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
+    if (*protocol == NULL)
+        return PAIR_EMPTY;
+    enum pair_outcome outcome = (*protocol)->greet(greeting, &request, &handoff);
+    if (outcome == PAIR_HAPPY)
+        outcome = meet(worker, ref, &request, &handoff, greeting->fd);
+    sodium_memzero(&handoff, sizeof handoff);
+    return outcome;
+}
+
+/* Makes room for a connection in the table, or says why there is none. */
+static enum pair_outcome enter(
+    const struct worker *worker, int fd, int64_t opened, int64_t deadline, struct pair_ref *ref)
+{
+    uint64_t source = listen_source(fd, worker->table);
+    int error = pair_enter(worker->table, &worker->options->limits, source, opened, deadline, ref);
+    if (error == 0)
+        return PAIR_HAPPY;
+    if (error == -EUSERS)
+        return PAIR_SOURCE;
+    if (error != -ENOSPC) {
+        errno = -error;
+        log_error_errno("cannot use the table");
+    }
+    return PAIR_FULL;
+}
+
+void worker_greet(struct worker *worker, int fd)
+{
+    const struct protocol *protocol = NULL;
+    struct pair_ref ref, stranded;
+    int64_t opened = runtime_epoch();
+    struct greeting greeting = {
+        .fd = fd,
+        .deadline = runtime_now() + (int64_t)worker->options->handshake_timeout * 1000,
+        .table = worker->table,
+    };
+    enum pair_outcome outcome = enter(worker, fd, opened, greeting.deadline, &ref);
+    bool entered = outcome == PAIR_HAPPY;
+    if (entered)
+        outcome = greet(worker, &greeting, ref, &protocol);
+    if (outcome == PAIR_HAPPY) {
+        close(fd);
+        return;
+    }
+    if (entered && pair_leave(worker->table, ref, &stranded) == 0)
+        send_look(worker, stranded);
+    pair_count(worker->table, greeting.protocol, outcome);
+    record_end(worker, opened, outcome);
+    if (protocol != NULL)
+        say_farewell(&greeting, protocol, outcome);
+    if (outcome == PAIR_EMPTY)
+        close(fd);
+    else
+        part(fd);
+}
+
+/* ---- opening and starting -------------------------------------------------------- */
+
+int worker_open(struct worker *worker, const struct options *options, const struct runtime *runtime)
+{
+    *worker = (struct worker){
+        .options = options, .runtime = runtime, .table = NULL, .forwarder = -1, .users_lock = -1};
+    if (runtime_open_table(options, runtime, &worker->table) < 0)
+        return -1;
+    worker->users_lock = runtime_lock(runtime->users_lock, true, true);
+    if (worker->users_lock >= 0)
+        return 0;
+    errno = -worker->users_lock;
+    log_error_errno("cannot lock %s", runtime->users_lock);
+    worker_close(worker);
+    return -1;
+}
+
+/* Finds the forwarder, or starts one. */
+static int connect_forwarder(struct worker *worker, char **arguments)
+{
+    int timeout = worker->options->handshake_timeout * 1000;
+    worker->forwarder = handoff_connect(worker->runtime->socket, timeout);
+    if (worker->forwarder < 0)
+        worker->forwarder = launch_on_demand(worker->runtime, arguments, timeout);
+    if (worker->forwarder >= 0)
+        return 0;
+    errno = -worker->forwarder;
+    log_error_errno("cannot reach a forwarder at %s", worker->runtime->socket);
+    return -1;
+}
+
+void worker_close(struct worker *worker)
+{
+    if (worker->forwarder >= 0)
+        close(worker->forwarder);
+    if (worker->users_lock >= 0)
+        close(worker->users_lock);
+    pair_close(worker->table);
+    *worker = (struct worker){.forwarder = -1, .users_lock = -1};
+}
+
+/* The one connection that this process was started for. */
+static int find_connection(void)
+{
+    int count = sd_listen_fds(1);
+    int fd = count > 0 ? SD_LISTEN_FDS_START : STDIN_FILENO;
+    if (count > 1) {
+        log_error("cannot serve %d sockets as one worker: use Accept=yes, or relay serve", count);
+        return -1;
+    }
+    if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 0) > 0)
+        return fd;
+    log_error("cannot serve: %s is no connection; relay worker is started by systemd "
+              "(Accept=yes), inetd or xinetd",
+        count > 0 ? "the socket passed" : "standard input");
+    return -1;
+}
+
+int worker_main(const struct options *options, char **arguments)
+{
+    struct runtime runtime;
+    struct worker worker;
+    int fd = find_connection();
+    if (fd < 0)
+        return EXIT_RUN_TIME;
+    if (runtime_prepare(options, &runtime) < 0 || runtime_drop_root(options) < 0 ||
+        worker_open(&worker, options, &runtime) < 0)
+        return EXIT_RUN_TIME;
+    int status = EXIT_RUN_TIME;
+    listen_tune(fd, options);
+    if (connect_forwarder(&worker, arguments) == 0 &&
+        sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
+        worker_greet(&worker, fd);
+        status = 0;
+    }
+    worker_close(&worker);
+    return status;
+}

@@ -1,0 +1,33 @@
+/* The worker: one connection from its first byte to its rendezvous key, and no further. */
+#ifndef RELAY_WORKER_H
+#define RELAY_WORKER_H
+
+#include "options.h"
+#include "pair.h"
+#include "runtime.h"
+
+struct worker {
+    const struct options *options;
+    const struct runtime *runtime;
+    struct pair_table *table;
+    int forwarder;  /* connected handoff socket */
+    int users_lock; /* while it is held, no forwarder retires */
+};
+
+/* Opens the table, and keeps forwarders from retiring; which forwarder to use (the handoff
+ * socket, owned by the worker from then on) is the caller's to set. Logs, returns -1 on
+ * failure. */
+int worker_open(
+    struct worker *worker, const struct options *options, const struct runtime *runtime);
+void worker_close(struct worker *worker);
+
+/* Takes one connection, which it owns and closes, as far as a worker does: to the forwarder,
+ * or to its end. */
+void worker_greet(struct worker *worker, int fd);
+
+/* `relay worker`: the connection on standard input, or passed by systemd (Accept=yes).
+ * arguments: those after the role, for a forwarder that has to be started. Returns the exit
+ * status. */
+int worker_main(const struct options *options, char **arguments);
+
+#endif
