@@ -11,7 +11,7 @@ unitdir     ?= /etc/systemd/system
 sysusersdir ?= /usr/lib/sysusers.d
 tmpfilesdir ?= /usr/lib/tmpfiles.d
 
-CC       ?= gcc
+CC       := gcc
 BUILD    ?= build
 SANITIZE ?=
 

@@ -78,12 +78,7 @@ static void record(struct forwarder *forwarder, const struct usage_record *entry
 static void record_single(
     struct forwarder *forwarder, const struct end *end, enum pair_outcome outcome)
 {
-    struct usage_record entry = {
-        .started = end->opened,
-        .total_time = runtime_epoch() - end->opened,
-        .waiting_time = -1,
-        .outcome = (uint32_t)outcome,
-    };
+    struct usage_record entry = usage_single(end->opened, outcome);
     pair_count(forwarder->table, end->protocol, outcome);
     record(forwarder, &entry);
 }
@@ -96,16 +91,7 @@ static uint64_t pair_total(const struct end *end)
 
 static void record_pair(struct forwarder *forwarder, const struct end *end)
 {
-    const struct end *peer = end->peer;
-    int64_t first = end->opened < peer->opened ? end->opened : peer->opened;
-    int64_t second = end->opened < peer->opened ? peer->opened : end->opened;
-    struct usage_record entry = {
-        .started = first,
-        .total_time = runtime_epoch() - first,
-        .waiting_time = second - first,
-        .total_bytes = pair_total(end),
-        .outcome = PAIR_HAPPY,
-    };
+    struct usage_record entry = usage_pair(end->opened, end->peer->opened, pair_total(end));
     pair_count(forwarder->table, end->protocol, PAIR_HAPPY);
     pair_count_bytes(forwarder->table, entry.total_bytes);
     record(forwarder, &entry);

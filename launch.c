@@ -5,6 +5,7 @@
 #include "handoff.h"
 #include "log.h"
 #include "pair.h"
+#include "recorder.h"
 #include "sandbox.h"
 #include "usage.h"
 
@@ -80,11 +81,12 @@ static int open_users_lock(const struct runtime *runtime)
 
 static int start_recorder(const struct options *options, struct pair_table *table, int *recorder)
 {
-    pid_t pid;
     *recorder = -1;
     if (!usage_wanted(&options->usage))
         return 0;
-    *recorder = usage_start_recorder(&options->usage, table, &pid);
+    if (options->usage.database != NULL && recorder_check_database(options->usage.database) < 0)
+        return -1;
+    *recorder = recorder_start(&options->usage, table);
     if (*recorder >= 0)
         return 0;
     errno = -*recorder;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -50,6 +51,7 @@ void log_setup(bool debug)
     }
     if (to_syslog) {
         (void)setenv("RELAY_LOG", "syslog", 1); /* for a forwarder started by this process */
+        tzset(); /* syslog(3) may not open files any more once in a sandbox */
         openlog("relay", LOG_PID | LOG_NDELAY, LOG_DAEMON);
     }
 }

@@ -32,7 +32,7 @@ struct options {
     int max_workers;
     int max_use;
     struct usage_options usage;
-    const char *runtime_directory; /* never NULL once options_finish() was called */
+    const char *runtime_directory; /* never NULL once read */
     const char *state_directory;
     const char *user; /* NULL: not given */
     bool json;

@@ -71,31 +71,43 @@ static const int worker_calls[] = {
 static const int forwarder_calls[] = {
     SCMP_SYS(epoll_wait),
     SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_create1),
     SCMP_SYS(epoll_ctl),
     SCMP_SYS(splice),
     SCMP_SYS(pipe2),
     SCMP_SYS(fcntl),
     SCMP_SYS(flock),
+    SCMP_SYS(getppid),
     SCMP_SYS(unlink),
 };
 
-static int allow(scmp_filter_ctx filter, const int *calls, size_t count)
+/* What syslog(3) tries when its daemon was restarted: refused, but not fatal. */
+static const int refused_calls[] = {
+    SCMP_SYS(socket),
+    SCMP_SYS(openat),
+};
+
+static int add(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        int error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, calls[i], 0);
+        int error = seccomp_rule_add(filter, action, calls[i], 0);
         if (error != 0)
             return error;
     }
     return 0;
 }
 
+#define ADD(action, calls) add(filter, action, calls, sizeof(calls) / sizeof((calls)[0]))
+
 static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
 {
-    int error = allow(filter, common_calls, sizeof common_calls / sizeof common_calls[0]);
-    if (error == 0 && role == SANDBOX_FORWARDER)
-        return allow(filter, forwarder_calls, sizeof forwarder_calls / sizeof forwarder_calls[0]);
+    int error = ADD(SCMP_ACT_ALLOW, common_calls);
     if (error == 0)
-        error = allow(filter, worker_calls, sizeof worker_calls / sizeof worker_calls[0]);
+        error = ADD(SCMP_ACT_ERRNO(EPERM), refused_calls);
+    if (error == 0 && role == SANDBOX_FORWARDER)
+        return ADD(SCMP_ACT_ALLOW, forwarder_calls);
+    if (error == 0)
+        error = ADD(SCMP_ACT_ALLOW, worker_calls);
     if (error == 0)
         error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(connect), 1,
             (struct scmp_arg_cmp){

@@ -9,6 +9,7 @@
 #include "listen.h"
 #include "log.h"
 #include "proto/proto.h"
+#include "recorder.h"
 #include "runtime.h"
 #include "sandbox.h"
 #include "worker.h"
@@ -496,6 +497,8 @@ int serve_main(const struct options *options)
         unblock_sockets(&server) < 0 || runtime_drop_root(options) < 0)
         return EXIT_RUN_TIME;
     (void)runtime_raise_descriptors();
+    if (options->usage.database != NULL && recorder_check_database(options->usage.database) < 0)
+        return EXIT_RUN_TIME;
     if (worker_open(&server.worker, options, &server.runtime) < 0 || find_forwarder(&server) < 0)
         return EXIT_RUN_TIME;
     if (open_board(&server) < 0 || open_signals(&server) < 0) {

@@ -2,8 +2,7 @@
  * lines and in an SQLite database whose names and meanings are those of magic-wormhole's
  * transit relay, because munin plugins read them.
  *
- * The forwarder writes records to a pipe and never waits; the recorder, a process of its
- * own, reads them and is the only one that waits for a disk. */
+ * The forwarder writes records to a pipe and never waits; recorder.c reads them. */
 #ifndef RELAY_USAGE_H
 #define RELAY_USAGE_H
 
@@ -11,7 +10,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 struct usage_record {
     int64_t started;      /* when the (earlier) connection was opened: microseconds, epoch */
@@ -33,7 +31,13 @@ static inline bool usage_wanted(const struct usage_options *options)
     return options->log_fd >= 0 || options->database != NULL;
 }
 
-/* The mood of a record: "happy", "lonely", ... */
+/* The record of a connection, opened at `opened` and closed now, that met nobody. */
+struct usage_record usage_single(int64_t opened, enum pair_outcome outcome);
+/* The record of a pair that is closed now; opened: of each end. */
+struct usage_record usage_pair(int64_t opened, int64_t peer_opened, uint64_t bytes);
+
+/* The mood of a record: "happy", "lonely", ... What a client of the transit relay never was
+ * (refused for want of room) is "errory". */
 const char *usage_mood(enum pair_outcome outcome);
 
 /* Rounds `bytes` up: 0 stays 0; below 1e6 to a multiple of 1e4; below 1e9 of 1e6; else of
@@ -42,18 +46,9 @@ uint64_t usage_blur_bytes(uint64_t bytes);
 /* Applies both blurs: started is floored to a multiple of `seconds`. */
 void usage_blur(struct usage_record *record, uint32_t seconds);
 
-/* One line of JSON with its line feed, keys in the documented order; floats as Python's
- * json module prints them. Returns its length, or -ENOSPC. */
+/* One line of JSON with its line feed, keys in the documented order; times with at least one
+ * decimal, at most six. Returns its length, or -ENOSPC. */
 int usage_format(const struct usage_record *record, char *line, size_t size);
-
-/* Checks that the database is one of ours, or makes it. Logs what is wrong; -1 then. */
-int usage_check_database(const char *path);
-
-/* Forks the recorder, which reads records from a pipe until its end, and reads counts from
- * `table` for the database's `current` row (at least every five minutes, and with each
- * batch). Returns the pipe's non-blocking write end, close-on-exec, or a negative errno; the
- * recorder's process id in *pid. The recorder closes every descriptor that it does not need. */
-int usage_start_recorder(const struct usage_options *options, struct pair_table *table, pid_t *pid);
 
 /* Hands one record to the recorder. -EAGAIN: it is too far behind, the record is lost. */
 int usage_send(int pipe, const struct usage_record *record);

@@ -72,10 +72,7 @@ static void record_end(const struct worker *worker, int64_t opened, enum pair_ou
     struct handoff handoff = {.kind = HANDOFF_RECORD, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
     if (!usage_wanted(&worker->options->usage))
         return;
-    handoff.record.started = opened;
-    handoff.record.total_time = runtime_epoch() - opened;
-    handoff.record.waiting_time = -1;
-    handoff.record.outcome = (uint32_t)outcome;
+    handoff.record = usage_single(opened, outcome);
     int error = handoff_send(worker->forwarder, &handoff, -1);
     if (error != 0) {
         errno = -error;
