@@ -1,0 +1,235 @@
+"""Usage records and the status, as operators and their munin plugins read them."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import tempfile
+import time
+
+from harness import (RELAY, Relay, behaviour, exchange, line, make_pair, new_side, new_token, run,
+                     wait_until)
+
+
+class Records:
+    """A relay that writes its records into a file, and reads them back."""
+
+    def __init__(self, *options, how="serve", database=False):
+        self.directory = tempfile.TemporaryDirectory(prefix="relay-usage-")
+        os.chmod(self.directory.name, 0o777)
+        self.lines = open(os.path.join(self.directory.name, "lines"), "a+b")
+        self.database = os.path.join(self.directory.name, "usage.sqlite")
+        fd = self.lines.fileno()
+        chosen = [*options, f"--log-fd={fd}"]
+        if database:
+            chosen.append(f"--usage-db={self.database}")
+        self.relay = Relay(how, chosen, pass_fds=[fd])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.relay.__exit__(*exception)
+        self.lines.close()
+        self.directory.cleanup()
+
+    def texts(self):
+        self.lines.seek(0)
+        return self.lines.read().decode().splitlines()
+
+    def wait(self, count):
+        wait_until(lambda: len(self.texts()) >= count, f"{count} records")
+        texts = self.texts()
+        assert len(texts) == count, texts
+        return [json.loads(text) for text in texts]
+
+    def query(self, statement):
+        with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True) as database:
+            return database.execute(statement).fetchall()
+
+    def wait_rows(self, count):
+        wait_until(lambda: self.query("SELECT count(*) FROM usage")[0][0] >= count, "rows")
+        return self.query("SELECT started, total_time, waiting_time, total_bytes, result FROM usage")
+
+
+def in_one_file(pair):
+    first, second = pair
+    exchange(first, second, 10)
+    first.close()
+    second.expect_end()
+    second.close()
+
+
+@behaviour()
+def a_pair_is_one_happy_record_with_its_five_keys_in_order():
+    with Records() as records:
+        token = new_token()
+        before = time.time()
+        first = records.relay.connect().send(line(token, new_side()))
+        records.relay.wait_for(waiting=1)
+        time.sleep(0.3)
+        second = records.relay.connect().send(line(token, new_side()))
+        in_one_file((first.expect(b"ok\n"), second.expect(b"ok\n")))
+        record = records.wait(1)[0]
+        assert list(record) == ["started", "total_time", "waiting_time", "total_bytes", "mood"]
+        assert before - 1 < record["started"] < time.time(), record
+        assert isinstance(record["started"], float), record
+        assert record["mood"] == "happy" and record["total_bytes"] == 20, record
+        assert 0.25 < record["waiting_time"] <= record["total_time"], record
+
+
+@behaviour()
+def every_end_has_its_mood():
+    with Records() as records:
+        relay = records.relay
+        with relay.connect() as client:
+            client.send(b"nonsense\n").expect(b"bad handshake\n")
+        with relay.connect() as client:
+            client.send(line(new_token()) + b"x").expect(b"impatient\n")
+        relay.connect().send(b"please").close()
+        records.wait(3)
+        with relay.connect() as client:
+            client.send(line(new_token()))
+            relay.wait_for(waiting=1)
+        records.wait(4)
+        token, side = new_token(), new_side()
+        same = [relay.connect().send(line(token, side)) for _ in range(2)]
+        relay.wait_for(waiting=2)
+        with relay.connect() as other:
+            other.send(line(token, new_side())).expect(b"ok\n")
+            relay.wait_for(joined=2, used=2)
+        for client in same:
+            client.close()
+        moods = sorted(record["mood"] for record in records.wait(6))
+        expected = ["empty", "errory", "happy", "impatient", "lonely", "redundant"]
+        assert moods == expected, moods
+        for record in records.wait(6):
+            if record["mood"] != "happy":
+                assert record["waiting_time"] is None and record["total_bytes"] == 0, record
+
+
+@behaviour()
+def blurred_records_round_times_down_and_sizes_up():
+    with Records("--blur-usage=3600") as records:
+        first, second = make_pair(records.relay)
+        exchange(first, second, 7001)
+        first.close()
+        second.expect_end()
+        second.close()
+        record = records.wait(1)[0]
+        assert record["started"] % 3600 == 0, record
+        assert record["total_bytes"] == 20000, record
+
+
+@behaviour()
+def the_database_is_what_munin_plugins_read():
+    with Records("--blur-usage=60", database=True) as records:
+        relay = records.relay
+        waiting = relay.connect().send(line(new_token()))
+        relay.wait_for(waiting=1)
+        pair = make_pair(relay)
+        exchange(*pair, 500)
+        in_one_file(make_pair(relay))
+        row = records.wait_rows(1)[0]
+        assert row[0] % 60 == 0 and row[3] == 10000 and row[4] == "happy", row
+        assert 0 <= row[2] <= row[1], row
+        rebooted, updated, connected, waits, incomplete = wait_until(
+            lambda: records.query("SELECT * FROM current"), "the current row")[0]
+        assert time.time() - 60 < rebooted <= updated <= time.time(), (rebooted, updated)
+        assert (connected, waits, incomplete) == (2, 1, 1000), (connected, waits, incomplete)
+        assert records.query("SELECT version FROM version") == [(1,)]
+        names = {name for (name,) in records.query("SELECT name FROM sqlite_master")}
+        assert names == {"version", "current", "usage", "usage_started_index",
+                         "usage_result_index"}, names
+        waiting.close()
+        rows = records.wait_rows(2)
+        assert rows[1][2] is None and rows[1][4] == "lonely", rows
+        assert os.stat(records.database).st_mode & 0o777 == 0o600
+
+
+@behaviour()
+def records_survive_a_restart_in_one_database():
+    with Records(database=True) as records:
+        in_one_file(make_pair(records.relay))
+        records.wait_rows(1)
+        forwarder = records.relay.forwarder()
+        os.kill(forwarder, 9)
+        wait_until(lambda: records.relay.forwarder() not in (0, forwarder), "the next forwarder")
+        in_one_file(make_pair(records.relay))
+        records.wait_rows(2)
+        assert len(records.query("SELECT * FROM current")) == 1
+
+
+def refused(*options):
+    """What `relay serve` says when it refuses to start."""
+    with tempfile.TemporaryDirectory(prefix="relay-refused-") as directory:
+        os.chmod(directory, 0o755)
+        result = subprocess.run(
+            [RELAY, "serve", "--listen=127.0.0.1:0", f"--runtime-dir={directory}/run", *options],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20,
+            check=False)
+        return result.returncode, result.stderr.decode()
+
+
+@behaviour()
+def a_database_that_is_none_of_ours_is_refused_at_start():
+    with tempfile.TemporaryDirectory(prefix="relay-database-") as directory:
+        os.chmod(directory, 0o777)
+        junk = os.path.join(directory, "junk")
+        with open(junk, "wb") as file:
+            file.write(b"this is no database at all, whatever its name may be" * 100)
+        other = os.path.join(directory, "other")
+        with sqlite3.connect(other) as database:
+            database.execute("CREATE TABLE version (version INTEGER)")
+            database.execute("INSERT INTO version VALUES (2)")
+        for path in (junk, other):
+            os.chmod(path, 0o666)
+        for path in (junk, other, os.path.join(directory, "missing", "file")):
+            status, text = refused(f"--usage-db={path}")
+            assert status == 1 and path in text, (status, text)
+
+
+@behaviour()
+def the_status_counts_what_is_there():
+    with Relay() as relay:
+        assert relay.status()["used"] == 0
+        waiting = [relay.connect().send(line(new_token())) for _ in range(3)]
+        pair = make_pair(relay)
+        exchange(*pair, 100)
+        relay.wait_for(waiting=3, joined=2, tokens=3, used=5)
+        status = relay.status()
+        assert status["incomplete_bytes"] == 200 and status["forwarder"] > 0, status
+        text = subprocess.run([RELAY, "status", f"--runtime-dir={relay.runtime}"],
+                              stdout=subprocess.PIPE, check=True).stdout.decode()
+        assert "waiting      3 under 3 keys" in text and "transit" in text, text
+        for client in waiting:
+            client.close()
+        relay.wait_for_outcomes(lonely=3)
+
+
+@behaviour()
+def the_status_of_no_relay_is_an_error_that_says_so():
+    with tempfile.TemporaryDirectory() as directory:
+        result = subprocess.run([RELAY, "status", f"--runtime-dir={directory}"],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        assert result.returncode == 1 and b"no relay has run" in result.stderr, result
+
+
+@behaviour()
+def no_token_side_or_address_is_logged_or_kept():
+    with Relay(options=["--blur-usage=60"]) as relay:
+        token, side = new_token(), new_side()
+        first = relay.connect().send(line(token, side))
+        relay.wait_for(waiting=1)
+        with open(os.path.join(relay.runtime, "table"), "rb") as file:
+            table = file.read()
+        for secret in (token, side, bytes.fromhex(token.decode()), b"\x7f\0\0\1"):
+            assert secret not in table, "the table holds what it should not"
+        relay.connect().send(b"please relay nonsense\n").expect(b"bad handshake\n")
+        first.send(b"impatient").expect(b"impatient\n")
+        assert token.decode() not in relay.log() and "127.0.0.1" not in relay.log().replace(
+            f"listening on 127.0.0.1:{relay.port}", ""), relay.log()
+
+
+if __name__ == "__main__":
+    run()
