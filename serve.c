@@ -302,6 +302,19 @@ static bool connections_wait(const struct server *server)
     return poll(entries, server->socket_count, 0) > 0;
 }
 
+/* Half of those beyond SPARE_MAX at a time: the next flood may be near. */
+static void retire_idle(struct server *server, size_t idle)
+{
+    size_t count = (idle - SPARE_MAX + 1) / 2;
+    for (size_t i = server->board_size; i-- > 0 && count > 0;) {
+        if (atomic_load(&server->board[i].state) != WORKER_IDLE)
+            continue;
+        (void)kill(atomic_load(&server->board[i].pid), SIGTERM);
+        count--;
+    }
+    server->next_retirement = runtime_now() + RETIRE_PAUSE;
+}
+
 /* Returns how long the parent may sleep: milliseconds, -1 for ever. */
 static int keep_spares(struct server *server)
 {
@@ -318,17 +331,11 @@ static int keep_spares(struct server *server)
             hurry_slowest(server);
         return BUSY_CHECK;
     }
-    if (idle <= SPARE_MAX)
+    /* Busy ones become idle without telling. */
+    if (idle + count_workers(server, WORKER_BUSY) <= SPARE_MAX)
         return -1;
-    if (now >= server->next_retirement) {
-        server->next_retirement = now + RETIRE_PAUSE;
-        for (size_t i = server->board_size; i-- > 0;) {
-            if (atomic_load(&server->board[i].state) != WORKER_IDLE)
-                continue;
-            (void)kill(atomic_load(&server->board[i].pid), SIGTERM);
-            break;
-        }
-    }
+    if (idle > SPARE_MAX && now >= server->next_retirement)
+        retire_idle(server, idle);
     return RETIRE_PAUSE;
 }
 

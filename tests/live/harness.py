@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -89,7 +90,8 @@ class Relay:
 
     MODES = ("serve", "activate", "accept", "inetd", "xinetd")
 
-    def __init__(self, how="serve", options=(), pass_fds=(), environment=None, address=None):
+    def __init__(self, how="serve", options=(), pass_fds=(), environment=None, address=None,
+                 limit=None):
         self.how = how
         self.directory = tempfile.mkdtemp(prefix="relay-test-")
         os.chmod(self.directory, 0o755)
@@ -102,7 +104,9 @@ class Relay:
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 self._command(address), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                pass_fds=pass_fds, env=self.environment)
+                pass_fds=pass_fds, env=self.environment,
+                preexec_fn=limit and (lambda: resource.setrlimit(
+                    resource.RLIMIT_NOFILE, (limit, limit))))
         try:
             if address is None:
                 wait_until(self._answers, f"the relay to listen ({how}): {self.log()}")
