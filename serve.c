@@ -38,7 +38,10 @@ enum {
     SOCKETS_MAX = 2 * OPTIONS_LISTEN_MAX, /* an address may be two sockets: IPv4 and IPv6 */
     HURRY_AFTER = 1000,   /* milliseconds of greeting, before others may be let in instead */
     BUSY_CHECK = 100,     /* how often that is looked at, when every worker is busy */
+    STALL_CHECK = 250,    /* for somebody to accept, before idle workers are held for stalled */
     RETIRE_PAUSE = 1000,  /* between two retirements of idle workers */
+    LEAVE_TIME = 1000,    /* for an idle worker to end, before it is killed */
+    OVERTIME = 5000,      /* beyond a handshake's deadline, before its worker is killed */
     FAILURE_PAUSE = 1000, /* before a worker or forwarder that died at once is replaced */
 };
 
@@ -46,6 +49,7 @@ enum worker_state {
     WORKER_NONE,
     WORKER_IDLE,
     WORKER_BUSY,
+    WORKER_LEAVING, /* told to end while it was idle */
 };
 
 struct board_entry {
@@ -54,11 +58,16 @@ struct board_entry {
     _Atomic int64_t since;  /* milliseconds: started, or busy */
 };
 
+struct board {
+    _Atomic uint64_t accepts; /* by all workers so far */
+    struct board_entry workers[];
+};
+
 struct server {
     const struct options *options;
     struct runtime runtime;
     struct worker worker; /* what every worker inherits */
-    struct board_entry *board;
+    struct board *board;
     size_t board_size; /* options->max_workers */
     int sockets[SOCKETS_MAX];
     size_t socket_count;
@@ -67,6 +76,8 @@ struct server {
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
     pid_t forwarder;
     int64_t forwarder_since, paused_until, next_retirement;
+    int64_t stall_check;     /* when to look whether somebody accepted; 0: nobody waits */
+    uint64_t accepts_before; /* as they were when a connection came */
     bool stopping;
     sigset_t inherited_mask;
 };
@@ -77,15 +88,16 @@ static size_t count_workers(const struct server *server, enum worker_state state
 {
     size_t count = 0;
     for (size_t i = 0; i < server->board_size; i++)
-        count += atomic_load_explicit(&server->board[i].state, memory_order_relaxed) == state;
+        count +=
+            atomic_load_explicit(&server->board->workers[i].state, memory_order_relaxed) == state;
     return count;
 }
 
 static struct board_entry *find_worker(const struct server *server, pid_t pid)
 {
     for (size_t i = 0; i < server->board_size; i++)
-        if (atomic_load(&server->board[i].pid) == pid)
-            return &server->board[i];
+        if (atomic_load(&server->board->workers[i].pid) == pid)
+            return &server->board->workers[i];
     return NULL;
 }
 
@@ -125,6 +137,7 @@ static int watch_sockets(const struct server *server)
 static void greet_one(struct server *server, struct board_entry *entry, int fd)
 {
     set_state(entry, WORKER_BUSY);
+    atomic_fetch_add(&server->board->accepts, 1);
     if (count_workers(server, WORKER_IDLE) < SPARE_MIN) {
         uint64_t one = 1;
         /* A full counter has nudged already. */
@@ -191,7 +204,7 @@ static void pause_starting(struct server *server)
 static bool start_worker(struct server *server)
 {
     for (size_t i = 0; i < server->board_size; i++) {
-        struct board_entry *entry = &server->board[i];
+        struct board_entry *entry = &server->board->workers[i];
         if (atomic_load(&entry->state) != WORKER_NONE)
             continue;
         set_state(entry, WORKER_IDLE);
@@ -271,8 +284,8 @@ static void reap(struct server *server)
 static void signal_workers(const struct server *server, int signal, enum worker_state state)
 {
     for (size_t i = 0; i < server->board_size; i++) {
-        pid_t pid = atomic_load(&server->board[i].pid);
-        if (pid > 0 && atomic_load(&server->board[i].state) == state)
+        pid_t pid = atomic_load(&server->board->workers[i].pid);
+        if (pid > 0 && atomic_load(&server->board->workers[i].state) == state)
             (void)kill(pid, signal); /* gone: reaped next */
     }
 }
@@ -285,7 +298,7 @@ static void hurry_slowest(struct server *server)
 {
     struct board_entry *slowest = NULL;
     for (size_t i = 0; i < server->board_size; i++) {
-        struct board_entry *entry = &server->board[i];
+        struct board_entry *entry = &server->board->workers[i];
         if (atomic_load(&entry->state) == WORKER_BUSY &&
             (slowest == NULL || atomic_load(&entry->since) < atomic_load(&slowest->since)))
             slowest = entry;
@@ -302,17 +315,54 @@ static bool connections_wait(const struct server *server)
     return poll(entries, server->socket_count, 0) > 0;
 }
 
+/* Tells up to `count` idle workers to end. One that takes a connection just now serves it first. */
+static void dismiss_idle(struct server *server, size_t count)
+{
+    for (size_t i = server->board_size; i-- > 0 && count > 0;) {
+        struct board_entry *entry = &server->board->workers[i];
+        uint32_t idle = WORKER_IDLE;
+        if (!atomic_compare_exchange_strong(&entry->state, &idle, WORKER_LEAVING))
+            continue;
+        atomic_store(&entry->since, runtime_now());
+        (void)kill(atomic_load(&entry->pid), SIGTERM);
+        count--;
+    }
+}
+
 /* Half of those beyond SPARE_MAX at a time: the next flood may be near. */
 static void retire_idle(struct server *server, size_t idle)
 {
-    size_t count = (idle - SPARE_MAX + 1) / 2;
-    for (size_t i = server->board_size; i-- > 0 && count > 0;) {
-        if (atomic_load(&server->board[i].state) != WORKER_IDLE)
-            continue;
-        (void)kill(atomic_load(&server->board[i].pid), SIGTERM);
-        count--;
+    int64_t now = runtime_now();
+    if (idle <= SPARE_MAX || now < server->next_retirement)
+        return;
+    dismiss_idle(server, (idle - SPARE_MAX + 1) / 2);
+    server->next_retirement = now + RETIRE_PAUSE;
+}
+
+/* A connection has waited, and nobody took it: the idle workers that the kernel woke for it are
+ * stalled, so others take their place. */
+static void replace_stalled(struct server *server)
+{
+    if (server->stall_check == 0 || runtime_now() < server->stall_check)
+        return;
+    server->stall_check = 0;
+    if (atomic_load(&server->board->accepts) == server->accepts_before && connections_wait(server))
+        dismiss_idle(server, server->board_size);
+}
+
+/* Those who do not end when they should. */
+static void kill_overdue(struct server *server)
+{
+    int64_t now = runtime_now();
+    int64_t handshake = (int64_t)server->options->handshake_timeout * 1000 + OVERTIME;
+    for (size_t i = 0; i < server->board_size; i++) {
+        struct board_entry *entry = &server->board->workers[i];
+        uint32_t state = atomic_load(&entry->state);
+        int64_t time = now - atomic_load(&entry->since);
+        if ((state == WORKER_BUSY && time > handshake) ||
+            (state == WORKER_LEAVING && time > LEAVE_TIME))
+            (void)kill(atomic_load(&entry->pid), SIGKILL);
     }
-    server->next_retirement = runtime_now() + RETIRE_PAUSE;
 }
 
 /* Returns how long the parent may sleep: milliseconds, -1 for ever. */
@@ -323,6 +373,8 @@ static int keep_spares(struct server *server)
         return (int)(server->paused_until - now);
     if (server->handoff_socket >= 0 && server->forwarder < 0 && start_forwarder(server) < 0)
         return FAILURE_PAUSE;
+    replace_stalled(server);
+    kill_overdue(server);
     size_t idle = count_workers(server, WORKER_IDLE);
     while (idle < SPARE_MIN && start_worker(server))
         idle++;
@@ -331,12 +383,13 @@ static int keep_spares(struct server *server)
             hurry_slowest(server);
         return BUSY_CHECK;
     }
+    retire_idle(server, idle);
+    if (server->stall_check != 0)
+        return STALL_CHECK;
     /* Busy ones become idle without telling. */
-    if (idle + count_workers(server, WORKER_BUSY) <= SPARE_MAX)
-        return -1;
-    if (idle > SPARE_MAX && now >= server->next_retirement)
-        retire_idle(server, idle);
-    return RETIRE_PAUSE;
+    bool settled =
+        idle <= SPARE_MAX && idle + count_workers(server, WORKER_NONE) == server->board_size;
+    return settled ? -1 : RETIRE_PAUSE;
 }
 
 /* ---- opening --------------------------------------------------------------------- */
@@ -431,8 +484,8 @@ static int open_signals(struct server *server)
 static int open_board(struct server *server)
 {
     server->board_size = (size_t)server->options->max_workers;
-    void *memory = mmap(NULL, server->board_size * sizeof *server->board, PROT_READ | PROT_WRITE,
-        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    size_t size = sizeof *server->board + server->board_size * sizeof *server->board->workers;
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return -1;
     server->board = memory;
@@ -451,15 +504,26 @@ static void take_signals(struct server *server)
     reap(server);
 }
 
+/* A connection that comes is a worker's to take; the parent only looks, some time later, whether
+ * one did. */
 static void wait_for_events(struct server *server, int timeout)
 {
     uint64_t nudges;
-    struct pollfd entries[] = {
+    struct pollfd entries[2 + SOCKETS_MAX] = {
         {.fd = server->signals, .events = POLLIN},
         {.fd = server->nudge, .events = POLLIN},
     };
-    if (poll(entries, 2, timeout) <= 0)
+    size_t count = 2;
+    for (size_t i = 0; server->stall_check == 0 && i < server->socket_count; i++)
+        entries[count++] = (struct pollfd){.fd = server->sockets[i], .events = POLLIN};
+    int ready = poll(entries, count, timeout);
+    if (ready <= 0)
         return;
+    int others = (entries[0].revents != 0) + (entries[1].revents != 0);
+    if (ready > others) {
+        server->accepts_before = atomic_load(&server->board->accepts);
+        server->stall_check = runtime_now() + STALL_CHECK;
+    }
     if (entries[1].revents != 0)
         (void)!read(server->nudge, &nudges, sizeof nudges);
     if (entries[0].revents != 0)
@@ -473,9 +537,10 @@ static void stop(struct server *server)
     (void)sd_notify(0, "STOPPING=1");
     server->stopping = true;
     while (count_workers(server, WORKER_NONE) < server->board_size) {
-        signal_workers(server, SIGTERM, WORKER_IDLE);
+        dismiss_idle(server, server->board_size);
         signal_workers(server, SIGTERM, WORKER_BUSY);
         signal_workers(server, SIGUSR1, WORKER_BUSY);
+        kill_overdue(server);
         wait_for_events(server, BUSY_CHECK);
         reap(server);
     }
