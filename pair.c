@@ -171,6 +171,21 @@ static int find_listener(
     return 0;
 }
 
+/* From here on the slot is its key's, and who frees it takes that key's lock. */
+static int set_key(struct pair_table *table, struct pair_ref ref, const struct pair_key *key)
+{
+    int error = table_lock_entry(table);
+    if (error != 0)
+        return error;
+    struct slot *slot = table_find(table, ref);
+    if (slot == NULL || slot->state != PAIR_GREETING)
+        error = -ESTALE;
+    else
+        slot->key = *key;
+    table_unlock_entry(table);
+    return error;
+}
+
 int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_request *request,
     struct pair_meeting *ret)
 {
@@ -184,7 +199,9 @@ int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_r
         refuse(ret, PAIR_NO_LISTENER);
         return 0;
     }
-    error = table_lock_key(table, &request->key);
+    error = set_key(table, ref, &request->key);
+    if (error == 0)
+        error = table_lock_key(table, &request->key);
     if (error != 0)
         return error;
     struct slot *slot = table_find(table, ref);
@@ -192,7 +209,6 @@ int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_r
         error = -ESTALE;
         goto unlock;
     }
-    slot->key = request->key;
     slot->rule = (uint8_t)request->rule;
     slot->side = request->side;
     slot->protocol = request->protocol;
@@ -296,7 +312,8 @@ static void part(struct pair_table *table, struct slot *slot, struct pair_ref *s
     }
 }
 
-static int free_slot(struct pair_table *table, struct pair_ref ref)
+/* Under the lock of `key`; -EAGAIN: the slot's worker has set another one meanwhile. */
+static int free_slot(struct pair_table *table, struct pair_ref ref, const struct pair_key *key)
 {
     int error = table_lock_entry(table);
     if (error != 0)
@@ -304,15 +321,16 @@ static int free_slot(struct pair_table *table, struct pair_ref ref)
     struct slot *slot = table_find(table, ref);
     if (slot == NULL)
         error = -ESTALE;
+    else if (memcmp(&slot->key, key, sizeof *key) != 0)
+        error = -EAGAIN;
     else
         table_free_slot(table, slot);
     table_unlock_entry(table);
     return error;
 }
 
-int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
+static int leave_key(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
 {
-    *stranded = PAIR_NONE;
     struct slot *slot = table_find(table, ref);
     if (slot == NULL)
         return -ESTALE;
@@ -321,10 +339,22 @@ int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *s
     if (error != 0)
         return error;
     slot = table_find(table, ref);
-    if (slot != NULL && slot->state > PAIR_GREETING)
+    bool met = slot != NULL && slot->state > PAIR_GREETING;
+    atomic_thread_fence(memory_order_acquire); /* the key is set before the state */
+    if (met && memcmp(&slot->key, &key, sizeof key) == 0)
         part(table, slot, stranded);
-    error = slot == NULL ? -ESTALE : free_slot(table, ref);
+    error = slot == NULL ? -ESTALE : free_slot(table, ref, &key);
     table_unlock_key(table, &key);
+    return error;
+}
+
+int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
+{
+    int error;
+    *stranded = PAIR_NONE;
+    do
+        error = leave_key(table, ref, stranded);
+    while (error == -EAGAIN); /* a key is set once */
     return error;
 }
 
@@ -451,7 +481,7 @@ int pair_undo(struct pair_table *table, struct pair_ref ref)
         meet_again(table, slot);
         if (peer != NULL && pair_same(peer->peer, ref)) {
             peer->state = PAIR_DISMISSED;
-            error = free_slot(table, table_ref(table, peer));
+            error = free_slot(table, table_ref(table, peer), &key);
         }
     }
     table_unlock_key(table, &key);

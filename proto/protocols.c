@@ -109,7 +109,7 @@ void greeting_say(const struct greeting *greeting, const void *words, size_t siz
 static int prefix_match(const struct protocol *protocol, const uint8_t *head, size_t size)
 {
     size_t common = size < protocol->prefix_size ? size : protocol->prefix_size;
-    return memcmp(head, protocol->prefix, common) == 0 ? (int)common : -1;
+    return common == 0 || memcmp(head, protocol->prefix, common) == 0 ? (int)common : -1;
 }
 
 /* The first protocol that `head` begins as whole; *undecided if more bytes may yet tell. */

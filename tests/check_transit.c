@@ -1,0 +1,330 @@
+/* The transit line: what is understood, what is refused, and that not a byte beyond it is read. */
+#include "proto/proto.h"
+#include "runtime.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define TOKEN "0123456789abcdefABCDEF_Z0123456789abcdefABCDEF_Z0123456789abcdef"
+#define SIDE "0123456789abcdef"
+#define OLD_LINE "please relay " TOKEN "\n"
+#define NEW_LINE "please relay " TOKEN " for side " SIDE "\n"
+
+static char directory[64], path[96];
+static struct pair_table *table;
+static int client, server;
+
+static void open_connection(void)
+{
+    int ends[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    client = ends[0];
+    server = ends[1];
+}
+
+static void close_connection(void)
+{
+    close(client);
+    close(server);
+}
+
+static void set_up(void)
+{
+    strcpy(directory, "/tmp/check-transit-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    (void)snprintf(path, sizeof path, "%s/table", directory);
+    ck_assert_int_eq(pair_open(path, 64, &table), 0);
+    open_connection();
+}
+
+static void tear_down(void)
+{
+    close_connection();
+    pair_close(table);
+    (void)unlink(path);
+    (void)rmdir(directory);
+}
+
+static void say(const void *bytes, size_t size)
+{
+    ck_assert_int_eq(send(client, bytes, size, 0), (ssize_t)size);
+}
+
+static enum pair_outcome greet_within(int64_t time, struct pair_request *request)
+{
+    struct handoff handoff = {.session_size = 1};
+    struct greeting greeting = {.fd = server, .deadline = runtime_now() + time, .table = table};
+    enum pair_outcome outcome = transit_protocol.greet(&greeting, request, &handoff);
+    if (outcome == PAIR_HAPPY)
+        ck_assert_uint_eq(handoff.session_size, 0);
+    return outcome;
+}
+
+static enum pair_outcome greet(struct pair_request *request)
+{
+    return greet_within(10000, request);
+}
+
+static enum pair_outcome greet_bytes(const void *bytes, size_t size)
+{
+    struct pair_request request;
+    say(bytes, size);
+    ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
+    return greet(&request);
+}
+
+static int left_to_read(void)
+{
+    int count;
+    ck_assert_int_eq(ioctl(server, FIONREAD, &count), 0);
+    return count;
+}
+
+/* ---- what is understood ---------------------------------------------------------- */
+
+START_TEST(the_old_line_asks_for_any_other)
+{
+    struct pair_request request;
+    struct iovec token = {(void *)(uintptr_t)TOKEN, 64};
+    struct pair_key key = pair_key(table, 0, &token, 1);
+    say(OLD_LINE, strlen(OLD_LINE));
+    ck_assert_int_eq(greet(&request), PAIR_HAPPY);
+    ck_assert_int_eq(request.rule, PAIR_SIDES);
+    ck_assert_uint_eq(request.side, 0);
+    ck_assert_mem_eq(&request.key, &key, sizeof key);
+}
+END_TEST
+
+START_TEST(the_new_line_has_a_side_and_the_same_key)
+{
+    struct pair_request old_request, new_request;
+    say(OLD_LINE, strlen(OLD_LINE));
+    ck_assert_int_eq(greet(&old_request), PAIR_HAPPY);
+    say(NEW_LINE, strlen(NEW_LINE));
+    ck_assert_int_eq(greet(&new_request), PAIR_HAPPY);
+    ck_assert_mem_eq(&old_request.key, &new_request.key, sizeof new_request.key);
+    ck_assert_uint_eq(new_request.side, pair_side(table, SIDE, 16));
+}
+END_TEST
+
+START_TEST(a_line_in_pieces_of_any_size_is_understood)
+{
+    struct pair_request request;
+    size_t size = strlen(NEW_LINE);
+    for (size_t piece = 1; piece < size; piece++) {
+        pid_t child = fork();
+        if (child == 0) {
+            for (size_t at = 0; at < size; at += piece)
+                say(&NEW_LINE[at], size - at < piece ? size - at : piece);
+            _exit(0);
+        }
+        ck_assert_int_eq(greet(&request), PAIR_HAPPY);
+    }
+}
+END_TEST
+
+START_TEST(nothing_beyond_the_line_is_read)
+{
+    struct pair_request request;
+    say(NEW_LINE "early", strlen(NEW_LINE) + 5);
+    ck_assert_int_eq(greet(&request), PAIR_IMPATIENT);
+    ck_assert_int_eq(left_to_read(), 5);
+}
+END_TEST
+
+/* ---- what is not ----------------------------------------------------------------- */
+
+START_TEST(a_line_cut_short_anywhere_is_empty)
+{
+    for (size_t size = 0; size < strlen(NEW_LINE); size++) {
+        ck_assert_int_eq(greet_bytes(NEW_LINE, size), PAIR_EMPTY);
+        close_connection();
+        open_connection();
+    }
+}
+END_TEST
+
+/* A character of a token or side may be any other that may stand there. */
+static bool is_word_place(size_t at)
+{
+    size_t token = strlen("please relay "), side = token + 64 + strlen(" for side ");
+    return (at >= token && at < token + 64) || (at >= side && at < side + 16);
+}
+
+static bool is_word(unsigned char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+
+START_TEST(every_change_of_one_byte_is_refused_unless_it_makes_another_good_line)
+{
+    char line[sizeof NEW_LINE];
+    size_t size = strlen(NEW_LINE);
+    for (size_t at = 0; at < size; at++) {
+        for (unsigned int value = 0; value < 256; value++) {
+            if (value == (unsigned char)NEW_LINE[at])
+                continue;
+            memcpy(line, NEW_LINE, sizeof line);
+            line[at] = (char)value;
+            enum pair_outcome outcome = greet_bytes(line, size);
+            if (is_word_place(at) && is_word((unsigned char)value))
+                ck_assert_int_eq(outcome, PAIR_HAPPY);
+            else if (at == size - 1)
+                ck_assert_int_eq(outcome, PAIR_EMPTY); /* no line feed, and the end */
+            else if (value == '\n' && at == strlen(OLD_LINE) - 1)
+                ck_assert_int_eq(outcome, PAIR_IMPATIENT); /* the old line, and more */
+            else
+                ck_assert_int_eq(outcome, PAIR_ERRORY);
+            close_connection();
+            open_connection();
+        }
+    }
+}
+END_TEST
+
+START_TEST(other_lengths_of_token_and_side_are_refused)
+{
+    char line[512];
+    for (int token = 0; token < 70; token++) {
+        for (int side = 0; side < 20; side++) {
+            if (token == 64 && side == 16)
+                continue;
+            int size = snprintf(line, sizeof line, "please relay %.*s for side %.*s\n", token,
+                TOKEN TOKEN, side, SIDE SIDE);
+            ck_assert_int_eq(greet_bytes(line, (size_t)size), PAIR_ERRORY);
+            close_connection();
+            open_connection();
+        }
+    }
+}
+END_TEST
+
+START_TEST(binary_up_to_a_line_feed_is_refused_and_the_rest_is_not_read)
+{
+    struct pair_request request;
+    say("\0\001\340\017\n\377", 6);
+    ck_assert_int_eq(greet(&request), PAIR_ERRORY);
+    ck_assert_int_eq(left_to_read(), 1);
+}
+END_TEST
+
+START_TEST(a_line_may_not_be_longer_than_1024_bytes)
+{
+    char bytes[2000];
+    struct pair_request request;
+    memset(bytes, 'x', sizeof bytes);
+    say(bytes, sizeof bytes);
+    ck_assert_int_eq(greet(&request), PAIR_ERRORY);
+    ck_assert_int_eq(left_to_read(), 2000 - 1024);
+}
+END_TEST
+
+START_TEST(a_line_that_does_not_end_ends_at_the_deadline)
+{
+    struct pair_request request;
+    say("please relay ", 13);
+    ck_assert_int_eq(greet_within(50, &request), PAIR_EMPTY);
+    ck_assert_int_eq(greet_within(-1000, &request), PAIR_EMPTY);
+}
+END_TEST
+
+START_TEST(random_bytes_never_make_a_request)
+{
+    unsigned int seed = 1;
+    for (int round = 0; round < 2000; round++) {
+        unsigned char bytes[200];
+        size_t size = (size_t)rand_r(&seed) % sizeof bytes;
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = (unsigned char)rand_r(&seed);
+        ck_assert_int_ne(greet_bytes(bytes, size), PAIR_HAPPY);
+        close_connection();
+        open_connection();
+    }
+}
+END_TEST
+
+/* ---- recognising it -------------------------------------------------------------- */
+
+START_TEST(whatever_is_no_other_protocol_is_a_line)
+{
+    uint8_t index = 99;
+    const char *const beginnings[] = {"p", "please relay", "\n", "x", "GE", "\377\377\377"};
+    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++) {
+        say(beginnings[i], strlen(beginnings[i]));
+        ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
+        const struct protocol *protocol = protocol_sniff(server, runtime_now() + 10000, &index);
+        ck_assert_ptr_eq(protocol, &transit_protocol);
+        ck_assert_ptr_eq(protocols[index], &transit_protocol);
+        ck_assert_int_eq(left_to_read(), (int)strlen(beginnings[i]));
+        close_connection();
+        open_connection();
+    }
+}
+END_TEST
+
+START_TEST(silence_is_no_protocol)
+{
+    uint8_t index;
+    ck_assert_ptr_null(protocol_sniff(server, runtime_now() + 50, &index));
+    ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
+    ck_assert_ptr_null(protocol_sniff(server, runtime_now() + 10000, &index));
+}
+END_TEST
+
+/* ---- words ----------------------------------------------------------------------- */
+
+static void expect_farewell(enum pair_outcome outcome, const char *expected)
+{
+    uint8_t words[PROTOCOL_WORDS_MAX];
+    size_t size = transit_protocol.farewell(outcome, words);
+    ck_assert_uint_eq(size, strlen(expected));
+    ck_assert_mem_eq(words, expected, size);
+}
+
+START_TEST(each_end_is_told_in_the_words_of_the_protocol)
+{
+    uint8_t words[PROTOCOL_WORDS_MAX];
+    ck_assert_uint_eq(transit_protocol.welcome(words), 3);
+    ck_assert_mem_eq(words, "ok\n", 3);
+    expect_farewell(PAIR_ERRORY, "bad handshake\n");
+    expect_farewell(PAIR_IMPATIENT, "impatient\n");
+    expect_farewell(PAIR_LONELY, "");
+    expect_farewell(PAIR_REDUNDANT, "");
+    expect_farewell(PAIR_EMPTY, "");
+    expect_farewell(PAIR_FULL, "");
+    expect_farewell(PAIR_SOURCE, "");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("transit");
+    TCase *tests = tcase_create("line");
+    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_set_timeout(tests, 120);
+    tcase_add_test(tests, the_old_line_asks_for_any_other);
+    tcase_add_test(tests, the_new_line_has_a_side_and_the_same_key);
+    tcase_add_test(tests, a_line_in_pieces_of_any_size_is_understood);
+    tcase_add_test(tests, nothing_beyond_the_line_is_read);
+    tcase_add_test(tests, a_line_cut_short_anywhere_is_empty);
+    tcase_add_test(tests, every_change_of_one_byte_is_refused_unless_it_makes_another_good_line);
+    tcase_add_test(tests, other_lengths_of_token_and_side_are_refused);
+    tcase_add_test(tests, binary_up_to_a_line_feed_is_refused_and_the_rest_is_not_read);
+    tcase_add_test(tests, a_line_may_not_be_longer_than_1024_bytes);
+    tcase_add_test(tests, a_line_that_does_not_end_ends_at_the_deadline);
+    tcase_add_test(tests, random_bytes_never_make_a_request);
+    tcase_add_test(tests, whatever_is_no_other_protocol_is_a_line);
+    tcase_add_test(tests, silence_is_no_protocol);
+    tcase_add_test(tests, each_end_is_told_in_the_words_of_the_protocol);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
