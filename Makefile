@@ -58,9 +58,89 @@ $(BUILD)/tests/%: tests/%.c $(MODULES)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -I. $(CFLAGS) $(shell pkg-config --cflags check) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS) $(shell pkg-config --libs check)
 
+# ---- what `make run` and `make check` need, from Debian ------------------------------
+
+BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev libjansson-dev \
+	libsqlite3-dev libseccomp-dev
+CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
+	magic-wormhole python3-magic-wormhole-mailbox-server
+LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc
+FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
+BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay
+
+.PHONY: packages-build packages-check packages-lint packages-fuzz packages-bench
+packages-build:
+	@tests/packages $(BUILD_PACKAGES)
+packages-check:
+	@tests/packages $(CHECK_PACKAGES)
+packages-lint:
+	@tests/packages $(LINT_PACKAGES)
+packages-fuzz:
+	@tests/packages $(FUZZ_PACKAGES)
+packages-bench:
+	@tests/packages $(BENCH_PACKAGES)
+
+# Make reads pkg-config's answers before a recipe installs anything, hence a make of its own.
+.PHONY: run
+run: packages-build
+	@$(MAKE) --no-print-directory all
+	$(BUILD)/relay serve
+
+# ---- tests ---------------------------------------------------------------------------
+
+.PHONY: check
+check: packages-check
+	@$(MAKE) --no-print-directory all
+	@tests/run
+
 .PHONY: unit
 unit: $(UNITS)
 	@for test in $(UNITS); do $$test || exit 1; done
+
+.PHONY: lint
+lint: packages-lint
+	@tests/lint
+
+.PHONY: fuzz
+fuzz: packages-fuzz
+	@tests/fuzz/run
+
+.PHONY: bench
+bench: packages-bench
+	@$(MAKE) --no-print-directory all
+	@bench/run
+
+# ---- installing ----------------------------------------------------------------------
+
+UNIT_FILES := relay.socket relay@.service relay-forward.socket relay-forward.service \
+	relay-prefork.socket relay-prefork.service
+DOCS       := README.md LICENSE
+DAEMONS    := relay.xinetd relay.inetd
+IN_PLACE    = sed 's|@BINDIR@|$(bindir)|g'
+
+.PHONY: install
+install: all
+	install -d $(DESTDIR)$(bindir) $(DESTDIR)$(mandir)/man8 $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir) \
+		$(DESTDIR)$(sysusersdir) $(DESTDIR)$(tmpfilesdir)
+	install -m 755 $(BUILD)/relay $(DESTDIR)$(bindir)/relay
+	install -m 644 man/relay.8 $(DESTDIR)$(mandir)/man8/relay.8
+	install -m 644 $(DOCS) $(DESTDIR)$(docdir)
+	install -m 644 units/relay-sysusers.conf $(DESTDIR)$(sysusersdir)/relay.conf
+	install -m 644 units/relay-tmpfiles.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
+	@for file in $(UNIT_FILES); do $(IN_PLACE) "units/$$file" > "$(DESTDIR)$(unitdir)/$$file" || exit 1; done
+	@for file in $(DAEMONS); do $(IN_PLACE) "units/$$file" > "$(DESTDIR)$(docdir)/$$file" || exit 1; done
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+		systemd-sysusers relay.conf && systemd-tmpfiles --create relay.conf && systemctl daemon-reload; \
+	fi
+
+.PHONY: uninstall
+uninstall:
+	rm -f $(DESTDIR)$(bindir)/relay $(DESTDIR)$(mandir)/man8/relay.8 \
+		$(DESTDIR)$(sysusersdir)/relay.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
+	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(DOCS) $(DAEMONS))
+	rm -f $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES))
+	-rmdir $(DESTDIR)$(docdir)
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 .PHONY: clean
 clean:

@@ -1,0 +1,160 @@
+"""relay under a real systemd, booted as process 1 of namespaces of its own: over an overlay of `/`,
+so that nothing here is touched. What is tested inside is systemd_inside.py's."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+from harness import PATIENCE, TOP, children, process_name
+
+MASKED = """
+    systemd-udevd.service systemd-udev-trigger.service systemd-udevd-control.socket
+    systemd-udevd-kernel.socket systemd-modules-load.service systemd-sysctl.service
+    systemd-random-seed.service systemd-update-utmp.service systemd-firstboot.service
+    systemd-machine-id-commit.service systemd-timesyncd.service systemd-networkd.service
+    systemd-networkd.socket systemd-resolved.service systemd-pstore.service
+    systemd-hwdb-update.service systemd-sysusers.service systemd-remount-fs.service
+    systemd-binfmt.service dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount
+    sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount
+    proc-sys-fs-binfmt_misc.automount systemd-ask-password-console.path
+    systemd-ask-password-wall.path kmod-static-nodes.service modprobe@configfs.service
+    modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service modprobe@dm_mod.service
+    modprobe@loop.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer
+    e2scrub_all.timer fstrim.timer man-db.timer logrotate.timer dbus.socket dbus.service
+""".split()
+
+# Runs as the first process of the new namespaces, and ends as systemd.
+BOOT = r"""
+set -e
+work=$1 source=$2
+shift 2
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$work"
+mkdir "$work/upper" "$work/work" "$work/root"
+mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
+cd "$work/root"
+mkdir -p srv/relay
+mount --bind "$source" srv/relay
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
+mount -t tmpfs -o mode=755 tmpfs dev
+mkdir dev/pts dev/shm
+for device in null zero full random urandom tty; do
+    touch "dev/$device"
+    mount --bind "/dev/$device" "dev/$device"
+done
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+: > etc/fstab
+rm -f etc/machine-id
+echo 0123456789abcdef0123456789abcdef > etc/machine-id
+rm -rf etc/default/relay etc/systemd/system/*.wants
+for unit in "$@"; do ln -sf /dev/null "etc/systemd/system/$unit"; done
+mkdir -p old
+pivot_root . old; cd /
+exec chroot . sh -c 'umount -l /old && exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    /lib/systemd/systemd --system --unit=basic.target --log-target=journal --show-status=0'
+"""
+
+
+def skip(reason):
+    print(f"skip - relay under systemd: {reason}")
+    print("# 0 passed, 0 failed, 1 skipped")
+    sys.exit(0)
+
+
+class System:
+    """A systemd that runs, and commands in it."""
+
+    def __init__(self):
+        self.work = "/run/relay-test-systemd"
+        os.makedirs(self.work, exist_ok=True)
+        self.outer = subprocess.Popen(
+            ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--fork",
+             "--kill-child", "sh", "-c", BOOT, "sh", self.work, TOP, *MASKED],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.init = self._wait_for(self._find_init, "systemd to start")
+        try:
+            self._wait_for(self._is_up, "systemd to come up")
+        except BaseException:
+            self.stop()
+            raise
+        self.run("ip", "link", "set", "lo", "up")
+
+    def _wait_for(self, condition, what):
+        until = time.monotonic() + 3 * PATIENCE
+        while time.monotonic() < until:
+            value = condition()
+            if value:
+                return value
+            if self.outer.poll() is not None:
+                raise RuntimeError(self.outer.stdout.read().decode())
+            time.sleep(0.05)
+        raise RuntimeError(f"waited in vain for {what}")
+
+    def _find_init(self):
+        for pid in children(self.outer.pid):
+            if process_name(pid) == "systemd":
+                return pid
+        return None
+
+    def command(self, *arguments):
+        return ["nsenter", f"--target={self.init}", "--all", "env", "-C", "/", "-i",
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *arguments]
+
+    def run(self, *arguments):
+        return subprocess.run(self.command(*arguments), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE,
+                              check=False)
+
+    def _is_up(self):
+        state = self.run("systemctl", "is-system-running").stdout.strip()
+        return state in (b"running", b"degraded")
+
+    def stop(self):
+        for pid in children(self.outer.pid):
+            os.kill(pid, 9)  # process 1 takes all others of its namespace with it
+        self.outer.wait(PATIENCE)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def main():
+    if os.geteuid() != 0:
+        skip("it takes root to make namespaces")
+    for program in ("/lib/systemd/systemd", "unshare", "nsenter", "ip"):
+        if shutil.which(program) is None:
+            skip(f"{program} is not installed")
+    try:
+        system = System()
+    except RuntimeError as reason:
+        skip(f"systemd does not boot in namespaces here: {str(reason).strip()}")
+    counted, status = False, 1
+    try:
+        inside = subprocess.Popen(
+            system.command("/usr/bin/python3", "-u", "/srv/relay/tests/live/systemd_inside.py",
+                           *sys.argv[1:]),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        for text in inside.stdout:
+            sys.stdout.write(text.decode(errors="replace"))
+            sys.stdout.flush()
+            counted = counted or re.match(rb"# \d+ passed", text)
+        status = inside.wait()
+    finally:
+        system.stop()
+    if not counted:
+        print("not ok - the tests inside did not come to their end")
+        print("# 0 passed, 1 failed, 0 skipped")
+        status = 1
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
