@@ -12,10 +12,10 @@
 #include <unistd.h>
 
 enum {
-    PIPE_SIZE = 1 << 18,
+    PIPE_SIZE = 1 << 20, /* as large as a user's pipe may be: the more at once, the cheaper */
     POOL_MAX = 64,
     SPLICE_MIN = 16384, /* less at once than this, and copying is cheaper */
-    TURNS = 16,         /* reads, before another pair has its turn */
+    TURNS = 4,          /* reads, before another pair has its turn */
 };
 
 /* ---- pipes ----------------------------------------------------------------------- */
@@ -47,22 +47,32 @@ void flow_close(struct flow *flow)
     *flow = (struct flow){.scratch = NULL};
 }
 
+/* A new pipe. A user whose share of pipe memory is used up gets small ones, which are worse than
+ * copying. */
+static bool make_pipe(struct flow *flow, int *pipe)
+{
+    if (flow->pipes >= flow->pipes_max || pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
+        pipe[0] = pipe[1] = -1;
+        return false;
+    }
+    flow->pipes++;
+    if (fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE) >= PIPE_SIZE)
+        return true;
+    if (fcntl(pipe[1], F_GETPIPE_SZ) >= FLOW_CHUNK)
+        return true;
+    close_pipe(flow, pipe);
+    pipe[0] = pipe[1] = -1;
+    return false;
+}
+
 /* Gives the outlet a pipe; false: none to be had, the bytes have to be copied. */
 static bool take_pipe(struct flow *flow, struct outlet *outlet)
 {
     if (outlet->pipe[0] >= 0)
         return true;
-    if (flow->pooled > 0) {
-        memcpy(outlet->pipe, flow->pool[--flow->pooled], sizeof outlet->pipe);
-        return true;
-    }
-    if (flow->pipes >= flow->pipes_max || pipe2(outlet->pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
-        outlet->pipe[0] = outlet->pipe[1] = -1;
-        return false;
-    }
-    flow->pipes++;
-    /* A user's share of pipe memory may be used up: the pipe is smaller, and works. */
-    (void)fcntl(outlet->pipe[1], F_SETPIPE_SZ, PIPE_SIZE);
+    if (flow->pooled == 0)
+        return make_pipe(flow, outlet->pipe);
+    memcpy(outlet->pipe, flow->pool[--flow->pooled], sizeof outlet->pipe);
     return true;
 }
 
@@ -188,8 +198,9 @@ static void flush(struct end *to)
 
 /* ---- reading --------------------------------------------------------------------- */
 
-static void count_bytes(struct end *from, size_t count)
+static void count_bytes(struct flow *flow, struct end *from, size_t count)
 {
+    flow->moved += count;
     /* The only writer is this process; others read. */
     atomic_store_explicit(from->bytes,
         atomic_load_explicit(from->bytes, memory_order_relaxed) + count, memory_order_relaxed);
@@ -220,7 +231,7 @@ static void copy_once(struct flow *flow, struct end *from)
     if (size < FLOW_CHUNK && !from->hung_up)
         from->readable = false;
     from->splicing = size == FLOW_CHUNK;
-    count_bytes(from, size);
+    count_bytes(flow, from, size);
     flow_say(to, flow->scratch, size);
 }
 
@@ -238,7 +249,7 @@ static void splice_once(struct flow *flow, struct end *from)
         return;
     outlet->piped = (size_t)count;
     from->splicing = count >= SPLICE_MIN;
-    count_bytes(from, (size_t)count);
+    count_bytes(flow, from, (size_t)count);
     flush_pipe(from->peer);
 }
 

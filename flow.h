@@ -63,6 +63,7 @@ struct flow {
     size_t pooled;
     size_t pipes; /* in all */
     size_t pipes_max;
+    uint64_t moved; /* bytes in all */
 };
 
 int flow_open(struct flow *flow, size_t pipes_max);

@@ -14,7 +14,6 @@
 #include "vital.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sodium.h>
 #include <stdatomic.h>
@@ -22,6 +21,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -29,11 +29,14 @@ enum {
     HANDOFFS_AT_ONCE = 64,
     SPARES_AT_ONCE = 64,
     STRANDED_AT_ONCE = 64,
-    DESCRIPTORS_KEPT = 32, /* for everything that is no connection */
-    TICK = 2000,           /* milliseconds between two sweeps of the table */
-    DISMISSED_TICKS = 15,  /* sweeps between two looks at every slot */
-    WATCH = 15000,         /* between two looks at whether a peer lives */
-    LEAVE = 5000,          /* for an end to read why it is closed */
+    DESCRIPTORS_KEPT = 32,  /* for everything that is no connection */
+    TICK = 2000,            /* milliseconds between two sweeps of the table */
+    DISMISSED_TICKS = 15,   /* sweeps between two looks at every slot */
+    WATCH = 15000,          /* between two looks at whether a peer lives */
+    LEAVE = 5000,           /* for an end to read why it is closed */
+    IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
+    IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
+    LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
 };
 
 struct forwarder {
@@ -49,14 +52,23 @@ struct forwarder {
     int epoll;
     int socket; /* handoffs come from here */
     int recorder;
-    bool listening; /* to the socket: not while short of descriptors */
-    int64_t now;    /* of this round: milliseconds */
+    bool listening;        /* to the socket: not while short of descriptors */
+    int64_t now;           /* of this round: milliseconds */
+    int64_t last_wait;     /* for events: nanoseconds */
+    uint64_t moved_before; /* this round: bytes */
     int64_t next_tick;
     int64_t idle_since; /* -1: there is work */
     unsigned int sweeps;
 };
 
 static void look(struct forwarder *forwarder, struct pair_ref ref);
+
+static int64_t now_nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 /* ---- records --------------------------------------------------------------------- */
 
@@ -358,8 +370,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .opened = view->opened,
     };
     event.data.ptr = end;
-    if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 ||
-        epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
+    if (epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
         free(end);
         return NULL;
     }
@@ -594,10 +605,31 @@ static void tick(struct forwarder *forwarder, bool socket_empty)
     forwarder->next_tick = busy ? forwarder->now + TICK : -1;
 }
 
+/* Waits for events. Two clients who talk in turns are quicker than this process is put to sleep
+ * and woken, which for them is most of a round trip: while they do, a little time is spent on
+ * looking first. It never is when bytes come in bulk, or when nothing has come for longer. */
+static int wait_for_events(
+    struct forwarder *forwarder, struct epoll_event *events, const sigset_t *mask, int timeout)
+{
+    uint64_t moved = forwarder->flow.moved - forwarder->moved_before;
+    bool in_turns = moved > 0 && moved <= IN_TURNS_BYTES && forwarder->last_wait <= IN_TURNS_WAIT;
+    int64_t start = now_nanoseconds(), wait = 0;
+    int count = 0;
+    forwarder->moved_before = forwarder->flow.moved;
+    while (in_turns && timeout != 0 && count == 0 && wait <= LOOKING) {
+        count = epoll_pwait(forwarder->epoll, events, EVENTS_AT_ONCE, 0, mask);
+        wait = now_nanoseconds() - start;
+    }
+    if (count == 0)
+        count = epoll_pwait(forwarder->epoll, events, EVENTS_AT_ONCE, timeout, mask);
+    forwarder->last_wait = now_nanoseconds() - start;
+    return count;
+}
+
 static void one_round(struct forwarder *forwarder, const sigset_t *mask, int timeout)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
-    int count = epoll_pwait(forwarder->epoll, events, EVENTS_AT_ONCE, timeout, mask);
+    int count = wait_for_events(forwarder, events, mask, timeout);
     bool socket_empty = true;
     forwarder->now = runtime_now();
     for (int i = 0; i < count; i++) {

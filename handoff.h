@@ -15,7 +15,7 @@ enum {
 };
 
 enum handoff_kind {
-    HANDOFF_CONNECTION, /* ref, its session, and exactly one descriptor */
+    HANDOFF_CONNECTION, /* ref, its session, and exactly one descriptor, which is non-blocking */
     HANDOFF_LOOK,       /* ref: its slot has changed, look at it */
     HANDOFF_RECORD,     /* a connection that ended with its worker */
 };

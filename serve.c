@@ -152,14 +152,16 @@ static void greet_one(struct server *server, struct board_entry *entry, int fd)
 static int work(struct server *server, struct board_entry *entry, int epoll, const sigset_t *mask)
 {
     int uses = 0;
+    bool waiting = true;
+    struct epoll_event event;
     while (!worker_stop && uses < server->options->max_use) {
-        struct epoll_event event;
-        int ready = epoll_pwait(epoll, &event, 1, -1, mask);
+        int ready = waiting ? epoll_pwait(epoll, &event, 1, -1, mask) : 1;
         if (ready < 0 && errno != EINTR)
             return EXIT_RUN_TIME;
         if (ready <= 0)
             continue;
         int fd = accept4(event.data.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        waiting = fd < 0; /* one that came may not be the only one */
         if (fd >= 0) {
             uses++;
             greet_one(server, entry, fd);

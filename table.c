@@ -20,6 +20,32 @@ enum {
     STALL_SECONDS = 1,
 };
 
+/* ---- who we are ------------------------------------------------------------------ */
+
+static pid_t own_process;
+
+static void forget_own_process(void)
+{
+    own_process = 0;
+}
+
+/* getpid() is a system call each time, and every lock names its holder. */
+static int32_t this_process(void)
+{
+    if (own_process == 0)
+        own_process = getpid();
+    return (int32_t)own_process;
+}
+
+static int watch_forks(void)
+{
+    static bool watching;
+    if (!watching && pthread_atfork(NULL, NULL, forget_own_process) != 0)
+        return -ENOMEM;
+    watching = true;
+    return 0;
+}
+
 /* ---- slots and references -------------------------------------------------------- */
 
 struct slot *table_slot(const struct pair_table *table, uint32_t index)
@@ -236,7 +262,7 @@ struct slot *table_take_slot(struct pair_table *table, uint64_t source)
 
     uint32_t generation = slot->generation;
     *slot = (struct slot){.generation = generation, .source = source, .peer = PAIR_NONE};
-    slot->owner = (int32_t)getpid();
+    slot->owner = this_process();
     slot->place = PAIR_WITH_WORKER;
     atomic_signal_fence(memory_order_seq_cst);
     slot->state = PAIR_GREETING;
@@ -349,7 +375,7 @@ static int take_lock(struct pair_table *table, struct table_lock *lock)
         error = wait_for_lock(table, lock);
     if (error != 0 && error != EOWNERDEAD)
         return -error;
-    atomic_store(&lock->holder, (int32_t)getpid());
+    atomic_store(&lock->holder, this_process());
     atomic_fetch_add(&lock->turn, 1);
     return -error;
 }
@@ -510,7 +536,9 @@ static int open_file(const char *path, struct pair_table **ret)
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return -errno;
-    int error = fstat(fd, &status) == 0 ? 0 : -errno;
+    int error = watch_forks();
+    if (error == 0 && fstat(fd, &status) < 0)
+        error = -errno;
     size_t size = error == 0 ? (size_t)status.st_size : 0;
     if (error == 0 && size < sizeof(struct table_header))
         error = -EBADMSG;

@@ -11,6 +11,7 @@
 #include "sandbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -149,8 +150,9 @@ static enum pair_outcome greet(const struct worker *worker, struct greeting *gre
 static enum pair_outcome enter(
     const struct worker *worker, int fd, int64_t opened, int64_t deadline, struct pair_ref *ref)
 {
-    uint64_t source = listen_source(fd, worker->table);
-    int error = pair_enter(worker->table, &worker->options->limits, source, opened, deadline, ref);
+    const struct pair_limits *limits = &worker->options->limits;
+    uint64_t source = limits->per_source > 0 ? listen_source(fd, worker->table) : 0;
+    int error = pair_enter(worker->table, limits, source, opened, deadline, ref);
     if (error == 0)
         return PAIR_HAPPY;
     if (error == -EUSERS)
@@ -262,7 +264,9 @@ int worker_main(const struct options *options, char **arguments)
         return EXIT_RUN_TIME;
     int status = EXIT_RUN_TIME;
     listen_tune(fd, options);
-    if (connect_forwarder(&worker, arguments) == 0 &&
+    if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        log_error_errno("cannot serve a connection");
+    else if (connect_forwarder(&worker, arguments) == 0 &&
         sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
         worker_greet(&worker, fd);
         status = 0;

@@ -50,13 +50,11 @@ const struct protocol *protocol_sniff(int fd, int64_t deadline, uint8_t *index);
 
 /* Reading in a greeting: against the deadline, and never past what was understood. */
 
-/* Waits for input, and peeks at up to `size` bytes of it. Returns how many, 0 at end of file,
+/* Peeks at up to `size` bytes of input, and waits for it if there is none yet. Returns how many, 0 at end of file,
  * or a negative errno: -ETIMEDOUT at the deadline. */
 ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size);
 /* Consumes `size` bytes that were peeked at before. 0 or a negative errno. */
 int greeting_consume(const struct greeting *greeting, void *buffer, size_t size);
-/* Whether there is input right now. */
-bool greeting_pending(const struct greeting *greeting);
 /* Tells the client something, without waiting for longer than the deadline. */
 void greeting_say(const struct greeting *greeting, const void *words, size_t size);
 

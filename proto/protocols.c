@@ -50,17 +50,20 @@ static int wait_for(int fd, short events, int64_t deadline)
     }
 }
 
+/* Mostly the bytes are there already. */
 static ssize_t peek(int fd, void *buffer, size_t size, int64_t deadline)
 {
     for (;;) {
-        int error = wait_for(fd, POLLIN, deadline);
-        if (error != 0)
-            return error;
         ssize_t count = recv(fd, buffer, size, MSG_PEEK | MSG_DONTWAIT);
         if (count >= 0)
             return count;
-        if (errno != EAGAIN && errno != EINTR)
+        if (errno == EINTR)
+            continue;
+        if (errno != EAGAIN)
             return -errno;
+        int error = wait_for(fd, POLLIN, deadline);
+        if (error != 0)
+            return error;
     }
 }
 
@@ -82,12 +85,6 @@ int greeting_consume(const struct greeting *greeting, void *buffer, size_t size)
             done += (size_t)count;
     }
     return 0;
-}
-
-bool greeting_pending(const struct greeting *greeting)
-{
-    char byte;
-    return recv(greeting->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 void greeting_say(const struct greeting *greeting, const void *words, size_t size)

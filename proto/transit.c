@@ -16,6 +16,7 @@ enum {
 struct line {
     char bytes[LINE_MAX_SIZE];
     size_t size; /* with its line feed, once that has come */
+    bool early;  /* something was behind it already */
 };
 
 /* Python's \w over bytes, which is what the clients' own relay accepts. */
@@ -61,7 +62,8 @@ static bool parse_line(const struct line *line, const char **token, const char *
     return take_text(&at, end, "\n") && at == end;
 }
 
-/* Reads up to the first line feed and not beyond. */
+/* Reads up to the first line feed and not beyond. What comes too early but later than this look
+ * is the forwarder's to judge. */
 static enum pair_outcome read_line(const struct greeting *greeting, struct line *line)
 {
     for (;;) {
@@ -74,6 +76,7 @@ static enum pair_outcome read_line(const struct greeting *greeting, struct line 
         if (greeting_consume(greeting, at, size) != 0)
             return PAIR_EMPTY;
         line->size += size;
+        line->early = size < (size_t)count;
         if (feed != NULL)
             return PAIR_HAPPY;
         if (line->size == sizeof line->bytes)
@@ -119,7 +122,7 @@ static enum pair_outcome transit_greet(
     handoff->session_size = 0; /* bytes are bytes */
     if (outcome == PAIR_HAPPY && !parse_line(&line, &token, &side))
         outcome = PAIR_ERRORY;
-    else if (outcome == PAIR_HAPPY && greeting_pending(greeting))
+    else if (outcome == PAIR_HAPPY && line.early)
         outcome = PAIR_IMPATIENT;
     else if (outcome == PAIR_HAPPY)
         make_request(greeting, token, side, request);
