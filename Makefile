@@ -15,7 +15,7 @@ CC       := gcc
 BUILD    ?= build
 SANITIZE ?=
 
-LIBRARIES := libsodium libsystemd jansson sqlite3 libseccomp
+LIBRARIES := libsodium libsystemd jansson sqlite3 libseccomp libcrypto mpack
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wvla
 HARDENING := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
@@ -61,7 +61,7 @@ $(BUILD)/tests/%: tests/%.c $(MODULES)
 # ---- what `make run` and `make check` need, from Debian ------------------------------
 
 BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev libjansson-dev \
-	libsqlite3-dev libseccomp-dev
+	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
 	magic-wormhole python3-magic-wormhole-mailbox-server
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc

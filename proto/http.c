@@ -1,0 +1,424 @@
+/* The request head and its answer. No packaged parser fits: Debian's only one for C, http-parser,
+ * was given up by its authors in favour of one that Debian has no library of; it is made for a
+ * stream of messages with bodies, and leaves to its callers what is most of the work here: lists
+ * of tokens, headers that may come once only, and where a head ends so that nothing behind it is
+ * read.
+ *
+ * Strict where a choice could be read in two ways (RFC 9112 sections 2.2, 3, 5): control
+ * characters, folded lines, a space before the colon and bodies are refused. */
+#include "http.h"
+
+#include "utf8.h"
+
+#include <errno.h>
+#include <openssl/sha.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+enum {
+    KEY_SIZE = 16,       /* of Sec-WebSocket-Key, decoded */
+    KEY_CHARACTERS = 24, /* and as it is sent */
+};
+
+struct text {
+    const char *bytes;
+    size_t size;
+};
+
+/* What the header lines have said. */
+struct fields {
+    struct text host, key, version;
+    size_t hosts, keys, versions;
+    bool upgrade;   /* `upgrade` is among the tokens of Connection */
+    bool websocket; /* and `websocket` among those of Upgrade */
+    bool body;
+    bool host_needed; /* HTTP/1.1; before it, there was neither Host nor Upgrade */
+};
+
+/* ---- lines ----------------------------------------------------------------------- */
+
+/* Takes a line off the front, without its line feed or CR LF. */
+static bool take_line(struct text *rest, struct text *line)
+{
+    const char *feed = memchr(rest->bytes, '\n', rest->size);
+    if (feed == NULL)
+        return false;
+    size_t size = (size_t)(feed - rest->bytes);
+    *line = (struct text){rest->bytes, size};
+    if (size > 0 && line->bytes[size - 1] == '\r')
+        line->size--;
+    rest->bytes = feed + 1;
+    rest->size -= size + 1;
+    return true;
+}
+
+static bool is_token(struct text text)
+{
+    static const char others[] = "!#$%&'*+-.^_`|~";
+    for (size_t i = 0; i < text.size; i++) {
+        char c = text.bytes[i];
+        bool allowed = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+                       (c != '\0' && strchr(others, c) != NULL);
+        if (!allowed)
+            return false;
+    }
+    return text.size > 0;
+}
+
+static bool is_value(struct text text)
+{
+    for (size_t i = 0; i < text.size; i++) {
+        unsigned char c = (unsigned char)text.bytes[i];
+        if ((c < ' ' && c != '\t') || c == 0x7f)
+            return false;
+    }
+    return true;
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
+static struct text trim(struct text text)
+{
+    while (text.size > 0 && is_blank(text.bytes[0])) {
+        text.bytes++;
+        text.size--;
+    }
+    while (text.size > 0 && is_blank(text.bytes[text.size - 1]))
+        text.size--;
+    return text;
+}
+
+static bool same(struct text text, const char *other)
+{
+    return text.size == strlen(other) && memcmp(text.bytes, other, text.size) == 0;
+}
+
+static bool same_word(struct text text, const char *other)
+{
+    return text.size == strlen(other) && strncasecmp(text.bytes, other, text.size) == 0;
+}
+
+/* Takes what is before the next `separator`, or all, off the front. */
+static struct text take_until(struct text *rest, char separator)
+{
+    const char *at = memchr(rest->bytes, separator, rest->size);
+    size_t size = at == NULL ? rest->size : (size_t)(at - rest->bytes);
+    struct text part = {rest->bytes, size};
+    size_t taken = at == NULL ? size : size + 1;
+    rest->bytes += taken;
+    rest->size -= taken;
+    return part;
+}
+
+static bool list_has(struct text list, const char *token)
+{
+    while (list.size > 0) {
+        if (same_word(trim(take_until(&list, ',')), token))
+            return true;
+    }
+    return false;
+}
+
+/* ---- the request line ------------------------------------------------------------ */
+
+/* The target without scheme, authority and query. A target in absolute form is as good as one
+ * in origin form (RFC 9112 section 3.2.2). */
+static bool parse_target(struct text target, struct http_request *request)
+{
+    static const char *const schemes[] = {"http://", "https://", "ws://", "wss://"};
+    struct text path = target;
+    for (size_t i = 0; i < target.size; i++) {
+        if (target.bytes[i] <= ' ' || target.bytes[i] == 0x7f)
+            return false;
+    }
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++) {
+        size_t size = strlen(schemes[i]);
+        if (target.size <= size || strncasecmp(target.bytes, schemes[i], size) != 0)
+            continue;
+        path = (struct text){target.bytes + size, target.size - size};
+        while (path.size > 0 && path.bytes[0] != '/' && path.bytes[0] != '?') {
+            path.bytes++;
+            path.size--;
+        }
+        if (path.size == 0 || path.bytes[0] == '?')
+            path = (struct text){"/", 1};
+    }
+    if (path.size == 0 || path.bytes[0] != '/')
+        return false;
+    path = take_until(&path, '?');
+    request->path = path.bytes;
+    request->path_size = path.size;
+    return true;
+}
+
+static bool is_version(struct text text)
+{
+    return text.size == strlen("HTTP/1.1") && memcmp(text.bytes, "HTTP/", 5) == 0 &&
+           text.bytes[5] >= '0' && text.bytes[5] <= '9' && text.bytes[6] == '.' &&
+           text.bytes[7] >= '0' && text.bytes[7] <= '9';
+}
+
+static enum http_answer parse_request_line(
+    struct text line, struct fields *fields, struct http_request *request)
+{
+    struct text method = take_until(&line, ' ');
+    struct text target = take_until(&line, ' ');
+    if (!is_token(method) || !is_version(line) || !parse_target(target, request))
+        return HTTP_BAD_REQUEST;
+    if (line.bytes[5] != '1')
+        return HTTP_OTHER_VERSION;
+    fields->host_needed = line.bytes[7] != '0';
+    request->bodiless = same(method, "HEAD");
+    return request->bodiless || same(method, "GET") ? HTTP_PAGE : HTTP_NOT_ALLOWED;
+}
+
+/* ---- header lines ---------------------------------------------------------------- */
+
+static bool parse_field(struct text line, struct fields *fields)
+{
+    struct text value = line;
+    struct text name = take_until(&value, ':');
+    if (name.size == line.size || !is_token(name) || !is_value(value))
+        return false;
+    value = trim(value);
+    if (same_word(name, "Host")) {
+        fields->host = value;
+        fields->hosts++;
+    } else if (same_word(name, "Connection")) {
+        fields->upgrade = fields->upgrade || list_has(value, "upgrade");
+    } else if (same_word(name, "Upgrade")) {
+        fields->websocket = fields->websocket || list_has(value, "websocket");
+    } else if (same_word(name, "Sec-WebSocket-Key")) {
+        fields->key = value;
+        fields->keys++;
+    } else if (same_word(name, "Sec-WebSocket-Version")) {
+        fields->version = value;
+        fields->versions++;
+    } else if (same_word(name, "Content-Length")) {
+        fields->body = fields->body || !same(value, "0");
+    } else if (same_word(name, "Transfer-Encoding")) {
+        fields->body = true;
+    }
+    return true;
+}
+
+/* Sec-WebSocket-Accept for a key, as it was sent (RFC 6455 section 4.2.2). */
+static bool accept_key(struct text key, char accept[HTTP_ACCEPT_SIZE + 1])
+{
+    static const char suffix[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    uint8_t joined[KEY_CHARACTERS + sizeof suffix - 1], hash[SHA_DIGEST_LENGTH];
+    uint8_t decoded[KEY_SIZE + 2];
+    size_t size;
+    if (key.size != KEY_CHARACTERS ||
+        sodium_base642bin(decoded, sizeof decoded, key.bytes, key.size, NULL, &size, NULL,
+            sodium_base64_VARIANT_ORIGINAL) != 0 ||
+        size != KEY_SIZE)
+        return false;
+    memcpy(joined, key.bytes, key.size);
+    memcpy(joined + key.size, suffix, sizeof suffix - 1);
+    if (SHA1(joined, sizeof joined, hash) == NULL)
+        return false;
+    sodium_bin2base64(
+        accept, HTTP_ACCEPT_SIZE + 1, hash, sizeof hash, sodium_base64_VARIANT_ORIGINAL);
+    return true;
+}
+
+/* Versions of HTTP before 1.1 know no upgrade, and one asked for in them is to be ignored. */
+static bool asks_for_websocket(const struct fields *fields, const struct http_request *request)
+{
+    return fields->upgrade && fields->websocket && fields->host_needed && !request->bodiless;
+}
+
+enum http_answer http_parse(const char *head, size_t size, struct http_request *request)
+{
+    struct text rest = {head, size}, line;
+    struct fields fields = {.hosts = 0};
+    *request = (struct http_request){.path_size = 0};
+    if (!take_line(&rest, &line))
+        return HTTP_BAD_REQUEST;
+    enum http_answer answer = parse_request_line(line, &fields, request);
+    if (answer != HTTP_PAGE)
+        return answer;
+    do {
+        if (!take_line(&rest, &line) || (line.size > 0 && !parse_field(line, &fields)))
+            return HTTP_BAD_REQUEST;
+    } while (line.size > 0);
+    if (fields.hosts > 1 || (fields.hosts == 0 && fields.host_needed) || fields.body)
+        return HTTP_BAD_REQUEST;
+    if (!asks_for_websocket(&fields, request))
+        return HTTP_PAGE;
+    if (fields.versions != 1 || !same(fields.version, "13"))
+        return HTTP_UPGRADE_REQUIRED;
+    if (fields.keys != 1 || !accept_key(fields.key, request->accept))
+        return HTTP_BAD_REQUEST;
+    return HTTP_SWITCH;
+}
+
+/* ---- paths ----------------------------------------------------------------------- */
+
+enum http_answer http_resource(const struct http_request *request, bool welcome)
+{
+    struct text path = {request->path, request->path_size};
+    if (same(path, "/"))
+        return HTTP_PAGE;
+    if (same(path, "/healthz"))
+        return welcome ? HTTP_HEALTHY : HTTP_UNAVAILABLE;
+    return HTTP_NOT_FOUND;
+}
+
+static int hexadecimal(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+/* Takes one character, encoded or not, off the front. */
+static bool take_character(const char **at, const char *end, char *character)
+{
+    *character = *(*at)++;
+    if (*character != '%')
+        return true;
+    if (end - *at < 2)
+        return false;
+    int high = hexadecimal((*at)[0]), low = hexadecimal((*at)[1]);
+    *character = (char)(high * 16 + low);
+    *at += 2;
+    return high >= 0 && low >= 0;
+}
+
+size_t http_segment(const char **at, const char *end, char *out, size_t size)
+{
+    size_t done = 0;
+    if (*at == end || **at != '/')
+        return 0;
+    ++*at;
+    while (*at < end && **at != '/') {
+        if (done == size || !take_character(at, end, &out[done]))
+            return 0;
+        done++;
+    }
+    return utf8_valid((const uint8_t *)out, done) ? done : 0;
+}
+
+/* ---- answers --------------------------------------------------------------------- */
+
+static const char page[] =
+    "<!DOCTYPE html>\n"
+    "<html lang=\"en\">\n"
+    "<meta charset=\"utf-8\">\n"
+    "<meta name=\"viewport\" content=\"width=device-width\">\n"
+    "<title>relay is up</title>\n"
+    "<style>body { font: 1.1em/1.5 sans-serif; max-width: 36em; margin: 4em auto; padding: 0 1em; "
+    "color-scheme: light dark }</style>\n"
+    "<h1>relay is up</h1>\n"
+    "<p>This relay brings two programs together that cannot reach each other, and carries their "
+    "bytes. There is nothing else to see here: give its address to a client of magic-wormhole, "
+    "p2p-copy, @localfirst/relay or Offset.</p>\n"
+    "</html>\n";
+
+struct reply {
+    const char *status;
+    const char *headers; /* beside those that every answer with a body has */
+    const char *body;
+};
+
+#define HTML "Content-Type: text/html; charset=utf-8\r\n"
+#define TEXT "Content-Type: text/plain; charset=utf-8\r\n"
+
+static const struct reply replies[] = {
+    [HTTP_PAGE] = {"200 OK",
+        HTML "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n", page},
+    [HTTP_HEALTHY] = {"200 OK", TEXT, "ok\n"},
+    [HTTP_BAD_REQUEST] = {"400 Bad Request", TEXT, "bad request\n"},
+    [HTTP_NOT_FOUND] = {"404 Not Found", TEXT, "not found\n"},
+    [HTTP_NOT_ALLOWED] = {"405 Method Not Allowed", TEXT "Allow: GET, HEAD\r\n",
+        "method not allowed\n"},
+    [HTTP_UPGRADE_REQUIRED] = {"426 Upgrade Required",
+        TEXT "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", "a WebSocket is needed\n"},
+    [HTTP_HEAD_TOO_LARGE] = {"431 Request Header Fields Too Large", TEXT,
+        "request head too large\n"},
+    [HTTP_UNAVAILABLE] = {"503 Service Unavailable", TEXT, "full or shutting down\n"},
+    [HTTP_OTHER_VERSION] = {"505 HTTP Version Not Supported", TEXT, "HTTP/1.1 is spoken here\n"},
+};
+
+static size_t write_switch(const struct http_request *request, char *out)
+{
+    return (size_t)snprintf(out, HTTP_ANSWER_MAX,
+        "HTTP/1.1 101 Switching Protocols\r\n"
+        "Upgrade: websocket\r\n"
+        "Connection: Upgrade\r\n"
+        "Sec-WebSocket-Accept: %s\r\n"
+        "\r\n",
+        request->accept);
+}
+
+size_t http_write(enum http_answer answer, const struct http_request *request, char *out)
+{
+    const struct reply *reply = &replies[answer];
+    if (answer == HTTP_SWITCH)
+        return write_switch(request, out);
+    return (size_t)snprintf(out, HTTP_ANSWER_MAX,
+        "HTTP/1.1 %s\r\n"
+        "%s"
+        "Content-Length: %zu\r\n"
+        "Cache-Control: no-store\r\n"
+        "X-Content-Type-Options: nosniff\r\n"
+        "Connection: %sclose\r\n"
+        "\r\n"
+        "%s",
+        reply->status, reply->headers, strlen(reply->body),
+        answer == HTTP_UPGRADE_REQUIRED ? "Upgrade, " : "", request->bodiless ? "" : reply->body);
+}
+
+/* ---- in a greeting --------------------------------------------------------------- */
+
+/* The size of the head that ends among bytes[from..size), or 0. A head ends with an empty line,
+ * which may be a bare line feed. */
+static size_t find_end(const char *bytes, size_t from, size_t size)
+{
+    for (size_t i = from; i < size; i++) {
+        if (bytes[i] != '\n')
+            continue;
+        if ((i >= 1 && bytes[i - 1] == '\n') ||
+            (i >= 2 && bytes[i - 1] == '\r' && bytes[i - 2] == '\n'))
+            return i + 1;
+    }
+    return 0;
+}
+
+int http_read(const struct greeting *greeting, char *head, struct http_request *request,
+    enum http_answer *answer)
+{
+    size_t size = 0, end = 0;
+    while (end == 0 && size < HTTP_HEAD_MAX) {
+        ssize_t count = greeting_peek(greeting, head + size, HTTP_HEAD_MAX - size);
+        if (count <= 0)
+            return count == 0 ? -ECONNRESET : (int)count;
+        end = find_end(head, size, size + (size_t)count);
+        size_t taken = end == 0 ? (size_t)count : end - size;
+        int error = greeting_consume(greeting, head + size, taken);
+        if (error != 0)
+            return error;
+        size += taken;
+    }
+    *request = (struct http_request){.path_size = 0};
+    *answer = end == 0 ? HTTP_HEAD_TOO_LARGE : http_parse(head, end, request);
+    return 0;
+}
+
+void http_say(
+    const struct greeting *greeting, enum http_answer answer, const struct http_request *request)
+{
+    char words[HTTP_ANSWER_MAX];
+    greeting_say(greeting, words, http_write(answer, request, words));
+}

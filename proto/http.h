@@ -1,0 +1,64 @@
+/* As much HTTP/1.1 as the way to a WebSocket needs (RFC 9112, RFC 6455 section 4.2): one request
+ * head, and one answer. Also the page for a person who looks, and the health check. */
+#ifndef RELAY_HTTP_H
+#define RELAY_HTTP_H
+
+#include "proto.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    HTTP_HEAD_MAX = 8192,   /* bytes in a request head; more are answered 431 */
+    HTTP_ANSWER_MAX = 2048, /* bytes in any answer */
+    HTTP_ACCEPT_SIZE = 28,  /* characters of Sec-WebSocket-Accept */
+};
+
+/* What is said to a request. */
+enum http_answer {
+    HTTP_SWITCH,           /* 101: a WebSocket from here on */
+    HTTP_PAGE,             /* 200: the page that shows that the relay is up */
+    HTTP_HEALTHY,          /* 200 */
+    HTTP_BAD_REQUEST,      /* 400 */
+    HTTP_NOT_FOUND,        /* 404 */
+    HTTP_NOT_ALLOWED,      /* 405: another method than GET or HEAD */
+    HTTP_UPGRADE_REQUIRED, /* 426: no WebSocket was asked for, or another version of it */
+    HTTP_HEAD_TOO_LARGE,   /* 431 */
+    HTTP_UNAVAILABLE,      /* 503: full, or shutting down */
+    HTTP_OTHER_VERSION,    /* 505 */
+};
+
+struct http_request {
+    const char *path; /* in the head; without the query, and percent-encoded yet */
+    size_t path_size;
+    bool bodiless;                     /* HEAD: the answer has no body */
+    char accept[HTTP_ACCEPT_SIZE + 1]; /* HTTP_SWITCH: what proves that the key was read */
+};
+
+/* Reads a whole request head, its last empty line included. Returns HTTP_SWITCH for a good
+ * request for a WebSocket, HTTP_PAGE for a good request for anything else, or how it is to be
+ * refused. */
+enum http_answer http_parse(const char *head, size_t size, struct http_request *request);
+
+/* What a request that asks for no WebSocket gets: `/` the page, `/healthz` whether newcomers
+ * are `welcome`, any other path HTTP_NOT_FOUND. */
+enum http_answer http_resource(const struct http_request *request, bool welcome);
+
+/* Writes an answer, at most HTTP_ANSWER_MAX bytes, and returns how many. */
+size_t http_write(enum http_answer answer, const struct http_request *request, char *out);
+
+/* Takes the next segment (`/` and what is behind it) off a path, and decodes it to `out`.
+ * Returns its size, 0 when there is none, it is empty, larger than `size`, or no percent-encoded
+ * UTF-8. */
+size_t http_segment(const char **at, const char *end, char *out, size_t size);
+
+/* In a greeting: reads one request head into `head` (HTTP_HEAD_MAX bytes), consuming nothing
+ * behind it, and parses it. 0 or a negative errno: -ECONNRESET when the client closed before its
+ * end, -ETIMEDOUT. */
+int http_read(const struct greeting *greeting, char *head, struct http_request *request,
+    enum http_answer *answer);
+void http_say(
+    const struct greeting *greeting, enum http_answer answer, const struct http_request *request);
+
+#endif
