@@ -1,0 +1,52 @@
+/* The messages of @localfirst/relay's introductions: one MessagePack map each.
+ *
+ *      in      {type: "Join", documentIds: [...]}      adds to the peer's documents
+ *              {type: "Leave", documentIds: [...]}     removes
+ *              {type: "Heartbeat"}, {type: "❤️"}        nothing to do
+ *      out     {type: "Introduction", peerId: ..., documentIds: [...]}
+ *
+ * Any valid encoding is read, keys may be in any order, and unknown ones are skipped. Nothing is
+ * allocated, and nothing is copied: texts point into the message. */
+#ifndef RELAY_INTRODUCTION_H
+#define RELAY_INTRODUCTION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    INTRODUCTION_ID_MAX = 256,         /* bytes in the id of a peer or of a document, at least 1 */
+    INTRODUCTION_DOCUMENTS_MAX = 1024, /* in one message */
+    INTRODUCTION_MESSAGE_MAX = 65536,  /* bytes in one message: ample for as many usual ids */
+};
+
+struct introduction_text {
+    const char *bytes; /* UTF-8 */
+    size_t size;
+};
+
+enum introduction_kind {
+    INTRODUCTION_IGNORED, /* not MessagePack, not such a map, or of a type unknown here */
+    INTRODUCTION_HEARTBEAT,
+    INTRODUCTION_JOIN,
+    INTRODUCTION_LEAVE,
+    INTRODUCTION_EXCESS, /* a Join or Leave past the limits on documents and their ids */
+};
+
+struct introduction_documents {
+    const char *at, *end;
+    uint32_t left;
+};
+
+/* Reads one whole message; *documents: those of a Join or Leave, else none. */
+enum introduction_kind introduction_read(
+    const uint8_t *bytes, size_t size, struct introduction_documents *documents);
+/* The next of them; false when there is none left. */
+bool introduction_next(struct introduction_documents *documents, struct introduction_text *id);
+
+/* Writes an Introduction of `peer` and the documents in common. Returns its size, or 0 when it
+ * takes more than `size` bytes. */
+size_t introduction_write(uint8_t *out, size_t size, struct introduction_text peer,
+    const struct introduction_text *documents, size_t count);
+
+#endif
