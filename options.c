@@ -43,6 +43,8 @@ static const struct entry entries[] = {
     {"listen", 'l', KIND_ADDRESS, 0, 0, 0, "ADDR",
         "HOST:PORT, [V6]:PORT, :PORT or unix:PATH; repeatable (:$PORT, :4001)"},
     {"laddr", 0, KIND_ADDRESS, 0, 0, 0, "ADDR", "the same as --listen"},
+    {"idfile", 'i', KIND_TEXT, AT(idfile), 0, 0, "FILE",
+        "Offset identity (relay.ident in the state directory, made on first use)"},
     {"log-fd", 0, KIND_NUMBER, AT(usage.log_fd), 0, 1 << 20, "N",
         "write usage records to descriptor N, as JSON lines"},
     {"usage-db", 0, KIND_TEXT, AT(usage.database), 0, 0, "FILE",
@@ -285,7 +287,7 @@ static const char *find_runtime_directory(void)
     return buffer;
 }
 
-static const char *find_state_directory(void)
+const char *options_state_directory(void)
 {
     char *buffer = state_directory;
     size_t size = sizeof state_directory;
@@ -306,7 +308,7 @@ static int fill_in(struct options *options)
     if (options->runtime_directory == NULL)
         options->runtime_directory = find_runtime_directory();
     if (options->state_directory == NULL)
-        options->state_directory = find_state_directory();
+        options->state_directory = options_state_directory();
     if (options->listen_count > 0)
         return -1;
     if (port == NULL || *port == '\0') {
@@ -325,6 +327,7 @@ static int fill_in(struct options *options)
 static void fill_getopt(struct option *list, char *letters)
 {
     *letters++ = ':'; /* tell a missing argument from an unknown option */
+    *letters++ = 'V';
     for (size_t i = 0; i < ENTRIES; i++) {
         const struct entry *entry = &entries[i];
         int wants = entry->argument != NULL ? required_argument : no_argument;
@@ -341,10 +344,35 @@ static void fill_getopt(struct option *list, char *letters)
 
 static const struct entry *find_entry(int code)
 {
+    if (code == 'V') /* as strelay spells it */
+        code = 'v';
     for (size_t i = 0; i < ENTRIES; i++)
         if (code == LETTERLESS + (int)i || (entries[i].letter != 0 && code == entries[i].letter))
             return &entries[i];
     return NULL;
+}
+
+static bool is_strelay(const char *command)
+{
+    return strcmp(command, "strelay") == 0;
+}
+
+static int show_version(const char *command)
+{
+    puts(is_strelay(command) ? "strelay " OFFSET_VERSION : "relay " RELAY_VERSION);
+    return 0;
+}
+
+/* What strelay has no default for. */
+static int check_strelay(const struct options *options)
+{
+    const char *missing = options->idfile == NULL      ? "--idfile=FILE"
+                          : options->listen_count == 0 ? "--laddr=ADDR"
+                                                       : NULL;
+    if (missing == NULL)
+        return -1;
+    fprintf(stderr, "relay: strelay needs %s\n", missing);
+    return EXIT_USAGE;
 }
 
 static int apply(struct options *options, const struct entry *entry, const char *command)
@@ -360,8 +388,7 @@ static int apply(struct options *options, const struct entry *entry, const char 
     case KIND_HELP:
         return show_help(command);
     case KIND_VERSION:
-        puts("relay " RELAY_VERSION);
-        return 0;
+        return show_version(command);
     case KIND_NUMBER:
     case KIND_COUNT:
     case KIND_BYTES:
@@ -389,7 +416,7 @@ static int refuse(const char *command, int code, char **argv)
 int options_read(struct options *options, int argc, char **argv)
 {
     struct option list[ENTRIES + 1];
-    char letters[2 * ENTRIES + 2];
+    char letters[2 * ENTRIES + 3];
     int code, status = -1;
     set_defaults(options);
     fill_getopt(list, letters);
@@ -403,5 +430,7 @@ int options_read(struct options *options, int argc, char **argv)
         fprintf(stderr, "relay: unexpected argument %s: expected options only\n", argv[optind]);
         status = EXIT_USAGE;
     }
+    if (status < 0 && is_strelay(argv[0]))
+        status = check_strelay(options);
     return status < 0 ? fill_in(options) : status;
 }

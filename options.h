@@ -13,6 +13,9 @@ enum {
     OPTIONS_LISTEN_MAX = 16
 };
 
+/* What strelay and stmgr say: the version of the tools that they stand in for. */
+#define OFFSET_VERSION "0.1.0"
+
 /* Exit statuses, besides 0. */
 enum {
     EXIT_RUN_TIME = 1,
@@ -34,14 +37,19 @@ struct options {
     struct usage_options usage;
     const char *runtime_directory; /* never NULL once read */
     const char *state_directory;
-    const char *user; /* NULL: not given */
+    const char *idfile; /* NULL: relay.ident in the state directory */
+    const char *user;   /* NULL: not given */
     bool json;
     bool debug;
 };
 
 /* Reads argv[1...] (argv[0] names the command in messages). What is wrong is said in one
- * line on standard error. Returns -1 to go on, or the status to exit with: EXIT_USAGE, or 0
- * after --help and --version. Strings are borrowed from argv and the environment. */
+ * line on standard error. As `strelay`, an identity and an address must be among them. Returns -1
+ * to go on, or the status to exit with: EXIT_USAGE, or 0 after --help and --version. Strings
+ * are borrowed from argv and the environment. */
 int options_read(struct options *options, int argc, char **argv);
+
+/* The state directory where none is given. */
+const char *options_state_directory(void);
 
 #endif

@@ -7,6 +7,7 @@
 #include "runtime.h"
 #include "serve.h"
 #include "status.h"
+#include "stmgr.h"
 #include "worker.h"
 
 #include <errno.h>
@@ -74,7 +75,8 @@ static void show_roles(FILE *out)
 {
     fputs("usage: relay ROLE [OPTION]...\n\n", out);
     for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
-        fprintf(out, "  relay %-10s %s\n", roles[i].name, roles[i].summary);
+        fprintf(out, "  relay %-12s %s\n", roles[i].name, roles[i].summary);
+    stmgr_list(out, "relay");
     fputs("\n`relay ROLE --help` shows the options; relay(8) explains them.\n", out);
 }
 
@@ -92,8 +94,9 @@ static bool is_socket(int fd)
     return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
-/* arguments: those after the role. argv has room for the role's name before them. */
-static int play(const struct role *role, int argc, char **arguments)
+/* called: another name than `relay ROLE`, or NULL. arguments: those after the role. argv has room
+ * for the role's name before them. */
+static int play(const struct role *role, const char *called, int argc, char **arguments)
 {
     char command[64];
     struct options options;
@@ -102,7 +105,10 @@ static int play(const struct role *role, int argc, char **arguments)
         log_error_errno("cannot start");
         return EXIT_RUN_TIME;
     }
-    (void)snprintf(command, sizeof command, "relay %s", role->name);
+    if (called == NULL)
+        (void)snprintf(command, sizeof command, "relay %s", role->name);
+    else
+        (void)snprintf(command, sizeof command, "%s", called);
     argv[0] = command;
     memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
     int status = options_read(&options, argc + 1, argv);
@@ -120,9 +126,13 @@ int main(int argc, char **argv)
     const char *name = slash == NULL ? argv[0] : slash + 1;
     log_setup(false);
     if (name != NULL && strcmp(name, "strelay") == 0)
-        return play(find_role("serve"), argc - 1, argv + 1);
+        return play(find_role("serve"), name, argc - 1, argv + 1);
+    if (name != NULL && strcmp(name, "stmgr") == 0)
+        return stmgr_main(argc, argv);
+    if (argc > 1 && stmgr_has(argv[1]))
+        return stmgr_role(argc - 1, argv + 1);
     if (argc > 1 && find_role(argv[1]) != NULL)
-        return play(find_role(argv[1]), argc - 2, argv + 2);
+        return play(find_role(argv[1]), NULL, argc - 2, argv + 2);
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         show_roles(stdout);
         return 0;
@@ -133,13 +143,10 @@ int main(int argc, char **argv)
     }
     /* inetd's way: no role, and the connection on standard input. */
     if (is_socket(STDIN_FILENO) && (argc < 2 || argv[1][0] == '-'))
-        return play(find_role("worker"), argc < 1 ? 0 : argc - 1, argv + 1);
+        return play(find_role("worker"), NULL, argc < 1 ? 0 : argc - 1, argv + 1);
     if (argc > 1)
-        fprintf(stderr, "relay: unknown role %s: expected one of", argv[1]);
+        fprintf(stderr, "relay: unknown role %s: expected one that relay --help shows\n", argv[1]);
     else
-        fputs("relay: no role given: expected one of", stderr);
-    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
-        fprintf(stderr, " %s", roles[i].name);
-    fputs("\n", stderr);
+        fputs("relay: no role given: expected one that relay --help shows\n", stderr);
     return EXIT_USAGE;
 }

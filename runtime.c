@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
@@ -104,6 +105,21 @@ int runtime_paths(const struct options *options, struct runtime *runtime)
 int runtime_prepare(const struct options *options, struct runtime *runtime)
 {
     return runtime_paths(options, runtime) < 0 ? -1 : make_directory(options);
+}
+
+void runtime_prepare_state(const struct options *options)
+{
+    char path[PATH_MAX];
+    const struct passwd *user = geteuid() == 0 ? find_user(options) : NULL;
+    size_t length = strlen(options->state_directory);
+    for (size_t end = 1; end <= length && length < sizeof path; end++) {
+        if (options->state_directory[end] != '/' && end != length)
+            continue;
+        memcpy(path, options->state_directory, end);
+        path[end] = '\0';
+        if (mkdir(path, 0700) == 0 && user != NULL)
+            (void)!lchown(path, user->pw_uid, user->pw_gid);
+    }
 }
 
 int runtime_lock(const char *path, bool shared, bool wait)

@@ -231,6 +231,7 @@ static _Noreturn void be_forwarder(struct server *server)
         close(server->sockets[i]);
     close(server->signals);
     close(server->nudge);
+    ident_free(server->worker.identity);
     worker_close(&server->worker);
     (void)sigprocmask(SIG_SETMASK, &server->inherited_mask, NULL);
     _exit(launch_child(server->options, &server->runtime, server->handoff_socket));
@@ -567,7 +568,8 @@ int serve_main(const struct options *options)
 {
     struct server server = {
         .options = options, .handoff_socket = -1, .forward_lock = -1, .forwarder = -1};
-    if (runtime_prepare(options, &server.runtime) < 0 || open_sockets(&server) < 0 ||
+    if (runtime_prepare(options, &server.runtime) < 0 ||
+        worker_prepare(&server.worker, options) < 0 || open_sockets(&server) < 0 ||
         unblock_sockets(&server) < 0 || runtime_drop_root(options) < 0)
         return EXIT_RUN_TIME;
     (void)runtime_raise_descriptors();
@@ -583,6 +585,7 @@ int serve_main(const struct options *options)
         (void)start_worker(&server);
     (void)sd_notify(0, "READY=1");
     run(&server);
+    ident_free(server.worker.identity);
     worker_close(&server.worker);
     return 0;
 }

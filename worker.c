@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -196,10 +197,28 @@ void worker_greet(struct worker *worker, int fd)
 
 /* ---- opening and starting -------------------------------------------------------- */
 
+int worker_prepare(struct worker *worker, const struct options *options)
+{
+    *worker = (struct worker){.options = options, .forwarder = -1, .users_lock = -1};
+    if (options->idfile != NULL)
+        return ident_read(options->idfile, &worker->identity);
+    runtime_prepare_state(options);
+    return 0;
+}
+
+static void find_identity(struct worker *worker)
+{
+    char path[PATH_MAX];
+    const char *directory = worker->options->state_directory;
+    if (worker->identity == NULL && ident_default_path(directory, path, sizeof path) == 0)
+        (void)ident_find_or_make(path, &worker->identity);
+}
+
 int worker_open(struct worker *worker, const struct options *options, const struct runtime *runtime)
 {
-    *worker = (struct worker){
-        .options = options, .runtime = runtime, .table = NULL, .forwarder = -1, .users_lock = -1};
+    worker->options = options;
+    worker->runtime = runtime;
+    find_identity(worker);
     if (runtime_open_table(options, runtime, &worker->table) < 0)
         return -1;
     worker->users_lock = runtime_lock(runtime->users_lock, true, true);
@@ -259,15 +278,15 @@ int worker_main(const struct options *options, char **arguments)
     int fd = find_connection();
     if (fd < 0)
         return EXIT_RUN_TIME;
-    if (runtime_prepare(options, &runtime) < 0 || runtime_drop_root(options) < 0 ||
-        worker_open(&worker, options, &runtime) < 0)
+    if (runtime_prepare(options, &runtime) < 0 || worker_prepare(&worker, options) < 0 ||
+        runtime_drop_root(options) < 0 || worker_open(&worker, options, &runtime) < 0)
         return EXIT_RUN_TIME;
     int status = EXIT_RUN_TIME;
     listen_tune(fd, options);
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
         log_error_errno("cannot serve a connection");
     else if (connect_forwarder(&worker, arguments) == 0 &&
-        sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
+             sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
         worker_greet(&worker, fd);
         status = 0;
     }

@@ -2,6 +2,7 @@
 #ifndef RELAY_WORKER_H
 #define RELAY_WORKER_H
 
+#include "ident.h"
 #include "options.h"
 #include "pair.h"
 #include "runtime.h"
@@ -10,15 +11,22 @@ struct worker {
     const struct options *options;
     const struct runtime *runtime;
     struct pair_table *table;
-    int forwarder;  /* connected handoff socket */
-    int users_lock; /* while it is held, no forwarder retires */
+    struct identity *identity; /* this relay's; NULL: it has none */
+    int forwarder;             /* connected handoff socket */
+    int users_lock;            /* while it is held, no forwarder retires */
 };
 
-/* Opens the table, and keeps forwarders from retiring; which forwarder to use (the handoff
+/* What may take root: reads the identity if a file of it is named, or makes the state directory
+ * that one is kept in. Logs, returns -1 on failure. */
+int worker_prepare(struct worker *worker, const struct options *options);
+
+/* After that: opens the table, finds or makes an identity if none was named (without one, only
+ * Offset is not served), and keeps forwarders from retiring; which forwarder to use (the handoff
  * socket, owned by the worker from then on) is the caller's to set. Logs, returns -1 on
  * failure. */
 int worker_open(
     struct worker *worker, const struct options *options, const struct runtime *runtime);
+/* Leaves the identity alone: a sandbox does not let it be freed. */
 void worker_close(struct worker *worker);
 
 /* Takes one connection, which it owns and closes, as far as a worker does: to the forwarder,

@@ -98,7 +98,9 @@ class Relay:
         self.runtime = os.path.join(self.directory, "run")
         self.log_path = os.path.join(self.directory, "log")
         self.port = free_port()
-        self.options = [f"--runtime-dir={self.runtime}", "--idle-timeout=2", *options]
+        self.state = os.path.join(self.directory, "state")
+        self.options = [f"--runtime-dir={self.runtime}", f"--state-dir={self.state}",
+                        "--idle-timeout=2", *options]
         self.environment = dict(os.environ, **(environment or {}))
         self.process = None
         with open(self.log_path, "wb") as log:
@@ -144,8 +146,9 @@ class Relay:
         program = self._peer("usr/sbin/inetd")
         if os.geteuid() != 0:
             raise Skip("inetd needs root")
-        os.mkdir(self.runtime, 0o700)  # as tmpfiles would
-        shutil.chown(self.runtime, "nobody", "nogroup")
+        for directory in (self.runtime, self.state):
+            os.mkdir(directory, 0o700)  # as tmpfiles would
+            shutil.chown(directory, "nobody", "nogroup")
         arguments = " ".join(["relay", "worker", *self.options])
         config = self._write(
             "inetd.conf",

@@ -1,0 +1,16 @@
+/* Creating a file: it appears whole or not at all, and never in place of another. */
+#ifndef RELAY_CREATE_H
+#define RELAY_CREATE_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* Whether something stands at `path` already: 0 if not, -EEXIST, or another negative errno. Only
+ * to fail early: create_file() is what is safe against others who create the same file. */
+int create_check(const char *path);
+
+/* Creates `path` with these bytes and exactly this mode, whatever the umask. Returns 0 or a
+ * negative errno (-EEXIST), and in that case leaves nothing behind. */
+int create_file(const char *path, mode_t mode, const void *bytes, size_t size);
+
+#endif

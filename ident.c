@@ -1,0 +1,242 @@
+/* Identity files: see ident.h. Relies on libsodium for keys, base64 and guarded memory, and on
+ * jansson for JSON.
+ *
+ * A private key passes through jansson's memory, which is wiped whenever jansson frees any. What
+ * that leaves out: the few bytes that its lexer has at hand at a time on the stack, and what the
+ * compiler may have spilled there. */
+#include "ident.h"
+
+#include "create.h"
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <malloc.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+_Static_assert(IDENT_KEY_SIZE == crypto_sign_SEEDBYTES, "a key is as long as a seed");
+_Static_assert(IDENT_KEY_SIZE == crypto_sign_PUBLICKEYBYTES, "and as a public key");
+_Static_assert(IDENT_SECRET_SIZE == crypto_sign_SECRETKEYBYTES, "libsodium's secret key");
+
+/* ---- memory ---------------------------------------------------------------------- */
+
+static void wipe_and_free(void *memory)
+{
+    if (memory != NULL)
+        sodium_memzero(memory, malloc_usable_size(memory));
+    free(memory);
+}
+
+static struct identity *new_identity(void)
+{
+    if (sodium_init() < 0)
+        return NULL;
+    json_set_alloc_funcs(malloc, wipe_and_free);
+    return sodium_malloc(sizeof(struct identity));
+}
+
+/* The seed, in place at the front of the secret key, makes the rest of the identity. */
+static int complete(struct identity *identity)
+{
+    uint8_t seed[IDENT_KEY_SIZE];
+    memcpy(seed, identity->secret_key, sizeof seed);
+    (void)crypto_sign_seed_keypair(identity->public_key, identity->secret_key, seed);
+    sodium_memzero(seed, sizeof seed);
+    return sodium_mprotect_readonly(identity);
+}
+
+struct identity *ident_generate(void)
+{
+    struct identity *identity = new_identity();
+    if (identity == NULL)
+        return NULL;
+    randombytes_buf(identity->secret_key, IDENT_KEY_SIZE);
+    if (complete(identity) == 0)
+        return identity;
+    ident_free(identity);
+    return NULL;
+}
+
+void ident_free(struct identity *identity)
+{
+    sodium_free(identity);
+}
+
+/* ---- contents -------------------------------------------------------------------- */
+
+void ident_key_text(const uint8_t key[IDENT_KEY_SIZE], char text[IDENT_TEXT_SIZE])
+{
+    (void)sodium_bin2base64(
+        text, IDENT_TEXT_SIZE, key, IDENT_KEY_SIZE, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+}
+
+/* Padding is tolerated, as stmgr does; other lengths, and set bits behind the last byte, are not.
+ */
+static int decode_key(const char *text, size_t length, uint8_t key[IDENT_KEY_SIZE])
+{
+    size_t size;
+    if (length == IDENT_TEXT_SIZE && text[length - 1] == '=')
+        length--;
+    if (length != IDENT_TEXT_SIZE - 1)
+        return -1;
+    return sodium_base642bin(key, IDENT_KEY_SIZE, text, length, NULL, &size, NULL,
+        sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+}
+
+static const char *take_key(const char *text, size_t size, uint8_t key[IDENT_KEY_SIZE])
+{
+    const char *wrong = NULL;
+    json_error_t error;
+    /* NUL is for strings that are ignored: a key has none. */
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    const json_t *value = json_object_get(root, "privateKey");
+    if (root == NULL)
+        wrong = json_error_code(&error) == json_error_duplicate_key ? "a key is repeated"
+                                                                    : "it is not JSON";
+    else if (!json_is_object(root))
+        wrong = "it is no JSON object";
+    else if (value == NULL)
+        wrong = "it has no privateKey";
+    else if (!json_is_string(value) ||
+             decode_key(json_string_value(value), json_string_length(value), key) < 0)
+        wrong = "its privateKey is not 32 bytes in URL-safe base64";
+    json_decref(root);
+    sodium_memzero(&error, sizeof error); /* quotes the text near the error */
+    return wrong;
+}
+
+const char *ident_parse(const char *text, size_t size, struct identity **identity)
+{
+    *identity = new_identity();
+    if (*identity == NULL)
+        return "no memory for it";
+    const char *wrong = take_key(text, size, (*identity)->secret_key);
+    if (wrong == NULL && complete(*identity) < 0)
+        wrong = "its memory cannot be protected";
+    if (wrong == NULL)
+        return NULL;
+    ident_free(*identity);
+    *identity = NULL;
+    return wrong;
+}
+
+char *ident_format(const struct identity *identity)
+{
+    char key[IDENT_TEXT_SIZE];
+    ident_key_text(identity->secret_key, key);
+    json_t *root = json_pack("{s:s}", "privateKey", key);
+    sodium_memzero(key, sizeof key);
+    char *text = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2));
+    json_decref(root);
+    return text;
+}
+
+void ident_free_text(char *text)
+{
+    wipe_and_free(text);
+}
+
+/* ---- files ----------------------------------------------------------------------- */
+
+/* Fills the buffer as far as the file goes. */
+static ssize_t read_file(const char *path, char *buffer, size_t size)
+{
+    size_t total = 0;
+    ssize_t count = 1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return -errno;
+    while (count != 0 && total < size) {
+        count = read(fd, buffer + total, size - total);
+        if (count < 0 && errno != EINTR) {
+            count = -errno;
+            close(fd);
+            return count;
+        }
+        if (count > 0)
+            total += (size_t)count;
+    }
+    close(fd);
+    return (ssize_t)total;
+}
+
+int ident_read(const char *path, struct identity **identity)
+{
+    char text[IDENT_FILE_MAX + 1];
+    const char *wrong = "it is too long";
+    ssize_t size = read_file(path, text, sizeof text);
+    *identity = NULL;
+    if (size < 0) {
+        errno = (int)-size;
+        log_error_errno("cannot read the identity %s", path);
+        return -1;
+    }
+    if (size <= IDENT_FILE_MAX)
+        wrong = ident_parse(text, (size_t)size, identity);
+    sodium_memzero(text, sizeof text);
+    if (wrong == NULL)
+        return 0;
+    log_error("cannot use the identity %s: %s", path, wrong);
+    return -1;
+}
+
+/* 0 or a negative errno. */
+static int create_identity(const char *path, const struct identity *identity)
+{
+    char *text = ident_format(identity);
+    if (text == NULL)
+        return -ENOMEM;
+    int error = create_file(path, 0600, text, strlen(text));
+    ident_free_text(text);
+    return error;
+}
+
+int ident_write(const char *path, const struct identity *identity)
+{
+    int error = create_identity(path, identity);
+    if (error == 0)
+        return 0;
+    errno = -error;
+    log_error_errno("cannot create the identity %s", path);
+    return -1;
+}
+
+/* Of several who make one at once, the first has made it for all. */
+static int make(const char *path)
+{
+    char key[IDENT_TEXT_SIZE];
+    struct identity *identity = ident_generate();
+    int error = identity == NULL ? -ENOMEM : create_identity(path, identity);
+    if (error == 0) {
+        ident_key_text(identity->public_key, key);
+        log_info("made the identity %s, public key %s", path, key);
+    }
+    ident_free(identity);
+    if (error == 0 || error == -EEXIST)
+        return 0;
+    errno = -error;
+    log_error_errno("cannot create the identity %s", path);
+    return -1;
+}
+
+int ident_find_or_make(const char *path, struct identity **identity)
+{
+    *identity = NULL;
+    if (access(path, F_OK) != 0 && errno == ENOENT && make(path) < 0)
+        return -1;
+    return ident_read(path, identity);
+}
+
+int ident_default_path(const char *state_directory, char *path, size_t size)
+{
+    int length = snprintf(path, size, "%s/relay.ident", state_directory);
+    if (length > 0 && (size_t)length < size)
+        return 0;
+    log_error("cannot use the state directory %s: its name is too long", state_directory);
+    return -1;
+}

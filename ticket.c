@@ -1,0 +1,84 @@
+/* Ticket files: see ticket.h. An identity wipes jansson's memory, so there is one before there is
+ * any JSON here. */
+#include "ticket.h"
+
+#include "create.h"
+#include "log.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <sodium.h>
+#include <string.h>
+
+enum {
+    PUBLIC_MODE = 0644,
+    SECRET_MODE = 0600,
+};
+
+/* NULL, after saying why. */
+static json_t *address_json(const char *address)
+{
+    size_t length = strlen(address);
+    if (length > TICKET_ADDRESS_MAX) {
+        log_error("cannot use an address of %zu bytes: expected at most %d", length,
+            (int)TICKET_ADDRESS_MAX);
+        return NULL;
+    }
+    json_t *value = json_string(address);
+    if (value == NULL)
+        log_error("cannot use an address that is not UTF-8");
+    return value;
+}
+
+/* Takes over `root`; NULL: there was no memory for it. */
+static int create_json(const char *path, mode_t mode, json_t *root)
+{
+    int error = -ENOMEM;
+    char *text = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2));
+    if (text != NULL)
+        error = create_file(path, mode, text, strlen(text));
+    ident_free_text(text);
+    json_decref(root);
+    if (error == 0)
+        return 0;
+    errno = -error;
+    log_error_errno("cannot create %s", path);
+    return -1;
+}
+
+int ticket_write(const char *path, const struct identity *identity, const char *address)
+{
+    char key[IDENT_TEXT_SIZE];
+    json_t *value = address_json(address);
+    if (value == NULL)
+        return -1;
+    ident_key_text(identity->public_key, key);
+    return create_json(
+        path, PUBLIC_MODE, json_pack("{s:s, s:o}", "publicKey", key, "address", value));
+}
+
+int ticket_write_app(
+    const char *path, const struct identity *identity, const struct ticket_permissions *permissions)
+{
+    char key[IDENT_TEXT_SIZE];
+    ident_key_text(identity->public_key, key);
+    return create_json(path, PUBLIC_MODE,
+        json_pack("{s:s, s:{s:b, s:b, s:b, s:b}}", "publicKey", key, "permissions", "routes",
+            (int)permissions->routes, "buyer", (int)permissions->buyer, "seller",
+            (int)permissions->seller, "config", (int)permissions->config));
+}
+
+int ticket_write_node_entry(
+    const char *path, const struct identity *node, const struct identity *app, const char *address)
+{
+    char node_key[IDENT_TEXT_SIZE], app_secret[IDENT_TEXT_SIZE];
+    json_t *value = address_json(address);
+    if (value == NULL)
+        return -1;
+    ident_key_text(node->public_key, node_key);
+    ident_key_text(app->secret_key, app_secret);
+    json_t *root = json_pack("{s:s, s:o, s:s}", "nodePublicKey", node_key, "nodeAddress", value,
+        "appPrivateKey", app_secret);
+    sodium_memzero(app_secret, sizeof app_secret);
+    return create_json(path, SECRET_MODE, root);
+}
