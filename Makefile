@@ -120,13 +120,16 @@ UNIT_FILES := relay.socket relay@.service relay-forward.socket relay-forward.ser
 	relay-prefork.socket relay-prefork.service
 DOCS       := README.md LICENSE
 DAEMONS    := relay.xinetd relay.inetd
+OFFSET_NAMES := strelay stmgr
 IN_PLACE    = sed 's|@BINDIR@|$(bindir)|g'
 
 .PHONY: install
 install: all
-	install -d $(DESTDIR)$(bindir) $(DESTDIR)$(mandir)/man8 $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir) \
+	install -d $(DESTDIR)$(bindir) $(DESTDIR)$(mandir)/man1 $(DESTDIR)$(mandir)/man8 $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir) \
 		$(DESTDIR)$(sysusersdir) $(DESTDIR)$(tmpfilesdir)
 	install -m 755 $(BUILD)/relay $(DESTDIR)$(bindir)/relay
+	for name in $(OFFSET_NAMES); do ln -sf relay $(DESTDIR)$(bindir)/$$name || exit 1; done
+	install -m 644 $(OFFSET_NAMES:%=man/%.1) $(DESTDIR)$(mandir)/man1
 	install -m 644 man/relay.8 $(DESTDIR)$(mandir)/man8/relay.8
 	install -m 644 $(DOCS) $(DESTDIR)$(docdir)
 	install -m 644 units/relay-sysusers.conf $(DESTDIR)$(sysusersdir)/relay.conf
@@ -141,6 +144,7 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(bindir)/relay $(DESTDIR)$(mandir)/man8/relay.8 \
 		$(DESTDIR)$(sysusersdir)/relay.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
+	rm -f $(OFFSET_NAMES:%=$(DESTDIR)$(bindir)/%) $(OFFSET_NAMES:%=$(DESTDIR)$(mandir)/man1/%.1)
 	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(DOCS) $(DAEMONS))
 	rm -f $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES))
 	-rmdir $(DESTDIR)$(docdir)

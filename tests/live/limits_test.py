@@ -124,7 +124,8 @@ def a_port_in_use_is_status_1_and_says_so():
         taken.listen()
         port = taken.getsockname()[1]
         result = subprocess.run(
-            [RELAY, "serve", f"--listen=127.0.0.1:{port}", f"--runtime-dir={directory}/run"],
+            [RELAY, "serve", f"--listen=127.0.0.1:{port}", f"--runtime-dir={directory}/run",
+             f"--state-dir={directory}/state"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
         assert result.returncode == 1, result
         assert f"127.0.0.1:{port}".encode() in result.stderr, result

@@ -165,7 +165,8 @@ def refused(*options):
     with tempfile.TemporaryDirectory(prefix="relay-refused-") as directory:
         os.chmod(directory, 0o755)
         result = subprocess.run(
-            [RELAY, "serve", "--listen=127.0.0.1:0", f"--runtime-dir={directory}/run", *options],
+            [RELAY, "serve", "--listen=127.0.0.1:0", f"--runtime-dir={directory}/run",
+             f"--state-dir={directory}/state", *options],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20,
             check=False)
         return result.returncode, result.stderr.decode()
