@@ -135,7 +135,7 @@ START_TEST(everything_else_is_refused)
         "{\"privateKey\":\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHg\"}",
         "{\"privateKey\":\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g\"}",
         ("{\"privateKey\":\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g"
-        "ISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}"),
+         "ISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0-Pw\"}"),
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         expect_refused(texts[i], strlen(texts[i]));
