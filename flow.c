@@ -3,6 +3,9 @@
  * said EAGAIN, and there is no call but those that move something. */
 #include "flow.h"
 
+#include "messages.h"
+#include "proto/codec.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -23,7 +26,9 @@ enum {
 int flow_open(struct flow *flow, size_t pipes_max)
 {
     *flow = (struct flow){.pipes_max = pipes_max};
-    flow->scratch = malloc(FLOW_CHUNK);
+    uint8_t *scratch = malloc(CODEC_HEAD + FLOW_MESSAGES_CHUNK);
+    if (scratch != NULL)
+        flow->scratch = scratch + CODEC_HEAD;
     flow->pool = calloc(POOL_MAX, sizeof *flow->pool);
     if (flow->scratch != NULL && flow->pool != NULL)
         return 0;
@@ -43,7 +48,8 @@ void flow_close(struct flow *flow)
     while (flow->pooled > 0)
         close_pipe(flow, flow->pool[--flow->pooled]);
     free(flow->pool);
-    free(flow->scratch);
+    if (flow->scratch != NULL)
+        free(flow->scratch - CODEC_HEAD);
     *flow = (struct flow){.scratch = NULL};
 }
 
@@ -115,8 +121,7 @@ void flow_break(struct flow *flow, struct end *end)
     drop_outlet(flow, end);
 }
 
-/* A write failed: what the other side sent before it went is still to be read. */
-static void mark_unwritable(struct end *end)
+void flow_lose(struct end *end)
 {
     end->finished = true;
     end->writable = false;
@@ -124,42 +129,64 @@ static void mark_unwritable(struct end *end)
 }
 
 /* Writes at once what fits. Returns how much that was. */
-static size_t send_some(struct end *to, const uint8_t *bytes, size_t size)
+static size_t send_some(struct end *to, const struct iovec *parts, size_t count)
 {
-    size_t done = 0;
-    while (to->writable && done < size) {
-        ssize_t count = send(to->fd, bytes + done, size - done, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (count >= 0)
-            done += (size_t)count;
-        else if (errno == EAGAIN)
+    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count};
+    for (;;) {
+        if (!to->writable)
+            return 0;
+        ssize_t done = sendmsg(to->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (done >= 0) {
+            to->moved = true;
+            return (size_t)done;
+        }
+        if (errno == EAGAIN)
             to->writable = false;
         else if (errno != EINTR)
-            mark_unwritable(to);
+            flow_lose(to);
     }
-    if (done > 0)
-        to->moved = true;
-    return done;
 }
 
-/* Keeps what did not fit. Without memory the pair is lost, and no other. */
-static void keep(struct end *to, const uint8_t *bytes, size_t size)
+/* Keeps what did not fit: all but the first `done` bytes. Without memory the pair is lost, and no
+ * other. */
+static void keep(struct end *to, const struct iovec *parts, size_t count, size_t done)
 {
     struct outlet *outlet = &to->outlet;
-    uint8_t *buffer = realloc(outlet->buffer, outlet->size + size);
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += parts[i].iov_len;
+    uint8_t *buffer = realloc(outlet->buffer, outlet->size + size - done);
     if (buffer == NULL) {
-        mark_unwritable(to);
+        flow_lose(to);
         return;
     }
-    memcpy(buffer + outlet->size, bytes, size);
     outlet->buffer = buffer;
-    outlet->size += size;
+    for (size_t i = 0; i < count; i++) {
+        size_t skip = done < parts[i].iov_len ? done : parts[i].iov_len;
+        size_t left = parts[i].iov_len - skip;
+        memcpy(buffer + outlet->size, (const uint8_t *)parts[i].iov_base + skip, left);
+        outlet->size += left;
+        done -= skip;
+    }
+}
+
+void flow_write(struct end *to, const struct iovec *parts, size_t count)
+{
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += parts[i].iov_len;
+    if (size == 0 || to->finished)
+        return;
+    size_t done = to->outlet.buffer == NULL ? send_some(to, parts, count) : 0;
+    /* A short write has filled the socket's buffer: another would only be told so. */
+    if (done < size && !to->finished)
+        keep(to, parts, count, done);
 }
 
 void flow_say(struct end *end, const uint8_t *words, size_t size)
 {
-    size_t done = end->outlet.buffer == NULL ? send_some(end, words, size) : 0;
-    if (done < size && !end->finished)
-        keep(end, words + done, size - done);
+    struct iovec part = {(void *)(uintptr_t)words, size};
+    flow_write(end, &part, 1);
 }
 
 static void flush_buffer(struct end *to)
@@ -167,7 +194,10 @@ static void flush_buffer(struct end *to)
     struct outlet *outlet = &to->outlet;
     if (outlet->buffer == NULL)
         return;
-    outlet->start += send_some(to, outlet->buffer + outlet->start, outlet->size - outlet->start);
+    while (to->writable && outlet->start < outlet->size) {
+        struct iovec rest = {outlet->buffer + outlet->start, outlet->size - outlet->start};
+        outlet->start += send_some(to, &rest, 1);
+    }
     if (outlet->start == outlet->size)
         drop_buffer(outlet);
 }
@@ -184,12 +214,12 @@ static void flush_pipe(struct end *to)
         } else if (count < 0 && errno == EAGAIN)
             to->writable = false;
         else if (count == 0 || errno != EINTR)
-            mark_unwritable(to);
+            flow_lose(to);
     }
 }
 
-/* Writes what waits for an end, words of ours before spliced bytes. */
-static void flush(struct end *to)
+/* Words of ours come before spliced bytes. */
+void flow_flush(struct end *to)
 {
     flush_buffer(to);
     if (to->outlet.buffer == NULL)
@@ -198,7 +228,7 @@ static void flush(struct end *to)
 
 /* ---- reading --------------------------------------------------------------------- */
 
-static void count_bytes(struct flow *flow, struct end *from, size_t count)
+void flow_count(struct flow *flow, struct end *from, size_t count)
 {
     flow->moved += count;
     /* The only writer is this process; others read. */
@@ -220,19 +250,25 @@ static bool judge_read(struct end *from, ssize_t count)
     return false;
 }
 
+size_t flow_read(struct flow *flow, struct end *from, size_t size)
+{
+    ssize_t count = recv(from->fd, flow->scratch, size, MSG_DONTWAIT);
+    if (!judge_read(from, count))
+        return 0;
+    /* A short read emptied the socket; more bytes are another edge. */
+    if ((size_t)count < size && !from->hung_up)
+        from->readable = false;
+    return (size_t)count;
+}
+
 static void copy_once(struct flow *flow, struct end *from)
 {
-    struct end *to = from->peer;
-    ssize_t count = recv(from->fd, flow->scratch, FLOW_CHUNK, MSG_DONTWAIT);
-    if (!judge_read(from, count))
+    size_t size = flow_read(flow, from, FLOW_CHUNK);
+    if (size == 0)
         return;
-    size_t size = (size_t)count;
-    /* A short read emptied the socket; more bytes are another edge. */
-    if (size < FLOW_CHUNK && !from->hung_up)
-        from->readable = false;
     from->splicing = size == FLOW_CHUNK;
-    count_bytes(flow, from, size);
-    flow_say(to, flow->scratch, size);
+    flow_count(flow, from, size);
+    flow_say(from->peer, flow->scratch, size);
 }
 
 static void splice_once(struct flow *flow, struct end *from)
@@ -249,7 +285,7 @@ static void splice_once(struct flow *flow, struct end *from)
         return;
     outlet->piped = (size_t)count;
     from->splicing = count >= SPLICE_MIN;
-    count_bytes(flow, from, (size_t)count);
+    flow_count(flow, from, (size_t)count);
     flush_pipe(from->peer);
 }
 
@@ -263,27 +299,42 @@ static void finish(struct end *from)
         return;
     to->finished = true;
     if (shutdown(to->fd, SHUT_WR) < 0)
-        mark_unwritable(to);
+        flow_lose(to);
+}
+
+static void move_once(struct flow *flow, struct end *from)
+{
+    if (messages_between(from))
+        messages_move(flow, from);
+    else if (from->splicing)
+        splice_once(flow, from);
+    else
+        copy_once(flow, from);
+}
+
+static bool can_move(const struct end *from)
+{
+    const struct end *to = from->peer;
+    return from->readable && !from->ended && !to->finished && !flow_pending(to) &&
+           messages_may_read(from);
 }
 
 bool flow_move(struct flow *flow, struct end *from)
 {
     struct end *to = from->peer;
     for (int turn = 0; turn < TURNS; turn++) {
-        flush(to);
-        if (to->finished || flow_pending(to) || from->ended || !from->readable)
+        flow_flush(to);
+        if (!can_move(from))
             break;
-        if (from->splicing)
-            splice_once(flow, from);
-        else
-            copy_once(flow, from);
+        move_once(flow, from);
     }
     if (to->finished)
         drop_outlet(flow, to);
     if (from->finished)
         drop_outlet(flow, from);
-    finish(from);
+    if (!messages_between(from))
+        finish(from);
     if (to->outlet.piped == 0)
         give_pipe_back(flow, &to->outlet);
-    return from->readable && !from->ended && !to->finished && !flow_pending(to);
+    return can_move(from);
 }

@@ -14,16 +14,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 enum {
-    FLOW_CHUNK = 65536, /* read at once when copying */
+    FLOW_CHUNK = 65536,            /* read at once when copying bytes */
+    FLOW_MESSAGES_CHUNK = 1 << 18, /* when reading messages, which cost more per read */
+    FLOW_PARTS = 64,               /* written at once */
 };
 
 enum end_state {
     END_PARKED,  /* waits for a peer */
-    END_JOINED,  /* has one */
+    END_LOBBY,   /* waits for news, and never for a peer */
+    END_JOINED,  /* has a peer */
     END_LEAVING, /* was told why; its input is discarded until it closes */
 };
+
+struct coded;
 
 struct outlet {
     uint8_t *buffer; /* NULL: empty */
@@ -50,6 +56,7 @@ struct end {
     struct end *peer;
     struct end *next; /* in that list, or in the list of the dead */
     struct outlet outlet;
+    struct coded *coded;     /* messages.h; NULL: it carries bytes */
     _Atomic uint64_t *bytes; /* from this end: its slot's count */
     int64_t opened;
     struct deadline phase; /* of what it is doing: waiting, arriving, lingering, leaving */
@@ -58,7 +65,10 @@ struct end {
 
 /* What the flows of a process share. */
 struct flow {
-    uint8_t *scratch; /* FLOW_CHUNK bytes */
+    uint8_t *scratch; /* FLOW_MESSAGES_CHUNK bytes, and CODEC_HEAD in front */
+    struct iovec parts[FLOW_PARTS]; /* of messages, on their way to one end */
+    size_t part_count;
+    int64_t now; /* milliseconds, CLOCK_MONOTONIC: when this round began */
     int (*pool)[2];   /* empty pipes */
     size_t pooled;
     size_t pipes; /* in all */
@@ -76,9 +86,23 @@ bool flow_move(struct flow *flow, struct end *from);
 
 /* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */
 void flow_say(struct end *end, const uint8_t *words, size_t size);
+/* The same for up to FLOW_PARTS parts. */
+void flow_write(struct end *end, const struct iovec *parts, size_t count);
+/* Writes what waits in the outlet, as far as it goes. */
+void flow_flush(struct end *end);
+
+/* Reads up to `size` bytes into the scratch buffer. Returns how many; 0: there are none now, or it
+ * has ended. */
+size_t flow_read(struct flow *flow, struct end *from, size_t size);
+/* Counts bytes on their way from this end to its peer. */
+void flow_count(struct flow *flow, struct end *from, size_t count);
 
 /* Whether something waits to be written to it. */
 bool flow_pending(const struct end *end);
+
+/* Nothing more can be written to it: what its other side sent before it went is still to be
+ * read. */
+void flow_lose(struct end *end);
 
 /* Nothing more goes in or out; what waits for it is dropped. */
 void flow_break(struct flow *flow, struct end *end);

@@ -131,7 +131,8 @@ static size_t take_descriptors(struct msghdr *message, int *descriptor)
 static bool is_well_formed(const struct handoff *handoff, size_t size, size_t descriptors)
 {
     if (size < offsetof(struct handoff, session) ||
-        handoff->session_size > sizeof handoff->session || size != wire_size(handoff))
+        handoff->session_size > sizeof handoff->session || size != wire_size(handoff) ||
+        handoff->name_size > sizeof handoff->name)
         return false;
     switch (handoff->kind) {
     case HANDOFF_CONNECTION:

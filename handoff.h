@@ -7,11 +7,13 @@
 #include "pair.h"
 #include "usage.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
-    HANDOFF_SESSION_MAX = 1024
+    HANDOFF_NAME_MAX = 256,
+    HANDOFF_SESSION_MAX = 512,
 };
 
 enum handoff_kind {
@@ -25,8 +27,12 @@ struct handoff {
     struct pair_ref ref;
     struct pair_ref dismissed; /* look at this one, too; PAIR_NONE: nobody */
     struct usage_record record;
+    uint8_t codec; /* enum codec_kind */
+    bool lobby;    /* it waits for news, and never for a peer */
+    uint16_t name_size;
+    uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */
     uint32_t session_size;
-    uint8_t session[HANDOFF_SESSION_MAX]; /* what the protocol's forwarding side needs */
+    uint8_t session[HANDOFF_SESSION_MAX]; /* the codec's state */
 };
 
 /* Binds the forwarder's socket at path, mode 0600, replacing a dead one. Returns it, or a

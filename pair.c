@@ -158,17 +158,15 @@ static void meet_again(struct pair_table *table, struct slot *slot)
     }
 }
 
-/* Finds who listens under a key. */
-static int find_listener(
-    struct pair_table *table, const struct pair_key *key, struct pair_ref *listener)
+int pair_find(struct pair_table *table, const struct pair_key *key, struct pair_ref *ret)
 {
     int error = table_lock_key(table, key);
     if (error != 0)
         return error;
-    struct slot *slot = table_waiting(table, key);
-    *listener = slot == NULL ? PAIR_NONE : table_ref(table, slot);
+    const struct slot *slot = table_waiting(table, key);
+    *ret = slot == NULL ? PAIR_NONE : table_ref(table, slot);
     table_unlock_key(table, key);
-    return 0;
+    return slot == NULL ? -ENOENT : 0;
 }
 
 /* From here on the slot is its key's, and who frees it takes that key's lock. */
@@ -192,13 +190,13 @@ int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_r
     struct pair_ref listener = PAIR_NONE;
     *ret = (struct pair_meeting){PAIR_WAITS, PAIR_NO_REASON, PAIR_NONE, PAIR_NONE};
     bool addressed = request->rule == PAIR_CONNECT || request->rule == PAIR_ACCEPT;
-    int error = addressed ? find_listener(table, &request->listener, &listener) : 0;
-    if (error != 0)
-        return error;
-    if (addressed && pair_is_none(listener)) {
+    int error = addressed ? pair_find(table, &request->listener, &listener) : 0;
+    if (error == -ENOENT) {
         refuse(ret, PAIR_NO_LISTENER);
         return 0;
     }
+    if (error != 0)
+        return error;
     error = set_key(table, ref, &request->key);
     if (error == 0)
         error = table_lock_key(table, &request->key);

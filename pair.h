@@ -146,6 +146,7 @@ enum pair_outcome {
     PAIR_EMPTY,     /* closed before it had sent a whole handshake */
     PAIR_FULL,      /* refused: no slot, descriptor or memory */
     PAIR_SOURCE,    /* refused: too many from its source */
+    PAIR_SERVED,    /* got what it came for, and never was to meet anybody */
     PAIR_OUTCOMES,
 };
 
@@ -203,6 +204,8 @@ void pair_adopt(struct pair_table *table);
 /* The descriptor has come. */
 int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *ret);
 int pair_look(struct pair_table *table, struct pair_ref ref, struct pair_view *ret);
+/* Who waits first under a key: -ENOENT if nobody does. */
+int pair_find(struct pair_table *table, const struct pair_key *key, struct pair_ref *ret);
 /* Both ends are held, and become JOINED. */
 int pair_join(struct pair_table *table, struct pair_ref ref, struct pair_ref peer);
 /* The peer's descriptor did not come in time: its slot is freed, and ref meets anew; look at

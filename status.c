@@ -11,7 +11,7 @@
 static const char *const state_names[] = {
     "free", "greeting", "waiting", "matched", "joined", "dismissed"};
 static const char *const outcome_names[PAIR_OUTCOMES] = {
-    "happy", "lonely", "errory", "impatient", "redundant", "empty", "full", "crowded"};
+    "happy", "lonely", "errory", "impatient", "redundant", "empty", "full", "crowded", "served"};
 
 static void print_protocols(FILE *out, const struct pair_stats *stats)
 {

@@ -60,6 +60,7 @@ const char *usage_mood(enum pair_outcome outcome)
     case PAIR_ERRORY:
     case PAIR_FULL:
     case PAIR_SOURCE:
+    case PAIR_SERVED:
     case PAIR_OUTCOMES:
         break;
     }

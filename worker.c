@@ -50,13 +50,25 @@ static void part(int fd)
     close(fd);
 }
 
-static void say_farewell(
-    const struct greeting *greeting, const struct protocol *protocol, enum pair_outcome outcome)
+/* Tells a client why it is refused, in the protocol's words. */
+static void say_farewell(const struct greeting *greeting, enum pair_outcome outcome,
+    enum pair_reason reason)
 {
-    uint8_t words[PROTOCOL_WORDS_MAX];
-    size_t size = protocol->farewell(outcome, words);
-    if (size > 0)
-        greeting_say(greeting, words, size);
+    uint8_t speech[PROTOCOL_SPEECH_MAX];
+    const struct codec *codec = codecs[greeting->codec];
+    struct words words = greeting->refusal;
+    void *state = NULL;
+    if (words.code == 0)
+        protocols[greeting->protocol]->farewell(outcome, reason, &words);
+    if (codec != NULL && (state = calloc(1, codec->state_size)) == NULL)
+        return;
+    if (codec == NULL || codec->open(state, NULL, 0, runtime_now()) == 0) {
+        size_t size = protocol_speech(codec, state, &words, true, runtime_now(), speech);
+        greeting_say(greeting, speech, size);
+    }
+    if (codec != NULL)
+        codec->close(state);
+    free(state);
 }
 
 /* Has the forwarder look at a slot that this worker changed; should the message be lost, its
@@ -72,7 +84,7 @@ static void send_look(const struct worker *worker, struct pair_ref ref)
 static void record_end(const struct worker *worker, int64_t opened, enum pair_outcome outcome)
 {
     struct handoff handoff = {.kind = HANDOFF_RECORD, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
-    if (!usage_wanted(&worker->options->usage))
+    if (!usage_wanted(&worker->options->usage) || outcome == PAIR_SERVED)
         return;
     handoff.record = usage_single(opened, outcome);
     int error = handoff_send(worker->forwarder, &handoff, -1);
@@ -104,7 +116,7 @@ static enum pair_outcome refusal(enum pair_reason reason)
 
 /* Meets and hands off. PAIR_HAPPY: the connection is the forwarder's. */
 static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
-    const struct pair_request *request, struct handoff *handoff, int fd)
+    const struct pair_request *request, struct handoff *handoff, int fd, enum pair_reason *reason)
 {
     struct pair_meeting meeting;
     int error = pair_meet(worker->table, ref, request, &meeting);
@@ -115,6 +127,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     }
     if (meeting.result == PAIR_REFUSED) {
         send_look(worker, meeting.dismissed);
+        *reason = meeting.reason;
         return refusal(meeting.reason);
     }
     handoff->kind = HANDOFF_CONNECTION;
@@ -131,18 +144,21 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     return PAIR_HAPPY;
 }
 
-/* From the first byte to the handoff, or to what became of the connection instead. */
+/* From the first byte to the handoff, or to what became of the connection instead: *known says
+ * whether its protocol was recognised. */
 static enum pair_outcome greet(const struct worker *worker, struct greeting *greeting,
-    struct pair_ref ref, const struct protocol **protocol)
+    struct pair_ref ref, bool *known, enum pair_reason *reason)
 {
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
-    *protocol = protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
-    if (*protocol == NULL)
+    const struct protocol *protocol =
+        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
+    *known = protocol != NULL;
+    if (!*known)
         return PAIR_EMPTY;
-    enum pair_outcome outcome = (*protocol)->greet(greeting, &request, &handoff);
+    enum pair_outcome outcome = protocol->greet(greeting, &request, &handoff);
     if (outcome == PAIR_HAPPY)
-        outcome = meet(worker, ref, &request, &handoff, greeting->fd);
+        outcome = meet(worker, ref, &request, &handoff, greeting->fd, reason);
     sodium_memzero(&handoff, sizeof handoff);
     return outcome;
 }
@@ -167,18 +183,21 @@ static enum pair_outcome enter(
 
 void worker_greet(struct worker *worker, int fd)
 {
-    const struct protocol *protocol = NULL;
     struct pair_ref ref, stranded;
     int64_t opened = runtime_epoch();
     struct greeting greeting = {
         .fd = fd,
         .deadline = runtime_now() + (int64_t)worker->options->handshake_timeout * 1000,
         .table = worker->table,
+        .identity = worker->identity,
+        .protocol = (uint8_t)(protocol_count - 1), /* until it is recognised */
     };
+    enum pair_reason reason = PAIR_NO_REASON;
+    bool known = false;
     enum pair_outcome outcome = enter(worker, fd, opened, greeting.deadline, &ref);
     bool entered = outcome == PAIR_HAPPY;
     if (entered)
-        outcome = greet(worker, &greeting, ref, &protocol);
+        outcome = greet(worker, &greeting, ref, &known, &reason);
     if (outcome == PAIR_HAPPY) {
         close(fd);
         return;
@@ -187,8 +206,8 @@ void worker_greet(struct worker *worker, int fd)
         send_look(worker, stranded);
     pair_count(worker->table, greeting.protocol, outcome);
     record_end(worker, opened, outcome);
-    if (protocol != NULL)
-        say_farewell(&greeting, protocol, outcome);
+    if (known)
+        say_farewell(&greeting, outcome, reason);
     if (outcome == PAIR_EMPTY)
         close(fd);
     else

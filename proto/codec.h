@@ -63,6 +63,7 @@ struct codec {
      * has such a thing; code 0: as befits what decode() has said. At most CODEC_FAREWELL_MAX
      * bytes. Returns how many: 0 for a plain close. */
     size_t (*farewell)(void *state, uint16_t code, const char *reason, uint8_t *out);
+    bool mutual_close; /* the other side answers a farewell with its own, before the close */
 
     /* When nothing has been sent for `quiet_time` (0: never mind), quiet() makes what is then
      * sent. When nothing has been received for `silent_time`, silent() makes what asks for a sign

@@ -1,10 +1,23 @@
-/* @localfirst/relay: its paths. Its messages are introduction.c's. */
+/* @localfirst/relay: peers who hold the same documents are introduced to each other, and then meet
+ * in a connection for each document. Its messages are introduction.c's, who holds what is
+ * documents.c's. */
 #include "localfirst.h"
 
+#include "documents.h"
 #include "http.h"
+#include "proto.h"
+#include "websocket.h"
+
+#include "../lobby.h"
 
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
+
+enum {
+    SIDE_PEER = 1, /* everybody who waits for introductions: nobody is to be met */
+    INTRODUCTION_SIZE_MAX = DOCUMENTS_PER_PEER * (INTRODUCTION_ID_MAX + 3) + 512,
+};
 
 /* Takes the prefix off the front, if it is one of whole segments. */
 static bool take_prefix(const char **at, const char *end, const char *prefix)
@@ -43,3 +56,198 @@ enum localfirst_endpoint localfirst_parse(
     }
     return good && at == end ? endpoint : LOCALFIRST_WRONG;
 }
+
+/* ---- the greeting ---------------------------------------------------------------- */
+
+static bool localfirst_claims_path(const char *path, size_t size)
+{
+    struct localfirst_path parsed;
+    return localfirst_parse(path, size, &parsed) != LOCALFIRST_NONE;
+}
+
+static struct iovec part(const struct localfirst_id *id)
+{
+    return (struct iovec){(void *)(uintptr_t)id->bytes, id->size};
+}
+
+static int compare(const struct localfirst_id *a, const struct localfirst_id *b)
+{
+    size_t common = a->size < b->size ? a->size : b->size;
+    int order = memcmp(a->bytes, b->bytes, common);
+    return order != 0 ? order : (a->size > b->size) - (a->size < b->size);
+}
+
+/* Both ends of a connection ask for the same key, and are its two sides. */
+static void request_connection(const struct greeting *greeting,
+    const struct localfirst_path *path, struct pair_request *request)
+{
+    bool swapped = compare(&path->local, &path->remote) > 0;
+    const struct localfirst_id *first = swapped ? &path->remote : &path->local;
+    const struct localfirst_id *second = swapped ? &path->local : &path->remote;
+    struct iovec parts[] = {part(first), part(second), part(&path->document)};
+    request->key = pair_key(greeting->table, greeting->protocol, parts, 3);
+    request->side = pair_side(greeting->table, path->local.bytes, path->local.size);
+}
+
+static void request_introductions(const struct greeting *greeting,
+    const struct localfirst_path *path, struct pair_request *request, struct handoff *handoff)
+{
+    struct iovec parts[] = {part(&path->local)};
+    request->key = pair_key(greeting->table, greeting->protocol, parts, 1);
+    request->side = SIDE_PEER;
+    handoff->lobby = true;
+    handoff->name_size = (uint16_t)path->local.size;
+    memcpy(handoff->name, path->local.bytes, path->local.size);
+}
+
+static bool localfirst_greet_path(struct greeting *greeting, const char *path, size_t size,
+    struct pair_request *request, struct handoff *handoff)
+{
+    struct localfirst_path parsed;
+    request->rule = PAIR_NEWEST;
+    request->protocol = greeting->protocol;
+    switch (localfirst_parse(path, size, &parsed)) {
+    case LOCALFIRST_CONNECTION:
+        request_connection(greeting, &parsed, request);
+        return true;
+    case LOCALFIRST_INTRODUCTION:
+        request_introductions(greeting, &parsed, request, handoff);
+        return true;
+    case LOCALFIRST_NONE:
+    case LOCALFIRST_WRONG:
+        break;
+    }
+    return false;
+}
+
+/* ---- in the lobby ---------------------------------------------------------------- */
+
+static bool localfirst_enter(struct lobby *lobby, struct end *end)
+{
+    (void)lobby;
+    struct documents_peer *peer = documents_enter(end);
+    lobby_set_member(end, peer);
+    return peer != NULL;
+}
+
+static void localfirst_leave(struct lobby *lobby, struct end *end)
+{
+    (void)lobby;
+    documents_leave(lobby_member(end));
+    lobby_set_member(end, NULL);
+}
+
+struct introducer {
+    struct lobby *lobby;
+    uint8_t *message; /* INTRODUCTION_SIZE_MAX bytes */
+};
+
+/* One who does not read what it is told misses it, as it does while it is away. */
+static void tell_of(const struct introducer *introducer, struct end *end, const struct end *of,
+    const struct introduction_text *documents, size_t count)
+{
+    size_t size;
+    const uint8_t *name = lobby_name(of, &size);
+    struct introduction_text peer = {(const char *)name, size};
+    size = introduction_write(
+        introducer->message, INTRODUCTION_SIZE_MAX, peer, documents, count);
+    if (size > 0)
+        (void)lobby_tell(introducer->lobby, end, introducer->message, size);
+}
+
+static void introduce(void *context, struct documents_peer *peer, struct documents_peer *other,
+    const struct documents_id *ids, size_t count)
+{
+    const struct introducer *introducer = context;
+    struct introduction_text documents[DOCUMENTS_PER_PEER];
+    struct end *end = documents_context(peer), *other_end = documents_context(other);
+    for (size_t i = 0; i < count; i++)
+        documents[i] = (struct introduction_text){ids[i].bytes, ids[i].size};
+    tell_of(introducer, end, other_end, documents, count);
+    tell_of(introducer, other_end, end, documents, count);
+}
+
+static bool join(struct lobby *lobby, struct end *end, struct introduction_documents *documents)
+{
+    struct introducer introducer = {.lobby = lobby};
+    struct introduction_text id;
+    struct documents_peer *peer = lobby_member(end);
+    while (introduction_next(documents, &id))
+        if (documents_add(peer, (struct documents_id){id.bytes, id.size}) != 0)
+            return false;
+    introducer.message = malloc(INTRODUCTION_SIZE_MAX);
+    if (introducer.message == NULL)
+        return false;
+    documents_match(peer, introduce, &introducer);
+    free(introducer.message);
+    return true;
+}
+
+static void leave(struct end *end, struct introduction_documents *documents)
+{
+    struct introduction_text id;
+    while (introduction_next(documents, &id))
+        documents_remove(lobby_member(end), (struct documents_id){id.bytes, id.size});
+}
+
+static bool localfirst_hear(
+    struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
+{
+    struct introduction_documents documents;
+    switch (introduction_read(message, size, &documents)) {
+    case INTRODUCTION_JOIN:
+        return join(lobby, end, &documents);
+    case INTRODUCTION_LEAVE:
+        leave(end, &documents);
+        return true;
+    case INTRODUCTION_IGNORED:
+    case INTRODUCTION_HEARTBEAT:
+        return true;
+    case INTRODUCTION_EXCESS:
+        break;
+    }
+    return false;
+}
+
+static const struct lobby_rules rules = {
+    .enter = localfirst_enter,
+    .leave = localfirst_leave,
+    .hear = localfirst_hear,
+};
+
+/* ---- words ----------------------------------------------------------------------- */
+
+static void localfirst_welcome(const uint8_t *name, size_t name_size, struct words *words)
+{
+    (void)name;
+    (void)name_size;
+    (void)words;
+}
+
+static void localfirst_farewell(
+    enum pair_outcome outcome, enum pair_reason reason, struct words *words)
+{
+    words->code = WEBSOCKET_NORMAL;
+    if (reason == PAIR_REPLACED) {
+        words->reason = "a newer connection took this one's place";
+    } else if (outcome == PAIR_ERRORY) {
+        words->code = WEBSOCKET_POLICY;
+        words->reason = "too many documents, or ids that are too long";
+    } else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE) {
+        words->code = WEBSOCKET_TRY_LATER;
+        words->reason = "the relay is full";
+    } else if (outcome == PAIR_LONELY) {
+        words->code = WEBSOCKET_GOING_AWAY;
+        words->reason = "nobody came";
+    }
+}
+
+const struct protocol localfirst_protocol = {
+    .name = "localfirst",
+    .claims_path = localfirst_claims_path,
+    .greet_path = localfirst_greet_path,
+    .patient = true,
+    .welcome = localfirst_welcome,
+    .farewell = localfirst_farewell,
+    .lobby = &rules,
+};

@@ -1,5 +1,10 @@
-/* p2p-copy's hello, a JSON object: {"type":"hello","code_hash_hex":"...","role":"sender"} */
+/* p2p-copy: one sender and one receiver meet by a code. The first message is a hello, a JSON object:
+ * {"type":"hello","code_hash_hex":"...","role":"sender"}; at the match the sender, and only the
+ * sender, is told that all is ready; then whole messages go both ways. */
 #include "p2pcopy.h"
+
+#include "proto.h"
+#include "websocket.h"
 
 #include <jansson.h>
 #include <malloc.h>
@@ -49,3 +54,67 @@ const char *p2pcopy_read_hello(
     json_decref(value);
     return refusal;
 }
+
+/* ---- the protocol ---------------------------------------------------------------- */
+
+enum role {
+    ROLE_SENDER = 1,
+    ROLE_RECEIVER,
+};
+
+static enum pair_outcome p2pcopy_greet_message(struct greeting *greeting, const uint8_t *message,
+    size_t size, struct pair_request *request, struct handoff *handoff)
+{
+    struct p2pcopy_hello hello;
+    const char *refusal =
+        size > P2PCOPY_HELLO_MAX ? "Bad hello" : p2pcopy_read_hello(message, size, true, &hello);
+    if (refusal != NULL) {
+        greeting->refusal.code = WEBSOCKET_PROTOCOL_ERROR;
+        greeting->refusal.reason = refusal;
+        return PAIR_ERRORY;
+    }
+    struct iovec part = {hello.code, hello.code_size};
+    request->rule = PAIR_ROLES;
+    request->protocol = greeting->protocol;
+    request->key = pair_key(greeting->table, greeting->protocol, &part, 1);
+    request->side = hello.sender ? ROLE_SENDER : ROLE_RECEIVER;
+    handoff->name[0] = (uint8_t)request->side;
+    handoff->name_size = 1;
+    sodium_memzero(&hello, sizeof hello);
+    return PAIR_HAPPY;
+}
+
+static void p2pcopy_welcome(const uint8_t *name, size_t name_size, struct words *words)
+{
+    static const char ready[] = "{\"type\":\"ready\"}";
+    if (name_size == 0 || name[0] != ROLE_SENDER)
+        return;
+    words->text = true;
+    words->size = sizeof ready - 1;
+    memcpy(words->message, ready, words->size);
+}
+
+static void p2pcopy_farewell(
+    enum pair_outcome outcome, enum pair_reason reason, struct words *words)
+{
+    words->code = WEBSOCKET_NORMAL;
+    if (reason == PAIR_DUPLICATE) {
+        words->code = WEBSOCKET_TRY_LATER;
+        words->reason = "Duplicate role for code";
+    } else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE) {
+        words->code = WEBSOCKET_TRY_LATER;
+        words->reason = "The relay is full";
+    } else if (outcome == PAIR_LONELY) {
+        words->code = WEBSOCKET_GOING_AWAY;
+        words->reason = "Nobody came";
+    }
+}
+
+const struct protocol p2pcopy_protocol = {
+    .name = "p2p-copy",
+    .text_first = true,
+    .greet_message = p2pcopy_greet_message,
+    .patient = true,
+    .welcome = p2pcopy_welcome,
+    .farewell = p2pcopy_farewell,
+};

@@ -2,59 +2,105 @@
  *
  * Its greeting runs in a worker: blocking, against one deadline, on a connection of which
  * nothing has been consumed. It consumes exactly its handshake, and ends in a request. Its
- * words (welcome, farewell) are said by the forwarder. */
+ * words, and its rules for those who wait for news, are used by the forwarder. */
 #ifndef RELAY_PROTO_H
 #define RELAY_PROTO_H
 
 #include "../handoff.h"
 #include "../pair.h"
+#include "codec.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
+struct identity;
+struct lobby_rules;
+
 enum {
-    PROTOCOL_WORDS_MAX = 64
+    PROTOCOL_WORDS_MAX = 64,
+    PROTOCOL_SPEECH_MAX = CODEC_HEAD + PROTOCOL_WORDS_MAX + CODEC_FAREWELL_MAX,
+};
+
+/* What a protocol says to a client of its own accord. */
+struct words {
+    uint8_t message[PROTOCOL_WORDS_MAX];
+    size_t size; /* 0: no message */
+    bool text;   /* else binary, where the codec tells them apart */
+    /* With what a codec that has such a thing ends the connection. 0: with what befits it. */
+    uint16_t code;
+    const char *reason;
 };
 
 struct greeting {
     int fd;
     int64_t deadline; /* milliseconds, CLOCK_MONOTONIC */
     struct pair_table *table;
-    uint8_t protocol; /* index of the one that was recognised */
+    const struct identity *identity; /* this relay's: Offset */
+    bool full;                       /* this relay takes no more connections */
+    uint8_t protocol;                /* index of the one that was recognised */
+    enum codec_kind codec;           /* what carries words to the client by now */
+    struct words refusal;            /* said in the place of farewell() when it has a code */
 };
 
 struct protocol {
     const char *name;
-    /* How a connection of this kind begins; an empty one takes whatever no other does. */
+    /* How a bare connection of this kind begins; an empty prefix takes whatever no other does. */
     const uint8_t *prefix;
     size_t prefix_size;
-    /* From the first byte to a request and the session that the forwarder needs. Returns
-     * PAIR_HAPPY, or what became of the connection, which the worker then tells the client
-     * in the words of farewell(). */
+    /* From the first byte to a request, and what the forwarder needs. Returns PAIR_HAPPY, or
+     * what became of the connection, which the worker then tells the client in the words of
+     * farewell(). NULL: there are no bare connections of this kind. */
     enum pair_outcome (*greet)(
         struct greeting *greeting, struct pair_request *request, struct handoff *handoff);
-    /* What an end is told when it is joined to its peer, and when it is closed before that.
-     * Writes at most PROTOCOL_WORDS_MAX bytes, and returns how many. */
-    size_t (*welcome)(uint8_t *words);
-    size_t (*farewell)(enum pair_outcome outcome, uint8_t *words);
+
+    /* The same for a WebSocket: by the path that it asks for (percent-encoded, and without a
+     * query; greet_path() refuses one that is not as it has to be), */
+    bool (*claims_path)(const char *path, size_t size);
+    bool (*greet_path)(struct greeting *greeting, const char *path, size_t size,
+        struct pair_request *request, struct handoff *handoff);
+    /* or else by its first message. One protocol takes text, another takes binary. */
+    bool text_first;
+    enum pair_outcome (*greet_message)(struct greeting *greeting, const uint8_t *message,
+        size_t size, struct pair_request *request, struct handoff *handoff);
+
+    /* What a client says before its peer has come is kept for that; else it is impatient. */
+    bool binary_only; /* a text message is refused (WEBSOCKET_UNSUPPORTED) */
+    bool patient;
+    int64_t wait_time; /* for a peer: milliseconds; 0: --wait-timeout */
+    /* What an end is told when it is joined to its peer, and when it is closed. name: the
+     * handoff's. Words are zeroed before. */
+    void (*welcome)(const uint8_t *name, size_t name_size, struct words *words);
+    void (*farewell)(enum pair_outcome outcome, enum pair_reason reason, struct words *words);
+    const struct lobby_rules *lobby; /* NULL: nobody waits for news */
 };
 
 extern const struct protocol *const protocols[];
 extern const size_t protocol_count;
+extern const struct codec *const codecs[CODEC_KINDS];
 
 /* The protocol that begins like the connection at fd, of which nothing is consumed. NULL
  * when it closed or stayed silent before that could be told. */
 const struct protocol *protocol_sniff(int fd, int64_t deadline, uint8_t *index);
 
+/* Puts words into the form of a codec (NULL: plain) with this state: the message, and when
+ * `closing` what ends the connection. Returns how many bytes that is. */
+size_t protocol_speech(const struct codec *codec, void *state, const struct words *words,
+    bool closing, int64_t now, uint8_t speech[static PROTOCOL_SPEECH_MAX]);
+
 /* Reading in a greeting: against the deadline, and never past what was understood. */
 
-/* Peeks at up to `size` bytes of input, and waits for it if there is none yet. Returns how many, 0 at end of file,
- * or a negative errno: -ETIMEDOUT at the deadline. */
+/* Peeks at up to `size` bytes of input, and waits for it if there is none yet. Returns how many,
+ * 0 at end of file, or a negative errno: -ETIMEDOUT at the deadline. */
 ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size);
+/* The same, once there are more than `known` bytes: -ECONNRESET when no more will come. */
+ssize_t greeting_peek_more(
+    const struct greeting *greeting, void *buffer, size_t size, size_t known);
 /* Consumes `size` bytes that were peeked at before. 0 or a negative errno. */
 int greeting_consume(const struct greeting *greeting, void *buffer, size_t size);
+/* Reads exactly `size` bytes, as they come. 0 or a negative errno. */
+int greeting_read(const struct greeting *greeting, void *buffer, size_t size);
 /* Tells the client something, without waiting for longer than the deadline. */
 void greeting_say(const struct greeting *greeting, const void *words, size_t size);
 
@@ -63,6 +109,10 @@ void greeting_say(const struct greeting *greeting, const void *words, size_t siz
 void greeting_interrupt(int signal);
 void greeting_resume(void);
 
+extern const struct protocol web_protocol;
+extern const struct protocol offset_protocol;
+extern const struct protocol p2pcopy_protocol;
+extern const struct protocol localfirst_protocol;
 extern const struct protocol transit_protocol;
 
 #endif

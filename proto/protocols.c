@@ -13,9 +13,19 @@
 
 /* The order decides where prefixes are alike; the last one takes whatever comes. */
 const struct protocol *const protocols[] = {
+    &web_protocol,
+    &offset_protocol,
+    &p2pcopy_protocol,
+    &localfirst_protocol,
     &transit_protocol,
 };
 const size_t protocol_count = sizeof protocols / sizeof protocols[0];
+
+const struct codec *const codecs[CODEC_KINDS] = {
+    [CODEC_PLAIN] = NULL,
+    [CODEC_WEBSOCKET] = &websocket_codec,
+    [CODEC_CHANNEL] = &channel_codec,
+};
 
 enum {
     SNIFF_MAX = 16,      /* longer than any prefix */
@@ -72,6 +82,48 @@ ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size
     return peek(greeting->fd, buffer, size, greeting->deadline);
 }
 
+static bool hung_up(int fd)
+{
+    struct pollfd entry = {.fd = fd, .events = POLLRDHUP};
+    return poll(&entry, 1, 0) > 0;
+}
+
+/* Has the kernel wake us only when at least `size` bytes are there; it does so for TCP. */
+static void set_low_water(int fd, size_t size)
+{
+    int low_water = (int)size;
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof low_water);
+}
+
+/* Where the kernel cannot wait for more than there is, a pause keeps the wait from spinning. */
+static void pause_briefly(void)
+{
+    struct timespec pause = {0, LOW_WATER_PAUSE * 1000000L};
+    nanosleep(&pause, NULL);
+}
+
+ssize_t greeting_peek_more(
+    const struct greeting *greeting, void *buffer, size_t size, size_t known)
+{
+    int fd = greeting->fd;
+    ssize_t count = peek(fd, buffer, size, greeting->deadline);
+    if (known > 0 && count > 0 && (size_t)count <= known)
+        set_low_water(fd, known + 1);
+    while (count > 0 && (size_t)count <= known) {
+        if (hung_up(fd)) {
+            count = -ECONNRESET;
+            break;
+        }
+        pause_briefly();
+        count = peek(fd, buffer, size, greeting->deadline);
+        if (interrupted || runtime_now() >= greeting->deadline)
+            count = -ETIMEDOUT;
+    }
+    if (known > 0)
+        set_low_water(fd, 1);
+    return count;
+}
+
 int greeting_consume(const struct greeting *greeting, void *buffer, size_t size)
 {
     size_t done = 0;
@@ -83,6 +135,26 @@ int greeting_consume(const struct greeting *greeting, void *buffer, size_t size)
             return -errno;
         if (count > 0)
             done += (size_t)count;
+    }
+    return 0;
+}
+
+int greeting_read(const struct greeting *greeting, void *buffer, size_t size)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t count = recv(greeting->fd, (char *)buffer + done, size - done, MSG_DONTWAIT);
+        if (count == 0)
+            return -ECONNRESET;
+        if (count < 0 && errno == EAGAIN) {
+            int error = wait_for(greeting->fd, POLLIN, greeting->deadline);
+            if (error != 0)
+                return error;
+        } else if (count < 0 && errno != EINTR) {
+            return -errno;
+        } else if (count > 0) {
+            done += (size_t)count;
+        }
     }
     return 0;
 }
@@ -114,7 +186,7 @@ static const struct protocol *find_protocol(
     const uint8_t *head, size_t size, uint8_t *index, bool *undecided)
 {
     for (size_t i = 0; i < protocol_count; i++) {
-        int common = prefix_match(protocols[i], head, size);
+        int common = protocols[i]->greet == NULL ? -1 : prefix_match(protocols[i], head, size);
         if (common < 0)
             continue;
         *undecided = (size_t)common < protocols[i]->prefix_size;
@@ -123,20 +195,6 @@ static const struct protocol *find_protocol(
     }
     *undecided = false;
     return NULL;
-}
-
-static bool hung_up(int fd)
-{
-    struct pollfd entry = {.fd = fd, .events = POLLRDHUP};
-    return poll(&entry, 1, 0) > 0;
-}
-
-/* Has the kernel wake us only when more than `size` bytes are there; it does so for TCP, and
- * elsewhere a pause keeps the wait from spinning. */
-static void set_low_water(int fd, size_t size)
-{
-    int low_water = (int)size;
-    (void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof low_water);
 }
 
 const struct protocol *protocol_sniff(int fd, int64_t deadline, uint8_t *index)
@@ -157,10 +215,8 @@ const struct protocol *protocol_sniff(int fd, int64_t deadline, uint8_t *index)
             protocol = protocols[*index]; /* it will say what half a beginning deserves */
             break;
         }
-        if (count == known) {
-            struct timespec pause = {0, LOW_WATER_PAUSE * 1000000L};
-            nanosleep(&pause, NULL);
-        }
+        if (count == known)
+            pause_briefly();
         known = count;
         protocol = NULL;
         set_low_water(fd, (size_t)count + 1);
@@ -168,4 +224,23 @@ const struct protocol *protocol_sniff(int fd, int64_t deadline, uint8_t *index)
     if (known > 0)
         set_low_water(fd, 1);
     return protocol;
+}
+
+/* ---- words ----------------------------------------------------------------------- */
+
+size_t protocol_speech(const struct codec *codec, void *state, const struct words *words,
+    bool closing, int64_t now, uint8_t speech[static PROTOCOL_SPEECH_MAX])
+{
+    uint8_t buffer[CODEC_HEAD + PROTOCOL_WORDS_MAX];
+    struct piece piece = {buffer + CODEC_HEAD, words->size, words->text, true, true};
+    struct iovec out = {piece.bytes, piece.size};
+    size_t size = 0;
+    memcpy(piece.bytes, words->message, words->size);
+    if (words->size > 0 && (codec == NULL || codec->encode(state, &piece, now, &out) == 0)) {
+        memcpy(speech, out.iov_base, out.iov_len);
+        size = out.iov_len;
+    }
+    if (closing && codec != NULL)
+        size += codec->farewell(state, words->code, words->reason, speech + size);
+    return size;
 }

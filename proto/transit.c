@@ -1,6 +1,8 @@
-/* magic-wormhole's transit relay, over TCP: one line, `please relay TOKEN [for side SIDE]`,
- * then `ok` at the match, and bytes. See docs of magic-wormhole, "transit". */
+/* magic-wormhole's transit relay: one line, `please relay TOKEN [for side SIDE]`, then `ok` at the
+ * match, and bytes. Over WebSocket the line is the first message, which is binary. See docs of
+ * magic-wormhole, "transit". */
 #include "proto.h"
+#include "websocket.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -94,23 +96,34 @@ static void make_request(const struct greeting *greeting, const char *token, con
     request->side = side == NULL ? 0 : pair_side(greeting->table, side, SIDE_SIZE);
 }
 
-static size_t transit_welcome(uint8_t *words)
+static void say(struct words *words, const char *text)
 {
-    static const char ok[] = "ok\n";
-    memcpy(words, ok, sizeof ok - 1);
-    return sizeof ok - 1;
+    words->size = strlen(text);
+    memcpy(words->message, text, words->size);
 }
 
-static size_t transit_farewell(enum pair_outcome outcome, uint8_t *words)
+static void transit_welcome(const uint8_t *name, size_t name_size, struct words *words)
 {
-    const char *text = "";
+    (void)name;
+    (void)name_size;
+    say(words, "ok\n");
+}
+
+static void transit_farewell(
+    enum pair_outcome outcome, enum pair_reason reason, struct words *words)
+{
+    (void)reason;
+    words->code = outcome == PAIR_HAPPY ? WEBSOCKET_NORMAL : WEBSOCKET_POLICY;
     if (outcome == PAIR_ERRORY)
-        text = "bad handshake\n";
+        say(words, "bad handshake\n");
     else if (outcome == PAIR_IMPATIENT)
-        text = "impatient\n";
-    size_t size = strlen(text);
-    memcpy(words, text, size);
-    return size;
+        say(words, "impatient\n");
+    else if (outcome == PAIR_LONELY)
+        words->reason = "nobody came";
+    else if (outcome == PAIR_REDUNDANT)
+        words->reason = "another connection of this side was taken";
+    else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
+        words->code = WEBSOCKET_TRY_LATER;
 }
 
 static enum pair_outcome transit_greet(
@@ -119,7 +132,7 @@ static enum pair_outcome transit_greet(
     struct line line = {.size = 0};
     const char *token, *side;
     enum pair_outcome outcome = read_line(greeting, &line);
-    handoff->session_size = 0; /* bytes are bytes */
+    (void)handoff; /* bytes are bytes */
     if (outcome == PAIR_HAPPY && !parse_line(&line, &token, &side))
         outcome = PAIR_ERRORY;
     else if (outcome == PAIR_HAPPY && line.early)
@@ -130,9 +143,44 @@ static enum pair_outcome transit_greet(
     return outcome;
 }
 
+/* A binary message that is no line: a client of p2p-copy's would be told that it is no text. */
+static void refuse_message(struct words *words)
+{
+    say(words, "bad handshake\n");
+    words->code = WEBSOCKET_PROTOCOL_ERROR;
+    words->reason = "First frame must be hello text";
+}
+
+/* The line feed may be there, and need not. */
+static enum pair_outcome transit_greet_message(struct greeting *greeting, const uint8_t *message,
+    size_t size, struct pair_request *request, struct handoff *handoff)
+{
+    struct line line = {.size = size};
+    const char *token, *side;
+    enum pair_outcome outcome = PAIR_ERRORY;
+    (void)handoff;
+    if (size >= sizeof line.bytes) {
+        refuse_message(&greeting->refusal);
+        return PAIR_ERRORY;
+    }
+    memcpy(line.bytes, message, size);
+    if (size == 0 || line.bytes[size - 1] != '\n')
+        line.bytes[line.size++] = '\n';
+    if (parse_line(&line, &token, &side)) {
+        make_request(greeting, token, side, request);
+        outcome = PAIR_HAPPY;
+    } else {
+        refuse_message(&greeting->refusal);
+    }
+    sodium_memzero(&line, sizeof line);
+    return outcome;
+}
+
 const struct protocol transit_protocol = {
     .name = "transit",
     .greet = transit_greet,
+    .greet_message = transit_greet_message,
+    .binary_only = true,
     .welcome = transit_welcome,
     .farewell = transit_farewell,
 };

@@ -427,6 +427,7 @@ const struct codec websocket_codec = {
     .encode = websocket_encode,
     .in_place = true,
     .farewell = websocket_farewell,
+    .mutual_close = true,
     .silent = websocket_silent,
     .silent_time = SILENT_TIME,
     .silent_jitter = SILENT_JITTER,

@@ -1,0 +1,629 @@
+/* What becomes of each end that the forwarder holds: parked, in the lobby, joined, leaving, closed.
+ * How bytes move is flow.c's, how messages do is messages.c's; who meets whom is the table's. */
+#include "forwarder.h"
+#include "log.h"
+#include "proto/proto.h"
+#include "proto/websocket.h"
+#include "vital.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    SPARES_AT_ONCE = 64,
+    DISCARDS_AT_ONCE = 4, /* reads of what nobody wants, before others have their turn */
+};
+
+/* ---- records --------------------------------------------------------------------- */
+
+void ends_record(struct forwarder *forwarder, const struct usage_record *entry)
+{
+    if (forwarder->recorder < 0)
+        return;
+    int error = usage_send(forwarder->recorder, entry);
+    if (error == 0)
+        return;
+    errno = -error;
+    log_error_errno("cannot record a connection");
+    if (error == -EAGAIN)
+        return;
+    close(forwarder->recorder);
+    forwarder->recorder = -1;
+}
+
+static void record_single(
+    struct forwarder *forwarder, const struct end *end, enum pair_outcome outcome)
+{
+    struct usage_record entry = usage_single(end->opened, outcome);
+    pair_count(forwarder->table, end->protocol, outcome);
+    if (outcome == PAIR_SERVED)
+        return; /* neither a pair, nor one that never met */
+    ends_record(forwarder, &entry);
+}
+
+static uint64_t pair_total(const struct end *end)
+{
+    return atomic_load_explicit(end->bytes, memory_order_relaxed) +
+           atomic_load_explicit(end->peer->bytes, memory_order_relaxed);
+}
+
+static void record_pair(
+    struct forwarder *forwarder, uint8_t protocol, const struct usage_record *entry)
+{
+    pair_count(forwarder->table, protocol, PAIR_HAPPY);
+    pair_count_bytes(forwarder->table, entry->total_bytes);
+    ends_record(forwarder, entry);
+}
+
+/* ---- queueing, touching, closing ------------------------------------------------- */
+
+void ends_queue(struct forwarder *forwarder, struct end *end)
+{
+    if (end->queued)
+        return;
+    end->queued = true;
+    end->next = forwarder->work;
+    forwarder->work = end;
+}
+
+/* What was sent puts off the next sign of life of ours, and what was heard the end of our
+ * patience. */
+void ends_touch(struct forwarder *forwarder, struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded == NULL || end->fd < 0 || end->state == END_LEAVING)
+        return;
+    const struct codec *codec = coded->codec;
+    size_t kind = codec == codecs[CODEC_CHANNEL] ? CODEC_CHANNEL : CODEC_WEBSOCKET;
+    size_t jitter = end->ref.slot % FORWARDER_JITTERS;
+    if (codec->quiet_time > 0 && (coded->sent || !deadline_is_set(&coded->quiet)))
+        deadline_set(&coded->quiet, &forwarder->quiet[kind], forwarder->flow.now);
+    if (codec->silent_time > 0 && (coded->heard || !deadline_is_set(&coded->silent)))
+        deadline_set(&coded->silent, &forwarder->silent[kind][jitter], forwarder->flow.now);
+    coded->sent = coded->heard = false;
+}
+
+static void clear_deadlines(struct end *end)
+{
+    deadline_clear(&end->phase);
+    deadline_clear(&end->watch);
+    if (end->coded == NULL)
+        return;
+    deadline_clear(&end->coded->quiet);
+    deadline_clear(&end->coded->silent);
+}
+
+/* A worker may hold a copy of the descriptor yet, so the kernel would go on to report it. */
+static void close_descriptor(struct forwarder *forwarder, struct end *end)
+{
+    (void)epoll_ctl(forwarder->epoll, EPOLL_CTL_DEL, end->fd, NULL);
+    close(end->fd);
+    end->fd = -1;
+}
+
+/* The only place where an end ceases to be. */
+void ends_close(struct forwarder *forwarder, struct end *end)
+{
+    clear_deadlines(end);
+    flow_break(&forwarder->flow, end);
+    messages_close(end);
+    close_descriptor(forwarder, end);
+    forwarder->ends--;
+    if (end->queued)
+        return; /* the work list hands it on */
+    end->next = forwarder->dead;
+    forwarder->dead = end;
+}
+
+void ends_bury(struct forwarder *forwarder)
+{
+    while (forwarder->dead != NULL) {
+        struct end *end = forwarder->dead;
+        forwarder->dead = end->next;
+        free(end);
+    }
+}
+
+/* Gives the slot up; who was to be its peer is looked at. */
+static void leave_slot(struct forwarder *forwarder, struct end *end)
+{
+    struct pair_ref stranded;
+    forwarder->slots[end->ref.slot] = NULL;
+    int error = pair_leave(forwarder->table, end->ref, &stranded);
+    end->ref = PAIR_NONE;
+    end->bytes = NULL;
+    if (error == 0 && !pair_is_none(stranded))
+        ends_look(forwarder, stranded);
+}
+
+/* ---- leaving --------------------------------------------------------------------- */
+
+static bool discard(void *context, struct end *from, struct piece *piece)
+{
+    (void)context;
+    (void)from;
+    (void)piece;
+    return true;
+}
+
+/* Returns whether there is more to discard right now. */
+static bool discard_once(struct forwarder *forwarder, struct end *end)
+{
+    if (end->coded != NULL)
+        return messages_read(&forwarder->flow, end, discard, NULL);
+    return end->readable && !end->ended && flow_read(&forwarder->flow, end, FLOW_CHUNK) > 0 &&
+           end->readable;
+}
+
+/* Once everything is written: no more will be, unless the other side is to answer a farewell. */
+static void shut_down(struct end *end)
+{
+    bool answered = end->coded != NULL && end->coded->codec->mutual_close;
+    if (end->finished || end->ended || answered)
+        return;
+    end->finished = true;
+    if (shutdown(end->fd, SHUT_WR) < 0)
+        end->ended = true;
+}
+
+/* Closes so that what was written arrives: input is discarded until the other side closes, as a
+ * close with unread input is a reset, which may overtake it. */
+static void go_on_leaving(struct forwarder *forwarder, struct end *end)
+{
+    bool more = true;
+    flow_flush(end);
+    bool written = end->finished || !flow_pending(end);
+    if (written)
+        shut_down(end);
+    for (int i = 0; more && i < DISCARDS_AT_ONCE; i++)
+        more = discard_once(forwarder, end);
+    if (end->ended && written)
+        ends_close(forwarder, end);
+    else if (more)
+        ends_queue(forwarder, end);
+}
+
+static void start_leaving(struct forwarder *forwarder, struct end *end)
+{
+    clear_deadlines(end);
+    end->state = END_LEAVING;
+    end->peer = NULL;
+    deadline_set(&end->phase, &forwarder->leaving, forwarder->flow.now);
+    go_on_leaving(forwarder, end);
+}
+
+/* Says farewell as the protocol does, or as befits what the other side said last. */
+static bool say_farewell(struct forwarder *forwarder, struct end *end, enum pair_outcome outcome,
+    enum pair_reason reason)
+{
+    const struct coded *coded = end->coded;
+    struct words words = {.size = 0};
+    if (coded == NULL || coded->verdict == CODEC_MORE)
+        protocols[end->protocol]->farewell(outcome, reason, &words);
+    if (coded != NULL && coded->close_code != 0)
+        words = (struct words){.code = coded->close_code};
+    return messages_speak(&forwarder->flow, end, &words, true);
+}
+
+static void log_breach(const struct end *end)
+{
+    const struct coded *coded = end->coded;
+    if (coded != NULL && (coded->verdict == CODEC_FAILED || coded->unwelcome))
+        log_info("closed a %s connection: what it sent breaks the protocol",
+            protocols[end->protocol]->name);
+}
+
+void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcome outcome,
+    enum pair_reason reason)
+{
+    log_breach(end);
+    lobby_leave(forwarder, end);
+    leave_slot(forwarder, end);
+    record_single(forwarder, end, outcome);
+    if (say_farewell(forwarder, end, outcome, reason))
+        start_leaving(forwarder, end);
+    else
+        ends_close(forwarder, end);
+}
+
+/* ---- pairs ----------------------------------------------------------------------- */
+
+void ends_part(struct forwarder *forwarder, struct end *end)
+{
+    struct end *peer = end->peer;
+    bool messages = messages_between(end);
+    struct usage_record entry = usage_pair(end->opened, peer->opened, pair_total(end));
+    log_breach(end);
+    log_breach(peer);
+    leave_slot(forwarder, end);
+    leave_slot(forwarder, peer);
+    record_pair(forwarder, end->protocol, &entry); /* who reads it finds the slots free */
+    if (messages) {
+        (void)say_farewell(forwarder, end, PAIR_HAPPY, PAIR_NO_REASON);
+        (void)say_farewell(forwarder, peer, PAIR_HAPPY, PAIR_NO_REASON);
+    }
+    start_leaving(forwarder, end);
+    start_leaving(forwarder, peer);
+}
+
+static bool over_limit(const struct forwarder *forwarder, const struct end *end)
+{
+    uint64_t limit = forwarder->options->session_bytes;
+    return limit > 0 && pair_total(end) >= limit && !flow_pending(end) && !flow_pending(end->peer);
+}
+
+/* What came from this end has all been delivered, and no more will come. */
+static bool is_delivered(const struct end *end)
+{
+    return end->ended && (end->peer->finished || !flow_pending(end->peer));
+}
+
+/* Bytes flow until both directions have ended; messages, which know no half of a connection, until
+ * one has. */
+static bool is_over(const struct end *end)
+{
+    if (messages_between(end))
+        return is_delivered(end) || is_delivered(end->peer);
+    return end->finished && end->peer->finished;
+}
+
+/* An end that closed gives the rest of its pair some time; an end that was written to is
+ * watched until it has acknowledged that. */
+static void set_deadlines(struct forwarder *forwarder, struct end *end)
+{
+    int64_t now = forwarder->flow.now;
+    if (end->ended && !deadline_is_set(&end->phase)) {
+        end->peer->moved = false;
+        deadline_set(&end->phase, &forwarder->lingering, now);
+    }
+    if (end->moved && !deadline_is_set(&end->watch))
+        deadline_set(&end->watch, &forwarder->watching, now);
+    ends_touch(forwarder, end);
+}
+
+static void run_pair(struct forwarder *forwarder, struct end *end)
+{
+    struct end *peer = end->peer;
+    flow_flush(end);
+    if (flow_move(&forwarder->flow, end))
+        ends_queue(forwarder, end);
+    if (flow_move(&forwarder->flow, peer))
+        ends_queue(forwarder, peer);
+    if (is_over(end) || over_limit(forwarder, end)) {
+        ends_part(forwarder, end);
+        return;
+    }
+    set_deadlines(forwarder, end);
+    set_deadlines(forwarder, peer);
+}
+
+/* Those of the same side who waited beside the one that was taken. */
+static void dismiss_spares(struct forwarder *forwarder, struct end *end)
+{
+    struct pair_ref spares[SPARES_AT_ONCE];
+    size_t count = pair_spares(forwarder->table, end->ref, spares, SPARES_AT_ONCE);
+    end->crowded = count == SPARES_AT_ONCE;
+    for (size_t i = 0; i < count; i++)
+        ends_look(forwarder, spares[i]);
+    if (end->crowded)
+        ends_queue(forwarder, end);
+}
+
+static void welcome(struct forwarder *forwarder, struct end *end, struct end *peer)
+{
+    const struct coded *coded = end->coded;
+    struct words words = {.size = 0};
+    end->peer = peer;
+    end->state = END_JOINED;
+    deadline_clear(&end->phase);
+    protocols[end->protocol]->welcome(
+        coded == NULL ? NULL : coded->name, coded == NULL ? 0 : coded->name_size, &words);
+    (void)messages_speak(&forwarder->flow, end, &words, false);
+}
+
+static void join(struct forwarder *forwarder, struct end *end, struct end *peer)
+{
+    if (pair_join(forwarder->table, end->ref, peer->ref) != 0)
+        return; /* undone meanwhile: the arrival's deadline looks again */
+    end->bytes = pair_bytes(forwarder->table, end->ref);
+    peer->bytes = pair_bytes(forwarder->table, peer->ref);
+    lobby_leave(forwarder, end);
+    lobby_leave(forwarder, peer);
+    welcome(forwarder, peer, end);
+    welcome(forwarder, end, peer);
+    messages_release(&forwarder->flow, end);
+    messages_release(&forwarder->flow, peer);
+    dismiss_spares(forwarder, end);
+    run_pair(forwarder, end);
+}
+
+/* ---- parked ---------------------------------------------------------------------- */
+
+static enum pair_outcome outcome_of(enum pair_reason reason)
+{
+    switch (reason) {
+    case PAIR_SPARE:
+        return PAIR_REDUNDANT;
+    case PAIR_DUPLICATE:
+        return PAIR_ERRORY;
+    case PAIR_REPLACED:
+        return PAIR_REDUNDANT;
+    case PAIR_NO_LISTENER:
+    case PAIR_NO_REASON:
+        break;
+    }
+    return PAIR_LONELY;
+}
+
+struct end *ends_held(const struct forwarder *forwarder, struct pair_ref ref)
+{
+    struct end *end =
+        ref.slot < pair_capacity(forwarder->table) ? forwarder->slots[ref.slot] : NULL;
+    return end != NULL && pair_same(end->ref, ref) ? end : NULL;
+}
+
+/* Does what the table says of an end without a peer. */
+static void settle(struct forwarder *forwarder, struct end *end, const struct pair_view *view)
+{
+    if (view->state == PAIR_DISMISSED) {
+        ends_dismiss(forwarder, end, outcome_of(view->reason), view->reason);
+    } else if (view->state == PAIR_MATCHED) {
+        struct end *peer = ends_held(forwarder, view->peer);
+        deadline_set(&end->phase, &forwarder->arriving, forwarder->flow.now);
+        if (peer != NULL)
+            join(forwarder, end, peer);
+    } else if (end->state == END_PARKED &&
+               (!deadline_is_set(&end->phase) || end->phase.list == &forwarder->arriving)) {
+        deadline_set(&end->phase, &forwarder->waiting[end->protocol], forwarder->flow.now);
+    }
+}
+
+void ends_look(struct forwarder *forwarder, struct pair_ref ref)
+{
+    struct pair_view view;
+    struct end *end = ends_held(forwarder, ref);
+    if (end != NULL && (end->state == END_PARKED || end->state == END_LOBBY) &&
+        pair_look(forwarder->table, ref, &view) == 0)
+        settle(forwarder, end, &view);
+}
+
+/* Before the match a plain client has nothing to say, and may only go. */
+static void judge_parked(struct forwarder *forwarder, struct end *end)
+{
+    char byte;
+    ssize_t count = recv(end->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (count > 0) {
+        ends_dismiss(forwarder, end, PAIR_IMPATIENT, PAIR_NO_REASON);
+    } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
+        end->ended = true;
+        ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
+    } else {
+        end->readable = false;
+    }
+}
+
+static bool take_early(void *context, struct end *from, struct piece *piece)
+{
+    const struct protocol *protocol = protocols[from->protocol];
+    struct coded *coded = from->coded;
+    (void)context;
+    if (protocol->binary_only && piece->text)
+        coded->close_code = WEBSOCKET_UNSUPPORTED;
+    coded->unwelcome =
+        coded->close_code != 0 || !protocol->patient || !messages_hold(from, piece);
+    return !coded->unwelcome;
+}
+
+static void read_parked(struct forwarder *forwarder, struct end *end)
+{
+    const struct coded *coded = end->coded;
+    bool more = messages_read(&forwarder->flow, end, take_early, NULL);
+    if (coded->verdict == CODEC_FAILED || coded->close_code != 0)
+        ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
+    else if (coded->unwelcome)
+        ends_dismiss(forwarder, end, PAIR_IMPATIENT, PAIR_NO_REASON);
+    else if (end->ended)
+        ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
+    else if (more)
+        ends_queue(forwarder, end);
+    if (end->state == END_PARKED)
+        ends_touch(forwarder, end);
+}
+
+/* ---- arriving -------------------------------------------------------------------- */
+
+static struct end *make_end(struct forwarder *forwarder, const struct pair_view *view,
+    const struct handoff *handoff, int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
+    struct end *end = calloc(1, sizeof *end);
+    if (end == NULL)
+        return NULL;
+    *end = (struct end){
+        .fd = fd,
+        .ref = view->ref,
+        .protocol = view->protocol,
+        .state = END_PARKED,
+        .writable = true,
+        .outlet = {.pipe = {-1, -1}},
+        .opened = view->opened,
+    };
+    event.data.ptr = end;
+    int error =
+        codecs[handoff->codec] == NULL ? 0 : messages_open(end, handoff, forwarder->flow.now);
+    if (error == 0 && epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+        error = -errno;
+    if (error != 0) {
+        messages_close(end);
+        free(end);
+        errno = -error;
+        return NULL;
+    }
+    forwarder->slots[view->ref.slot] = end;
+    forwarder->ends++;
+    return end;
+}
+
+static void refuse_arrival(struct forwarder *forwarder, const struct pair_view *view)
+{
+    struct pair_ref stranded;
+    pair_count(forwarder->table, view->protocol, PAIR_FULL);
+    if (pair_leave(forwarder->table, view->ref, &stranded) == 0 && !pair_is_none(stranded))
+        ends_look(forwarder, stranded);
+}
+
+static void place(struct forwarder *forwarder, struct end *end, const struct pair_view *view,
+    const struct handoff *handoff)
+{
+    if (handoff->lobby && !lobby_enter(forwarder, end))
+        ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
+    else if (view->rule == PAIR_CONNECT && view->state == PAIR_WAITING &&
+             !lobby_call(forwarder, end, view->peer))
+        ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_LISTENER);
+    else
+        settle(forwarder, end, view);
+    if (end->state == END_PARKED || end->state == END_LOBBY)
+        ends_touch(forwarder, end);
+}
+
+/* Whether the handoff is one that a worker of ours sends for this protocol. */
+static bool is_sound(const struct handoff *handoff, const struct pair_view *view)
+{
+    if (view->protocol >= protocol_count || handoff->codec >= CODEC_KINDS)
+        return false;
+    bool waits = handoff->lobby || view->rule == PAIR_CONNECT;
+    return !waits ||
+           (codecs[handoff->codec] != NULL && protocols[view->protocol]->lobby != NULL);
+}
+
+void ends_take(struct forwarder *forwarder, const struct handoff *handoff, int fd)
+{
+    struct pair_view view;
+    int error = pair_claim(forwarder->table, handoff->ref, &view);
+    if (fd < 0) {
+        if (error == 0)
+            refuse_arrival(forwarder, &view);
+        return;
+    }
+    if (error != 0 || !is_sound(handoff, &view)) {
+        close(fd); /* its worker was too late, and its slot is somebody else's by now */
+        return;
+    }
+    struct end *end = make_end(forwarder, &view, handoff, fd);
+    if (end == NULL) {
+        log_error_errno("cannot take a connection");
+        refuse_arrival(forwarder, &view);
+        close(fd);
+        return;
+    }
+    place(forwarder, end, &view, handoff);
+}
+
+/* ---- running --------------------------------------------------------------------- */
+
+void ends_run(struct forwarder *forwarder, struct end *end)
+{
+    if (end->fd < 0)
+        return; /* closed earlier in this round */
+    switch ((enum end_state)end->state) {
+    case END_PARKED:
+        flow_flush(end);
+        if (end->coded != NULL)
+            read_parked(forwarder, end);
+        else if (end->readable)
+            judge_parked(forwarder, end);
+        break;
+    case END_LOBBY:
+        flow_flush(end);
+        lobby_read(forwarder, end);
+        ends_touch(forwarder, end);
+        break;
+    case END_JOINED:
+        if (end->crowded)
+            dismiss_spares(forwarder, end);
+        run_pair(forwarder, end);
+        break;
+    case END_LEAVING:
+        go_on_leaving(forwarder, end);
+        break;
+    }
+}
+
+/* ---- when a deadline has passed -------------------------------------------------- */
+
+/* The peer's descriptor did not come: the table undoes the match. */
+void ends_missed_arrival(struct forwarder *forwarder, struct end *end)
+{
+    (void)pair_undo(forwarder->table, end->ref); /* whatever it says, the slot knows */
+    ends_look(forwarder, end->ref);
+}
+
+/* This end closed some time ago. What it sent is still being delivered as long as that makes
+ * progress; after that the other direction has had its time. */
+void ends_lingered(struct forwarder *forwarder, struct end *end)
+{
+    if (!end->peer->finished && end->peer->moved) {
+        end->peer->moved = false;
+        deadline_set(&end->phase, &forwarder->lingering, forwarder->flow.now);
+        return;
+    }
+    ends_part(forwarder, end);
+}
+
+void ends_lose(struct forwarder *forwarder, struct end *end)
+{
+    flow_break(&forwarder->flow, end);
+    if (end->state == END_JOINED)
+        run_pair(forwarder, end);
+    else
+        ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
+}
+
+void ends_check_life(struct forwarder *forwarder, struct end *end)
+{
+    enum vital vital = vital_check(end->fd);
+    if (vital == VITAL_DEAD && end->state == END_JOINED)
+        ends_lose(forwarder, end);
+    else if (vital == VITAL_WAITING)
+        deadline_set(&end->watch, &forwarder->watching, forwarder->flow.now);
+    else
+        end->moved = false;
+}
+
+/* One whose socket is full has enough on its way. */
+void ends_were_quiet(struct forwarder *forwarder, struct end *end)
+{
+    struct coded *coded = end->coded;
+    struct iovec out = {NULL, 0};
+    if (!flow_pending(end) &&
+        coded->codec->quiet(coded->state, forwarder->flow.now, &out) == 0)
+        flow_say(end, out.iov_base, out.iov_len);
+    coded->sent = true;
+    ends_touch(forwarder, end);
+}
+
+/* Who is not being read cannot be blamed for silence. */
+static bool is_being_read(const struct end *end)
+{
+    if (end->state == END_JOINED && (flow_pending(end->peer) || end->peer->finished))
+        return false;
+    return messages_may_read(end);
+}
+
+void ends_were_silent(struct forwarder *forwarder, struct end *end)
+{
+    struct coded *coded = end->coded;
+    struct iovec out = {NULL, 0};
+    if (is_being_read(end) &&
+        coded->codec->silent(coded->state, forwarder->flow.now, &out) != 0) {
+        ends_lose(forwarder, end);
+        return;
+    }
+    flow_say(end, out.iov_base, out.iov_len);
+    ends_touch(forwarder, end);
+}

@@ -1,0 +1,99 @@
+/* What the forwarder's parts share: forward.c (the loop), ends.c (what becomes of each end) and
+ * lobby.c (those who wait for news). Private to them. */
+#ifndef RELAY_FORWARDER_H
+#define RELAY_FORWARDER_H
+
+#include "deadline.h"
+#include "flow.h"
+#include "handoff.h"
+#include "messages.h"
+#include "options.h"
+#include "pair.h"
+#include "proto/codec.h"
+#include "usage.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    FORWARDER_JITTERS = 4, /* lengths of silence, for connections that would ask all at once */
+};
+
+struct lobby;
+
+struct forwarder {
+    const struct options *options;
+    struct pair_table *table;
+    struct lobby *lobby;
+    struct flow flow;
+    struct end **slots; /* by slot: who is held */
+    struct end *work;   /* ends that have more to do right now */
+    struct end *dead;   /* closed, but this round's events may name them */
+    size_t ends;
+    size_t descriptors_max;
+    struct deadline_list waiting[PAIR_PROTOCOLS_MAX];
+    struct deadline_list arriving, lingering, leaving, watching;
+    struct deadline_list quiet[CODEC_KINDS], silent[CODEC_KINDS][FORWARDER_JITTERS];
+    int epoll;
+    int socket; /* handoffs come from here */
+    int recorder;
+    bool listening;        /* to the socket: not while short of descriptors */
+    int64_t last_wait;     /* for events: nanoseconds */
+    uint64_t moved_before; /* this round: bytes */
+    int64_t next_tick;
+    int64_t idle_since; /* -1: there is work */
+    unsigned int sweeps;
+};
+
+/* ---- ends.c ---------------------------------------------------------------------- */
+
+/* An end that was handed over, or one that has changed: parks it, joins it to its peer, lets it
+ * into the lobby, or dismisses it, as the table says. */
+void ends_take(struct forwarder *forwarder, const struct handoff *handoff, int fd);
+void ends_look(struct forwarder *forwarder, struct pair_ref ref);
+/* Who is held under a reference; NULL: nobody. */
+struct end *ends_held(const struct forwarder *forwarder, struct pair_ref ref);
+
+/* Does what there is to do for an end: its state says what. */
+void ends_run(struct forwarder *forwarder, struct end *end);
+/* Has ends_run() called again once the others have had their turn. */
+void ends_queue(struct forwarder *forwarder, struct end *end);
+/* To be called when messages have been read from it or written to it. */
+void ends_touch(struct forwarder *forwarder, struct end *end);
+/* Ends a connection that has no peer, and tells it why as its protocol does. */
+void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcome outcome,
+    enum pair_reason reason);
+/* Ends a pair. */
+void ends_part(struct forwarder *forwarder, struct end *end);
+/* The other side is gone, and nobody can be told. */
+void ends_lose(struct forwarder *forwarder, struct end *end);
+
+/* The end of a deadline. */
+void ends_missed_arrival(struct forwarder *forwarder, struct end *end);
+void ends_lingered(struct forwarder *forwarder, struct end *end);
+void ends_check_life(struct forwarder *forwarder, struct end *end);
+void ends_were_quiet(struct forwarder *forwarder, struct end *end);
+void ends_were_silent(struct forwarder *forwarder, struct end *end);
+void ends_close(struct forwarder *forwarder, struct end *end);
+
+void ends_record(struct forwarder *forwarder, const struct usage_record *entry);
+/* Frees those who were closed: no event of this round names them any more. */
+void ends_bury(struct forwarder *forwarder);
+
+/* ---- lobby.c --------------------------------------------------------------------- */
+
+/* 0 or -ENOMEM. */
+int lobby_open(struct forwarder *forwarder);
+void lobby_close(struct forwarder *forwarder);
+/* One came who waits for news. False: there is no memory for it. */
+bool lobby_enter(struct forwarder *forwarder, struct end *end);
+/* One came, and waits to be accepted by who listens in the slot `listener`. False: nobody does
+ * any more. */
+bool lobby_call(struct forwarder *forwarder, struct end *caller, struct pair_ref listener);
+/* One of either kind goes, or was accepted. */
+void lobby_leave(struct forwarder *forwarder, struct end *end);
+/* Reads what one in the lobby says. */
+void lobby_read(struct forwarder *forwarder, struct end *end);
+
+#endif

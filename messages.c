@@ -1,0 +1,287 @@
+/* Moving messages: see messages.h. Pieces are encoded in place, gathered, and written with one
+ * call for as many as came with one read. */
+#include "messages.h"
+
+#include "proto/proto.h"
+#include "proto/websocket.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    HELD_MAX = 1 << 16,        /* past it, an end that is not paired is not read */
+    PARKED_CHUNK = 1 << 14,    /* read at once from an end that is not paired */
+    REPLIES_MAX = 1 << 12,     /* not yet written: past it, who asks for them is not read */
+    HELD_ROOM_MIN = 256,
+};
+
+/* In front of each piece that is held, where its encoder wants room. */
+struct held_piece {
+    uint32_t size;
+    bool text, first, last;
+};
+
+static_assert(sizeof(struct held_piece) <= CODEC_HEAD, "a held piece has room for its head");
+
+/* ---- opening and closing --------------------------------------------------------- */
+
+int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
+{
+    const struct codec *codec = codecs[handoff->codec];
+    struct coded *coded = calloc(1, sizeof *coded + codec->state_size);
+    if (coded == NULL)
+        return -ENOMEM;
+    coded->codec = codec;
+    coded->end = end;
+    coded->name_size = handoff->name_size;
+    memcpy(coded->name, handoff->name, handoff->name_size);
+    end->coded = coded;
+    int error = codec->open(coded->state, handoff->session, handoff->session_size, now);
+    if (error != 0)
+        messages_close(end);
+    return error;
+}
+
+void messages_close(struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded == NULL)
+        return;
+    deadline_clear(&coded->quiet);
+    deadline_clear(&coded->silent);
+    messages_drop_held(end);
+    coded->codec->close(coded->state);
+    end->coded = NULL;
+    free(coded);
+}
+
+/* ---- writing --------------------------------------------------------------------- */
+
+static void write_parts(struct flow *flow, struct end *to)
+{
+    flow_write(to, flow->parts, flow->part_count);
+    flow->part_count = 0;
+}
+
+/* Encodes a piece for an end, and gathers it. */
+static void put(struct flow *flow, struct end *to, const struct piece *piece)
+{
+    struct coded *coded = to->coded;
+    struct iovec out = {piece->bytes, piece->size};
+    if (to->finished)
+        return;
+    if (coded != NULL) {
+        int error = coded->codec->encode(coded->state, piece, flow->now, &out);
+        if (error != 0) {
+            flow_lose(to);
+            return;
+        }
+        coded->sent = true;
+    }
+    if (out.iov_len == 0)
+        return;
+    flow->parts[flow->part_count++] = out;
+    if (flow->part_count == FLOW_PARTS || (coded != NULL && !coded->codec->in_place))
+        write_parts(flow, to);
+}
+
+/* The message is copied: it may be changed in place, and wants room for a head. */
+bool messages_say(struct flow *flow, struct end *end, const uint8_t *message, size_t size)
+{
+    uint8_t *copy = malloc(CODEC_HEAD + size);
+    if (copy == NULL)
+        return false;
+    struct piece piece = {copy + CODEC_HEAD, size, false, true, true};
+    memcpy(piece.bytes, message, size);
+    put(flow, end, &piece);
+    write_parts(flow, end);
+    free(copy);
+    return true;
+}
+
+bool messages_speak(struct flow *flow, struct end *end, const struct words *words, bool closing)
+{
+    uint8_t speech[PROTOCOL_SPEECH_MAX];
+    struct coded *coded = end->coded;
+    bool parting = closing && (coded == NULL || !coded->parted);
+    if (closing && !parting)
+        return false;
+    size_t size = protocol_speech(coded == NULL ? NULL : coded->codec,
+        coded == NULL ? NULL : coded->state, words, parting, flow->now, speech);
+    if (coded != NULL)
+        coded->parted = coded->parted || closing;
+    flow_say(end, speech, size);
+    return size > 0;
+}
+
+/* ---- reading --------------------------------------------------------------------- */
+
+/* What answers the end's own bytes waits in its outlet, before whatever is encoded later. */
+static void reply(struct end *end, const struct piece *piece)
+{
+    struct coded *coded = end->coded;
+    if (coded->parted)
+        return;
+    flow_say(end, piece->bytes, piece->size);
+    if (!flow_pending(end))
+        coded->replies = 0;
+    else
+        coded->replies += piece->size;
+}
+
+/* Decodes what was read, and gives each piece to take(), until that has had enough. */
+static void decode(struct flow *flow, struct end *from, size_t size, messages_taker *take,
+    void *context)
+{
+    struct coded *coded = from->coded;
+    uint8_t *input = flow->scratch;
+    struct piece piece;
+    for (;;) {
+        enum codec_event event =
+            coded->codec->decode(coded->state, &input, &size, flow->now, &piece);
+        switch (event) {
+        case CODEC_MORE:
+            return;
+        case CODEC_PIECE:
+            coded->heard = true;
+            if (!take(context, from, &piece))
+                return;
+            break;
+        case CODEC_REPLY:
+            reply(from, &piece);
+            break;
+        case CODEC_LIFE:
+            coded->heard = true;
+            break;
+        case CODEC_CLOSED:
+        case CODEC_FAILED:
+            coded->verdict = event;
+            from->ended = true;
+            return;
+        }
+    }
+}
+
+static bool pass_on(void *context, struct end *from, struct piece *piece)
+{
+    struct flow *flow = context;
+    flow_count(flow, from, piece->size);
+    if (piece->text && protocols[from->protocol]->binary_only) {
+        from->coded->unwelcome = true;
+        from->coded->close_code = WEBSOCKET_UNSUPPORTED;
+        from->ended = true;
+        return false;
+    }
+    put(flow, from->peer, piece);
+    return true;
+}
+
+/* Who floods us with what has to be answered, and does not read the answers, is not read. */
+static bool is_held_up(const struct end *end)
+{
+    return end->coded != NULL && end->coded->replies > REPLIES_MAX && flow_pending(end);
+}
+
+void messages_move(struct flow *flow, struct end *from)
+{
+    size_t size = flow_read(flow, from, FLOW_MESSAGES_CHUNK);
+    if (size == 0)
+        return;
+    if (from->coded != NULL) {
+        decode(flow, from, size, pass_on, flow);
+    } else {
+        struct piece piece = {flow->scratch, size, false, true, true};
+        flow_count(flow, from, size);
+        put(flow, from->peer, &piece);
+    }
+    write_parts(flow, from->peer);
+}
+
+bool messages_may_read(const struct end *end)
+{
+    return !is_held_up(end) &&
+           (end->state != END_PARKED || end->coded == NULL || end->coded->held_size < HELD_MAX);
+}
+
+bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context)
+{
+    if (from->readable && !from->ended && messages_may_read(from)) {
+        size_t size = flow_read(flow, from, PARKED_CHUNK);
+        if (size > 0)
+            decode(flow, from, size, take, context);
+    }
+    return from->fd >= 0 && from->readable && !from->ended && messages_may_read(from);
+}
+
+/* ---- holding --------------------------------------------------------------------- */
+
+/* Makes room for `size` bytes more. NULL: no memory. */
+static uint8_t *extend_held(struct coded *coded, size_t size)
+{
+    size_t wanted = coded->held_size + size;
+    if (wanted > coded->held_room) {
+        size_t room = coded->held_room == 0 ? HELD_ROOM_MIN : 2 * coded->held_room;
+        if (room < wanted)
+            room = wanted;
+        uint8_t *held = realloc(coded->held, room);
+        if (held == NULL)
+            return NULL;
+        coded->held = held;
+        coded->held_room = room;
+    }
+    uint8_t *at = coded->held + coded->held_size;
+    coded->held_size = wanted;
+    return at;
+}
+
+bool messages_hold(struct end *from, const struct piece *piece)
+{
+    struct held_piece head = {(uint32_t)piece->size, piece->text, piece->first, piece->last};
+    uint8_t *at = extend_held(from->coded, CODEC_HEAD + piece->size);
+    if (at == NULL)
+        return false;
+    memcpy(at, &head, sizeof head);
+    memcpy(at + CODEC_HEAD, piece->bytes, piece->size);
+    return true;
+}
+
+void messages_release(struct flow *flow, struct end *from)
+{
+    struct coded *coded = from->coded;
+    if (coded == NULL || coded->held_size == 0)
+        return;
+    for (size_t at = 0; at < coded->held_size;) {
+        struct held_piece head;
+        memcpy(&head, coded->held + at, sizeof head);
+        struct piece piece = {
+            coded->held + at + CODEC_HEAD, head.size, head.text, head.first, head.last};
+        flow_count(flow, from, piece.size);
+        put(flow, from->peer, &piece);
+        at += CODEC_HEAD + head.size;
+    }
+    write_parts(flow, from->peer);
+    messages_drop_held(from);
+}
+
+bool messages_assemble(struct end *from, const struct piece *piece, size_t limit)
+{
+    struct coded *coded = from->coded;
+    if (piece->size > limit || coded->held_size > limit - piece->size)
+        return false;
+    uint8_t *at = extend_held(coded, piece->size);
+    if (at == NULL)
+        return false;
+    memcpy(at, piece->bytes, piece->size);
+    return true;
+}
+
+void messages_drop_held(struct end *end)
+{
+    struct coded *coded = end->coded;
+    free(coded->held);
+    coded->held = NULL;
+    coded->held_size = coded->held_room = 0;
+}

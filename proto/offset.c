@@ -1,0 +1,252 @@
+/* Offset's relay: a node listens under its key; another connects to that key, is announced, and
+ * waits; the node accepts it with a second connection, and the two become a tunnel. All of it goes
+ * through a secure channel (channel.c), and is never answered but by a close. */
+#include "capnp.h"
+#include "channel.h"
+#include "proto.h"
+
+#include "../ident.h"
+#include "../lobby.h"
+#include "../runtime.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    FIRST_FRAME_MAX = 1 << 17, /* one with an InitConnection: its padding is up to 64 KiB */
+    HALF_TUNNEL_TIME = 32000,  /* milliseconds for a connector to be accepted */
+    SCRATCH_SIZE = 1024,
+};
+
+enum side {
+    SIDE_LISTENER = 1, /* also a connector's, whose other side is its acceptor's */
+    SIDE_ACCEPTOR,
+};
+
+/* ---- keys ------------------------------------------------------------------------ */
+
+static struct iovec part(const void *bytes, size_t size)
+{
+    return (struct iovec){(void *)(uintptr_t)bytes, size};
+}
+
+static struct pair_key listener_key(const struct greeting *greeting, const uint8_t *node)
+{
+    struct iovec parts[] = {part(node, CAPNP_KEY_SIZE)};
+    return pair_key(greeting->table, greeting->protocol, parts, 1);
+}
+
+static struct pair_key tunnel_key(
+    const struct greeting *greeting, const uint8_t *connector, const uint8_t *listener)
+{
+    struct iovec parts[] = {part(connector, CAPNP_KEY_SIZE), part(listener, CAPNP_KEY_SIZE)};
+    return pair_key(greeting->table, greeting->protocol, parts, 2);
+}
+
+/* ---- the greeting ---------------------------------------------------------------- */
+
+/* Reads one frame, header and all, to `frame`. Returns its size, or a negative errno: -EMSGSIZE if
+ * its payload is more than `max`. */
+static ssize_t read_frame(const struct greeting *greeting, uint8_t *frame, size_t max)
+{
+    int error = greeting_read(greeting, frame, CHANNEL_HEADER);
+    if (error != 0)
+        return error;
+    int size = channel_payload_size(frame, max);
+    if (size < 0)
+        return size;
+    error = greeting_read(greeting, frame + CHANNEL_HEADER, (size_t)size);
+    return error != 0 ? error : CHANNEL_HEADER + size;
+}
+
+static enum pair_outcome outcome_of(ssize_t error)
+{
+    return error == -EMSGSIZE || error == -EBADMSG ? PAIR_ERRORY : PAIR_EMPTY;
+}
+
+static enum pair_outcome shake_hands(
+    const struct greeting *greeting, struct channel_handshake *handshake)
+{
+    uint8_t frame[CHANNEL_HEADER + CHANNEL_GREETING_MAX], send[CHANNEL_SEND_MAX];
+    size_t count = channel_begin(
+        handshake, greeting->identity->public_key, greeting->identity->secret_key, send);
+    greeting_say(greeting, send, count);
+    while (handshake->stage != CHANNEL_READY) {
+        ssize_t size = read_frame(greeting, frame, CHANNEL_GREETING_MAX);
+        if (size < 0)
+            return outcome_of(size);
+        int error = channel_proceed(
+            handshake, frame + CHANNEL_HEADER, (size_t)size - CHANNEL_HEADER, send, &count);
+        if (error != 0)
+            return outcome_of(error);
+        greeting_say(greeting, send, count);
+    }
+    return PAIR_HAPPY;
+}
+
+/* Decodes one whole frame. PAIR_HAPPY when it was an InitConnection, PAIR_LONELY when something else
+ * that may come before it. */
+static enum pair_outcome take_frame(const struct greeting *greeting, void *state, uint8_t *frame,
+    size_t size, struct init_connection *init)
+{
+    uint8_t memory[SCRATCH_SIZE];
+    struct capnp_scratch scratch = {memory, sizeof memory};
+    struct piece piece;
+    for (;;) {
+        switch (channel_codec.decode(state, &frame, &size, runtime_now(), &piece)) {
+        case CODEC_MORE:
+            return PAIR_LONELY;
+        case CODEC_PIECE:
+            return capnp_read_init_connection(scratch, piece.bytes, piece.size, init) == 0
+                       ? PAIR_HAPPY
+                       : PAIR_ERRORY;
+        case CODEC_REPLY:
+            greeting_say(greeting, piece.bytes, piece.size);
+            break;
+        case CODEC_LIFE:
+            break;
+        case CODEC_CLOSED:
+        case CODEC_FAILED:
+            return PAIR_ERRORY;
+        }
+    }
+}
+
+/* Reads up to the InitConnection and not beyond. */
+static enum pair_outcome read_init(
+    const struct greeting *greeting, struct channel_session *session, struct init_connection *init)
+{
+    enum pair_outcome outcome = PAIR_FULL;
+    uint8_t *buffer = malloc(CODEC_HEAD + CHANNEL_HEADER + FIRST_FRAME_MAX);
+    void *state = calloc(1, channel_codec.state_size);
+    if (buffer != NULL && state != NULL &&
+        channel_codec.open(state, (const uint8_t *)session, sizeof *session, runtime_now()) == 0)
+        outcome = PAIR_LONELY;
+    while (outcome == PAIR_LONELY) {
+        ssize_t size = read_frame(greeting, buffer + CODEC_HEAD, FIRST_FRAME_MAX);
+        outcome = size < 0 ? outcome_of(size)
+                           : take_frame(greeting, state, buffer + CODEC_HEAD, (size_t)size, init);
+    }
+    if (outcome == PAIR_HAPPY && channel_suspend(state, session) != 0)
+        outcome = PAIR_ERRORY;
+    if (state != NULL)
+        channel_codec.close(state);
+    free(state);
+    free(buffer);
+    return outcome;
+}
+
+static void make_request(const struct greeting *greeting, const uint8_t *node,
+    const struct init_connection *init, struct pair_request *request)
+{
+    request->protocol = greeting->protocol;
+    request->side = SIDE_LISTENER;
+    switch (init->kind) {
+    case INIT_LISTEN:
+        request->rule = PAIR_LISTEN;
+        request->key = listener_key(greeting, node);
+        break;
+    case INIT_CONNECT:
+        request->rule = PAIR_CONNECT;
+        request->key = tunnel_key(greeting, node, init->public_key);
+        request->listener = listener_key(greeting, init->public_key);
+        break;
+    case INIT_ACCEPT:
+    case INIT_KINDS:
+        request->rule = PAIR_ACCEPT;
+        request->side = SIDE_ACCEPTOR;
+        request->key = tunnel_key(greeting, init->public_key, node);
+        request->listener = listener_key(greeting, node);
+        break;
+    }
+}
+
+static enum pair_outcome offset_greet(
+    struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
+{
+    struct channel_handshake handshake;
+    struct init_connection init;
+    if (greeting->identity == NULL)
+        return PAIR_ERRORY;
+    enum pair_outcome outcome = shake_hands(greeting, &handshake);
+    if (outcome == PAIR_HAPPY)
+        outcome = read_init(greeting, &handshake.session, &init);
+    if (outcome == PAIR_HAPPY) {
+        make_request(greeting, handshake.session.peer, &init, request);
+        handoff->codec = CODEC_CHANNEL;
+        handoff->lobby = init.kind == INIT_LISTEN;
+        handoff->name_size = sizeof handshake.session.peer;
+        memcpy(handoff->name, handshake.session.peer, sizeof handshake.session.peer);
+        handoff->session_size = sizeof handshake.session;
+        memcpy(handoff->session, &handshake.session, sizeof handshake.session);
+    }
+    channel_end(&handshake);
+    return outcome;
+}
+
+/* ---- in the lobby ---------------------------------------------------------------- */
+
+/* IncomingConnection, to the one who listens. */
+static bool offset_announce(struct lobby *lobby, struct end *listener, struct end *caller)
+{
+    uint8_t message[CAPNP_SMALL_MAX];
+    struct connection_key incoming;
+    size_t size;
+    memcpy(incoming.public_key, lobby_name(caller, &size), sizeof incoming.public_key);
+    return lobby_tell(lobby, listener, message, capnp_write_connection_key(&incoming, message));
+}
+
+/* RejectConnection, the only thing that a listener says. */
+static bool offset_hear(
+    struct lobby *lobby, struct end *listener, const uint8_t *message, size_t size)
+{
+    uint8_t memory[SCRATCH_SIZE];
+    struct capnp_scratch scratch = {memory, sizeof memory};
+    struct connection_key rejected;
+    size_t name_size;
+    if (capnp_read_connection_key(scratch, message, size, &rejected) != 0)
+        return false;
+    struct iovec parts[] = {part(rejected.public_key, sizeof rejected.public_key),
+        part(lobby_name(listener, &name_size), CAPNP_KEY_SIZE)};
+    struct end *caller = lobby_caller(lobby, listener, parts, 2);
+    if (caller != NULL)
+        lobby_dismiss(lobby, caller);
+    return true;
+}
+
+static const struct lobby_rules rules = {
+    .hear = offset_hear,
+    .announce = offset_announce,
+};
+
+/* Nothing is ever said but by a close. */
+static void offset_welcome(const uint8_t *name, size_t name_size, struct words *words)
+{
+    (void)name;
+    (void)name_size;
+    (void)words;
+}
+
+static void offset_farewell(
+    enum pair_outcome outcome, enum pair_reason reason, struct words *words)
+{
+    (void)outcome;
+    (void)reason;
+    (void)words;
+}
+
+static const uint8_t prefix[] = {0, 0, 0, 0, 0, 0, 0, 4};
+
+const struct protocol offset_protocol = {
+    .name = "offset",
+    .prefix = prefix,
+    .prefix_size = sizeof prefix,
+    .greet = offset_greet,
+    .patient = true,
+    .wait_time = HALF_TUNNEL_TIME,
+    .welcome = offset_welcome,
+    .farewell = offset_farewell,
+    .lobby = &rules,
+};

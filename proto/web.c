@@ -1,0 +1,105 @@
+/* The way to a WebSocket: the request, the upgrade, and which protocol it is for: by its path, or
+ * else by its first message. Also the page for a person who looks, and the health check. */
+#include "http.h"
+#include "proto.h"
+#include "websocket.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <string.h>
+
+enum {
+    FIRST_MESSAGE_MAX = 8192, /* a hello, or a transit line */
+};
+
+static const struct protocol *protocol_for_path(
+    const char *path, size_t size, uint8_t *index)
+{
+    for (size_t i = 0; i < protocol_count; i++) {
+        if (protocols[i]->claims_path != NULL && protocols[i]->claims_path(path, size)) {
+            *index = (uint8_t)i;
+            return protocols[i];
+        }
+    }
+    return NULL;
+}
+
+static const struct protocol *protocol_for_message(bool text, uint8_t *index)
+{
+    for (size_t i = 0; i < protocol_count; i++) {
+        if (protocols[i]->greet_message != NULL && protocols[i]->text_first == text) {
+            *index = (uint8_t)i;
+            return protocols[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whatever is not a WebSocket's beginning. */
+static enum pair_outcome answer_request(
+    struct greeting *greeting, enum http_answer answer, const struct http_request *request)
+{
+    if (answer == HTTP_PAGE)
+        answer = http_resource(request, !greeting->full);
+    http_say(greeting, answer, request);
+    return answer == HTTP_PAGE || answer == HTTP_HEALTHY || answer == HTTP_UNAVAILABLE
+               ? PAIR_SERVED
+               : PAIR_ERRORY;
+}
+
+static enum pair_outcome first_message(
+    struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
+{
+    uint8_t message[FIRST_MESSAGE_MAX];
+    bool text;
+    enum pair_outcome outcome = PAIR_EMPTY;
+    ssize_t size = websocket_read(greeting, message, sizeof message, &text);
+    if (size == -EPROTO || size == -EMSGSIZE)
+        outcome = PAIR_ERRORY;
+    const struct protocol *protocol =
+        size < 0 ? NULL : protocol_for_message(text, &greeting->protocol);
+    if (protocol == NULL) {
+        greeting->codec = CODEC_PLAIN; /* all has been said */
+        return outcome;
+    }
+    outcome = protocol->greet_message(greeting, message, (size_t)size, request, handoff);
+    sodium_memzero(message, (size_t)size);
+    return outcome;
+}
+
+static enum pair_outcome web_greet(
+    struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
+{
+    char head[HTTP_HEAD_MAX];
+    struct http_request http;
+    enum http_answer answer;
+    if (http_read(greeting, head, &http, &answer) != 0)
+        return PAIR_EMPTY;
+    if (answer != HTTP_SWITCH)
+        return answer_request(greeting, answer, &http);
+    const struct protocol *protocol =
+        protocol_for_path(http.path, http.path_size, &greeting->protocol);
+    if (protocol != NULL && !protocol->greet_path(greeting, http.path, http.path_size, request, handoff))
+        return answer_request(greeting, HTTP_NOT_FOUND, &http);
+    http_say(greeting, HTTP_SWITCH, &http);
+    greeting->codec = CODEC_WEBSOCKET;
+    handoff->codec = CODEC_WEBSOCKET;
+    return protocol != NULL ? PAIR_HAPPY : first_message(greeting, request, handoff);
+}
+
+static void web_farewell(enum pair_outcome outcome, enum pair_reason reason, struct words *words)
+{
+    (void)outcome;
+    (void)reason;
+    (void)words; /* an answer was all */
+}
+
+static const uint8_t prefix[] = {'G', 'E', 'T', ' '};
+
+const struct protocol web_protocol = {
+    .name = "http",
+    .prefix = prefix,
+    .prefix_size = sizeof prefix,
+    .greet = web_greet,
+    .farewell = web_farewell,
+};
