@@ -67,7 +67,7 @@ $(BUILD)/bench/%: bench/%.c $(MODULES)
 BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev libjansson-dev \
 	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
-	magic-wormhole python3-magic-wormhole-mailbox-server capnproto
+	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay
