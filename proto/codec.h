@@ -59,9 +59,9 @@ struct codec {
     int (*encode)(void *state, const struct piece *piece, int64_t now, struct iovec *out);
     bool in_place;
 
-    /* What is written last: to end the connection with this code and reason where the protocol
-     * has such a thing; code 0: as befits what decode() has said. At most CODEC_FAREWELL_MAX
-     * bytes. Returns how many: 0 for a plain close. */
+    /* What is written last: to end the connection with this code and reason (NULL: none) where
+     * the protocol has such a thing; code 0: as befits what decode() has said. At most
+     * CODEC_FAREWELL_MAX bytes. Returns how many: 0 for a plain close. */
     size_t (*farewell)(void *state, uint16_t code, const char *reason, uint8_t *out);
     bool mutual_close; /* the other side answers a farewell with its own, before the close */
 

@@ -353,7 +353,7 @@ static int websocket_encode(void *state, const struct piece *piece, int64_t now,
 /* How much of a reason fits, without cutting a character in two. */
 static size_t reason_size(const char *reason)
 {
-    size_t size = strlen(reason);
+    size_t size = reason == NULL ? 0 : strlen(reason);
     if (size <= WEBSOCKET_REASON_MAX)
         return size;
     size = WEBSOCKET_REASON_MAX;
@@ -369,7 +369,8 @@ static size_t put_close(uint8_t *out, uint16_t code, const char *reason)
     if (code != 0) {
         size = reason_size(reason);
         put_big_endian(payload, 2, code);
-        memcpy(payload + 2, reason, size);
+        if (size > 0)
+            memcpy(payload + 2, reason, size);
         size += 2;
     }
     return put_head(payload, FINAL | CLOSE, size) + size;

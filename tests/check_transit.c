@@ -1,5 +1,6 @@
 /* The transit line: what is understood, what is refused, and that not a byte beyond it is read. */
 #include "proto/proto.h"
+#include "proto/websocket.h"
 #include "runtime.h"
 
 #include <check.h>
@@ -57,7 +58,7 @@ static void say(const void *bytes, size_t size)
 
 static enum pair_outcome greet_within(int64_t time, struct pair_request *request)
 {
-    struct handoff handoff = {.session_size = 1};
+    struct handoff handoff = {.session_size = 0};
     struct greeting greeting = {.fd = server, .deadline = runtime_now() + time, .table = table};
     enum pair_outcome outcome = transit_protocol.greet(&greeting, request, &handoff);
     if (outcome == PAIR_HAPPY)
@@ -278,26 +279,30 @@ END_TEST
 
 /* ---- words ----------------------------------------------------------------------- */
 
-static void expect_farewell(enum pair_outcome outcome, const char *expected)
+static void expect_farewell(enum pair_outcome outcome, const char *expected, uint16_t code)
 {
-    uint8_t words[PROTOCOL_WORDS_MAX];
-    size_t size = transit_protocol.farewell(outcome, words);
-    ck_assert_uint_eq(size, strlen(expected));
-    ck_assert_mem_eq(words, expected, size);
+    struct words words = {.size = 0};
+    transit_protocol.farewell(outcome, PAIR_NO_REASON, &words);
+    ck_assert_uint_eq(words.size, strlen(expected));
+    ck_assert_mem_eq(words.message, expected, words.size);
+    ck_assert_uint_eq(words.code, code);
 }
 
 START_TEST(each_end_is_told_in_the_words_of_the_protocol)
 {
-    uint8_t words[PROTOCOL_WORDS_MAX];
-    ck_assert_uint_eq(transit_protocol.welcome(words), 3);
-    ck_assert_mem_eq(words, "ok\n", 3);
-    expect_farewell(PAIR_ERRORY, "bad handshake\n");
-    expect_farewell(PAIR_IMPATIENT, "impatient\n");
-    expect_farewell(PAIR_LONELY, "");
-    expect_farewell(PAIR_REDUNDANT, "");
-    expect_farewell(PAIR_EMPTY, "");
-    expect_farewell(PAIR_FULL, "");
-    expect_farewell(PAIR_SOURCE, "");
+    struct words words = {.size = 0};
+    transit_protocol.welcome(NULL, 0, &words);
+    ck_assert_uint_eq(words.size, 3);
+    ck_assert_mem_eq(words.message, "ok\n", 3);
+    ck_assert(!words.text);
+    expect_farewell(PAIR_HAPPY, "", WEBSOCKET_NORMAL);
+    expect_farewell(PAIR_ERRORY, "bad handshake\n", WEBSOCKET_POLICY);
+    expect_farewell(PAIR_IMPATIENT, "impatient\n", WEBSOCKET_POLICY);
+    expect_farewell(PAIR_LONELY, "", WEBSOCKET_POLICY);
+    expect_farewell(PAIR_REDUNDANT, "", WEBSOCKET_POLICY);
+    expect_farewell(PAIR_EMPTY, "", WEBSOCKET_POLICY);
+    expect_farewell(PAIR_FULL, "", WEBSOCKET_TRY_LATER);
+    expect_farewell(PAIR_SOURCE, "", WEBSOCKET_TRY_LATER);
 }
 END_TEST
 
