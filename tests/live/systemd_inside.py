@@ -101,6 +101,18 @@ def wormhole_sends_a_hundred_megabytes(unit):
 
 
 @behaviour(*KINDS)
+def a_ticket_can_be_made_of_the_identity_that_it_made(unit):
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        status = os.stat("/var/lib/relay/relay.ident")
+        assert stat.S_IMODE(status.st_mode) == 0o600, status
+        assert status.st_uid == pwd.getpwnam("relay").pw_uid, status
+        command("relay", "relay-ticket", "--address=h:1", f"--output=/tmp/{unit}.ticket")
+        assert os.path.getsize(f"/tmp/{unit}.ticket") > 0
+        os.unlink(f"/tmp/{unit}.ticket")
+
+
+@behaviour(*KINDS)
 def two_thousand_connections_leave_it_listening(unit):
     with Installed(unit) as relay:
         pair = make_pair(relay)
