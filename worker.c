@@ -181,6 +181,18 @@ static enum pair_outcome enter(
     return PAIR_FULL;
 }
 
+/* There is no room for a connection. Only a WebSocket's client can be told so; and who asks whether
+ * there is room gets an answer. */
+static void turn_away(struct greeting *greeting)
+{
+    struct pair_request request = {.rule = PAIR_SIDES};
+    struct handoff handoff = {.session_size = 0};
+    greeting->full = true;
+    greeting->deadline = runtime_now() + PARTING_TIME;
+    if (protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol) == &web_protocol)
+        (void)web_protocol.greet(greeting, &request, &handoff);
+}
+
 void worker_greet(struct worker *worker, int fd)
 {
     struct pair_ref ref, stranded;
@@ -198,6 +210,8 @@ void worker_greet(struct worker *worker, int fd)
     bool entered = outcome == PAIR_HAPPY;
     if (entered)
         outcome = greet(worker, &greeting, ref, &known, &reason);
+    else
+        turn_away(&greeting);
     if (outcome == PAIR_HAPPY) {
         close(fd);
         return;
