@@ -30,7 +30,7 @@ enum http_answer {
 };
 
 struct http_request {
-    const char *path; /* in the head; without the query, and percent-encoded yet */
+    const char *path; /* valid as long as the head; without the query, percent-encoded yet */
     size_t path_size;
     bool bodiless;                     /* HEAD: the answer has no body */
     char accept[HTTP_ACCEPT_SIZE + 1]; /* HTTP_SWITCH: what proves that the key was read */

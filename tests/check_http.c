@@ -364,7 +364,7 @@ START_TEST(a_head_in_pieces_of_any_size_is_read)
         if (child == 0) {
             for (size_t at = 0; at < strlen(WHOLE); at += piece) {
                 size_t left = strlen(WHOLE) - at;
-                (void)send(client, WHOLE + at, left < piece ? left : piece, 0);
+                (void)send(client, &WHOLE[at], left < piece ? left : piece, 0);
             }
             _exit(0);
         }

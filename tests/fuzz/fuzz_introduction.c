@@ -1,0 +1,31 @@
+/* Introductions: any bytes are ignored, or have documents within the limits, and those can be
+ * written. */
+#include "proto/introduction.h"
+
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct introduction_text ids[INTRODUCTION_DOCUMENTS_MAX];
+    static uint8_t out[INTRODUCTION_DOCUMENTS_MAX * (INTRODUCTION_ID_MAX + 3) + 512];
+    static const struct introduction_text peer = {"peer", 4};
+    struct introduction_documents documents;
+    size_t count = 0, room = size > 0 ? data[0] : 0;
+    enum introduction_kind kind = introduction_read(data, size, &documents);
+    while (count < INTRODUCTION_DOCUMENTS_MAX && introduction_next(&documents, &ids[count])) {
+        if (ids[count].size == 0 || ids[count].size > INTRODUCTION_ID_MAX)
+            abort();
+        count++;
+    }
+    if (documents.left > 0 ||
+        (kind != INTRODUCTION_JOIN && kind != INTRODUCTION_LEAVE && count > 0))
+        abort();
+    if (introduction_write(out, sizeof out, peer, ids, count) == 0)
+        abort();
+    uint8_t *small = malloc(room + 1);
+    (void)introduction_write(small, room, peer, ids, count);
+    free(small);
+    return 0;
+}

@@ -1,0 +1,88 @@
+/* Frames: however the input is cut, it means the same, and what is encoded in place overwrites
+ * nothing that is yet to be decoded. The first byte says how large the chunks are. */
+#include "proto/websocket.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ROOM = 1 << 17
+};
+
+struct transcript {
+    uint8_t bytes[ROOM];
+    size_t size;
+    bool in_message;
+};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void note(struct transcript *transcript, const void *bytes, size_t size)
+{
+    if (size > ROOM - transcript->size)
+        abort();
+    if (size > 0)
+        memcpy(transcript->bytes + transcript->size, bytes, size);
+    transcript->size += size;
+}
+
+static void note_piece(struct transcript *transcript, void *state, const struct piece *piece)
+{
+    struct iovec out;
+    if (piece->first == transcript->in_message || (piece->size == 0 && !piece->last))
+        abort();
+    if (piece->first)
+        note(transcript, piece->text ? "T" : "B", 1);
+    note(transcript, piece->bytes, piece->size);
+    if (piece->last)
+        note(transcript, ".", 1);
+    transcript->in_message = !piece->last;
+    if (websocket_codec.encode(state, piece, 0, &out) != 0 ||
+        out.iov_len > piece->size + WEBSOCKET_HEAD_MAX)
+        abort();
+}
+
+/* Decodes one chunk, in a copy that ends where it ends. */
+static enum codec_event decode(
+    struct transcript *transcript, void *state, const uint8_t *bytes, size_t size)
+{
+    uint8_t *copy = malloc(CODEC_HEAD + size), *at = copy + CODEC_HEAD;
+    enum codec_event event;
+    memcpy(at, bytes, size);
+    do {
+        struct piece piece;
+        event = websocket_codec.decode(state, &at, &size, 0, &piece);
+        if (event == CODEC_PIECE)
+            note_piece(transcript, state, &piece);
+        else if (event == CODEC_REPLY)
+            note(transcript, piece.bytes, piece.size);
+    } while (event == CODEC_PIECE || event == CODEC_REPLY || event == CODEC_LIFE);
+    free(copy);
+    return event;
+}
+
+static void play(struct transcript *transcript, const uint8_t *data, size_t size, size_t chunk)
+{
+    enum codec_event event = CODEC_MORE;
+    uint8_t words[CODEC_FAREWELL_MAX];
+    void *state = calloc(1, websocket_codec.state_size);
+    transcript->size = 0;
+    transcript->in_message = false;
+    for (size_t at = 0; at < size && event == CODEC_MORE; at += chunk)
+        event = decode(transcript, state, data + at, size - at < chunk ? size - at : chunk);
+    note(transcript, words, websocket_codec.farewell(state, 0, "", words));
+    websocket_codec.close(state);
+    free(state);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct transcript whole, cut;
+    if (size < 2 || size > ROOM / 2)
+        return 0;
+    play(&whole, data + 1, size - 1, size - 1);
+    play(&cut, data + 1, size - 1, (size_t)data[0] + 1);
+    if (whole.size != cut.size || memcmp(whole.bytes, cut.bytes, cut.size) != 0)
+        abort();
+    return 0;
+}
