@@ -35,8 +35,7 @@ static bool take_bytes(struct reader *reader, uint32_t length, struct introducti
     *text = (struct introduction_text){reader->at, length};
     if (length == 0)
         return true;
-    return length <= reader->size && take_token(reader, &chunk) &&
-           chunk.type == MPACK_TOKEN_CHUNK && chunk.length == length;
+    return take_token(reader, &chunk) && chunk.type == MPACK_TOKEN_CHUNK && chunk.length == length;
 }
 
 static bool has_bytes(const mpack_token_t *token)
