@@ -42,6 +42,7 @@ SOURCES := $(wildcard *.c proto/*.c)
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 MODULES := $(filter-out $(BUILD)/relay.o,$(OBJECTS))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/check_*.c))
+TOOLS   := $(BUILD)/tests/capnp_tool
 
 .PHONY: all
 all: $(BUILD)/relay
@@ -94,7 +95,7 @@ run: packages-build
 
 .PHONY: check
 check: packages-check
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory all $(TOOLS)
 	@tests/run
 
 .PHONY: unit
@@ -154,4 +155,4 @@ uninstall:
 clean:
 	rm -rf build
 
--include $(OBJECTS:.o=.d) $(UNITS:%=%.d)
+-include $(OBJECTS:.o=.d) $(UNITS:%=%.d) $(TOOLS:%=%.d)
