@@ -26,9 +26,9 @@ enum {
     SILENT_TIME = 32000,
 
     /* Rekeys that the other side begins, which cost us three scalar multiplications each: one a
-     * minute, and a number in advance. */
-    REKEY_PACE = 60000,
-    REKEYS_AT_ONCE = 16,
+     * second, and as many in advance as hold nobody else up. */
+    REKEY_PACE = 1000,
+    REKEYS_AT_ONCE = 64,
 
     MESSAGE_MAX = CHANNEL_FRAME_MAX, /* unpacked, of either layer */
     KA_PACKED_MAX = CAPNP_DATA_MAX(MESSAGE_MAX),
