@@ -27,6 +27,10 @@ enum {
     ARGUMENTS_MAX = 256,
 };
 
+/* Set for a forwarder that a worker has started. Several may start at once, and it is no news
+ * that only one of them is needed. */
+static const char on_demand[] = "RELAY_ON_DEMAND";
+
 /* Whom a forwarder may leave. */
 struct retirement {
     const struct runtime *runtime;
@@ -182,8 +186,10 @@ int launch_forward(const struct options *options)
         lock = take_forward_lock(&runtime);
     if (lock < 0 || retirement.socket < 0) {
         errno = lock < 0 ? -lock : -retirement.socket;
+        if (errno == EWOULDBLOCK && getenv(on_demand) != NULL)
+            return 0;
         if (errno == EWOULDBLOCK)
-            log_info("another forwarder runs in %s", options->runtime_directory);
+            log_error("another forwarder runs in %s", options->runtime_directory);
         else
             log_error_errno("cannot become the forwarder in %s", options->runtime_directory);
         return EXIT_RUN_TIME;
@@ -229,11 +235,12 @@ static _Noreturn void become_forwarder(char **arguments)
     (void)unsetenv("LISTEN_FDS");
     (void)unsetenv("LISTEN_PID");
     (void)unsetenv("NOTIFY_SOCKET");
+    (void)setenv(on_demand, "1", 1);
     execv("/proc/self/exe", list);
     _exit(EXIT_RUN_TIME);
 }
 
-int launch_on_demand(const struct runtime *runtime, char **arguments, int timeout)
+static int start_forwarder(char **arguments)
 {
     pid_t child = fork();
     if (child < 0)
@@ -246,11 +253,32 @@ int launch_on_demand(const struct runtime *runtime, char **arguments, int timeou
     }
     while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
         continue;
+    return 0;
+}
+
+/* One is about to open its socket, or has just closed it. */
+static bool has_forwarder(const struct runtime *runtime)
+{
+    int lock = runtime_lock(runtime->forward_lock, false, false);
+    if (lock >= 0)
+        close(lock);
+    return lock == -EWOULDBLOCK;
+}
+
+int launch_on_demand(const struct runtime *runtime, char **arguments, int timeout)
+{
+    bool started = false;
     int64_t until = runtime_now() + timeout;
     for (;;) {
         int socket = handoff_connect(runtime->socket, timeout);
         if (socket >= 0 || runtime_now() >= until)
             return socket;
+        if (!started && !has_forwarder(runtime)) {
+            int error = start_forwarder(arguments);
+            if (error != 0)
+                return error;
+            started = true;
+        }
         pause_briefly();
     }
 }

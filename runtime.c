@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/resource.h>
@@ -60,24 +61,47 @@ static int check_directory(const char *path, uid_t owner)
     return 0;
 }
 
+/* Root makes it under another name and gives it away before it has its own: whoever comes at the
+ * same time finds none, or one that is usable. */
+static int make_directory_for(const char *path, const struct passwd *user)
+{
+    char fresh[sizeof((struct runtime *)NULL)->table];
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    int count = snprintf(fresh, sizeof fresh, "%.*s.XXXXXX", (int)length, path);
+    if (count < 0 || (size_t)count >= sizeof fresh)
+        return -ENAMETOOLONG;
+    if (mkdtemp(fresh) == NULL)
+        return -errno;
+    if (lchown(fresh, user->pw_uid, user->pw_gid) == 0 &&
+        renameat2(AT_FDCWD, fresh, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
+        return 0;
+    int error = -errno;
+    (void)rmdir(fresh);
+    return error;
+}
+
 static int make_directory(const struct options *options)
 {
     const char *path = options->runtime_directory;
     uid_t owner = geteuid();
-    bool made = mkdir(path, 0700) == 0;
-    if (!made && errno != EEXIST) {
-        log_error_errno("cannot make the runtime directory %s", path);
-        return -1;
-    }
+    struct stat status;
+    int error = 0;
     const struct passwd *user = owner == 0 ? find_user(options) : NULL;
-    if (user != NULL) {
+    if (user != NULL)
         owner = user->pw_uid;
-        if (made && lchown(path, user->pw_uid, user->pw_gid) < 0) {
-            log_error_errno("cannot give the runtime directory %s to %s", path, user->pw_name);
-            return -1;
-        }
+    if (lstat(path, &status) < 0) {
+        if (user != NULL)
+            error = make_directory_for(path, user);
+        else if (mkdir(path, 0700) < 0)
+            error = -errno;
     }
-    return check_directory(path, owner);
+    if (error == 0 || error == -EEXIST)
+        return check_directory(path, owner);
+    errno = -error;
+    log_error_errno("cannot make the runtime directory %s", path);
+    return -1;
 }
 
 static int set_path(char *path, size_t size, const char *directory, const char *name)
