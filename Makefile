@@ -93,14 +93,16 @@ run: packages-build
 
 # ---- tests ---------------------------------------------------------------------------
 
-.PHONY: check
-check: packages-check
-	@$(MAKE) --no-print-directory all $(TOOLS)
-	@tests/run
+# Fewer with PATTERN=...: those whose file names match.
+PATTERN ?=
 
-.PHONY: unit
-unit: $(UNITS)
-	@for test in $(UNITS); do $$test || exit 1; done
+.PHONY: check check-sanitized check-valgrind
+check: packages-check
+	@tests/run plain '$(PATTERN)'
+check-sanitized: packages-check
+	@tests/run sanitized '$(PATTERN)'
+check-valgrind: packages-check
+	@tests/run valgrind '$(PATTERN)'
 
 .PHONY: lint
 lint: packages-lint
