@@ -334,11 +334,12 @@ static void join(struct forwarder *forwarder, struct end *end, struct end *peer)
     peer->bytes = pair_bytes(forwarder->table, peer->ref);
     lobby_leave(forwarder, end);
     lobby_leave(forwarder, peer);
+    /* Before the two are told: who comes after that is no spare of theirs. */
+    dismiss_spares(forwarder, end);
     welcome(forwarder, peer, end);
     welcome(forwarder, end, peer);
     messages_release(&forwarder->flow, end);
     messages_release(&forwarder->flow, peer);
-    dismiss_spares(forwarder, end);
     run_pair(forwarder, end);
 }
 

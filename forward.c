@@ -353,6 +353,7 @@ static int prepare(struct forwarder *forwarder, const struct forward_setup *setu
 
 static void release(struct forwarder *forwarder)
 {
+    struct deadline *leaving;
     for (uint32_t i = 0; forwarder->slots != NULL && i < pair_capacity(forwarder->table); i++) {
         struct end *end = forwarder->slots[i];
         if (end == NULL)
@@ -362,6 +363,8 @@ static void release(struct forwarder *forwarder)
         else
             ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
     }
+    while ((leaving = deadline_expired(&forwarder->leaving, INT64_MAX)) != NULL)
+        ends_close(forwarder, end_of_phase(leaving));
     do_work(forwarder);
     ends_bury(forwarder);
     lobby_close(forwarder);
