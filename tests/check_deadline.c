@@ -1,0 +1,119 @@
+/* Deadlines: they expire in order, can be moved and cleared at any place of their list. */
+#include "deadline.h"
+
+#include <check.h>
+#include <stdlib.h>
+
+enum {
+    COUNT = 5,
+    LENGTH = 100
+};
+
+static struct deadline deadlines[COUNT];
+static struct deadline_list list;
+
+/* One each millisecond, from 0 on. */
+static void set_all(void)
+{
+    list = (struct deadline_list){.length = LENGTH};
+    for (int i = 0; i < COUNT; i++) {
+        deadlines[i] = (struct deadline){.list = NULL};
+        deadline_set(&deadlines[i], &list, i);
+    }
+}
+
+static void expect_expiry(int64_t now, int index)
+{
+    struct deadline *due = deadline_expired(&list, now);
+    ck_assert_ptr_eq(due, index < 0 ? NULL : &deadlines[index]);
+}
+
+START_TEST(each_expires_when_its_time_has_come_and_once)
+{
+    for (int i = 0; i < COUNT; i++) {
+        expect_expiry(LENGTH + i - 1, -1);
+        ck_assert(deadline_is_set(&deadlines[i]));
+        expect_expiry(LENGTH + i, i);
+        ck_assert(!deadline_is_set(&deadlines[i]));
+    }
+    expect_expiry(INT64_MAX, -1);
+}
+END_TEST
+
+START_TEST(late_ones_expire_in_their_order)
+{
+    for (int i = 0; i < COUNT; i++)
+        expect_expiry(10 * LENGTH, i);
+    expect_expiry(10 * LENGTH, -1);
+}
+END_TEST
+
+START_TEST(any_can_be_cleared_and_the_others_stay)
+{
+    for (int cleared = 0; cleared < COUNT; cleared++) {
+        set_all();
+        deadline_clear(&deadlines[cleared]);
+        ck_assert(!deadline_is_set(&deadlines[cleared]));
+        deadline_clear(&deadlines[cleared]); /* once more does no harm */
+        for (int i = 0; i < COUNT; i++)
+            if (i != cleared)
+                expect_expiry(INT64_MAX, i);
+        expect_expiry(INT64_MAX, -1);
+    }
+}
+END_TEST
+
+START_TEST(one_that_is_set_anew_is_the_last)
+{
+    for (int again = 0; again < COUNT; again++) {
+        set_all();
+        deadline_set(&deadlines[again], &list, 50);
+        for (int i = 0; i < COUNT; i++)
+            if (i != again)
+                expect_expiry(LENGTH + 49, i);
+        expect_expiry(LENGTH + 49, -1);
+        expect_expiry(LENGTH + 50, again);
+    }
+}
+END_TEST
+
+START_TEST(one_moves_from_list_to_list)
+{
+    struct deadline_list other = {.length = 7};
+    deadline_set(&deadlines[0], &other, 1000);
+    expect_expiry(INT64_MAX, 1);
+    ck_assert_ptr_null(deadline_expired(&other, 1006));
+    ck_assert_ptr_eq(deadline_expired(&other, 1007), &deadlines[0]);
+}
+END_TEST
+
+START_TEST(the_next_of_several_lists_is_the_earliest)
+{
+    struct deadline_list empty = {.length = 1};
+    ck_assert_int_eq(deadline_next(&empty, -1), -1);
+    ck_assert_int_eq(deadline_next(&empty, 5), 5);
+    ck_assert_int_eq(deadline_next(&list, -1), LENGTH);
+    ck_assert_int_eq(deadline_next(&list, LENGTH + 1), LENGTH);
+    ck_assert_int_eq(deadline_next(&list, LENGTH - 1), LENGTH - 1);
+    ck_assert_int_eq(deadline_next(&list, 0), 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("deadline");
+    TCase *tests = tcase_create("list");
+    tcase_add_checked_fixture(tests, set_all, NULL);
+    tcase_add_test(tests, each_expires_when_its_time_has_come_and_once);
+    tcase_add_test(tests, late_ones_expire_in_their_order);
+    tcase_add_test(tests, any_can_be_cleared_and_the_others_stay);
+    tcase_add_test(tests, one_that_is_set_anew_is_the_last);
+    tcase_add_test(tests, one_moves_from_list_to_list);
+    tcase_add_test(tests, the_next_of_several_lists_is_the_earliest);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,335 @@
+/* The handoff: exactly what was sent arrives, and nothing else is ever taken or left open. */
+#include "handoff.h"
+
+#include <check.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    TIMEOUT = 10000,
+    WITHOUT_SESSION = offsetof(struct handoff, session),
+};
+
+static char directory[64], path[96];
+static int receiver, sender, carried;
+static size_t descriptors_before;
+
+static size_t count_descriptors(void)
+{
+    size_t count = 0;
+    DIR *list = opendir("/proc/self/fd");
+    ck_assert_ptr_nonnull(list);
+    while (readdir(list) != NULL)
+        count++;
+    ck_assert_int_eq(closedir(list), 0);
+    return count;
+}
+
+static void set_up(void)
+{
+    strcpy(directory, "/tmp/check-handoff-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    (void)snprintf(path, sizeof path, "%s/socket", directory);
+    receiver = handoff_listen(path);
+    ck_assert_int_ge(receiver, 0);
+    sender = handoff_connect(path, TIMEOUT);
+    ck_assert_int_ge(sender, 0);
+    carried = open("/dev/null", O_RDWR | O_CLOEXEC);
+    ck_assert_int_ge(carried, 0);
+    descriptors_before = count_descriptors();
+}
+
+/* However a test went, no descriptor has been left open by a receive. */
+static void tear_down(void)
+{
+    ck_assert_uint_eq(count_descriptors(), descriptors_before);
+    close(carried);
+    close(sender);
+    close(receiver);
+    (void)unlink(path);
+    ck_assert_int_eq(rmdir(directory), 0);
+}
+
+static struct handoff make_handoff(enum handoff_kind kind, uint32_t session_size)
+{
+    struct handoff handoff;
+    memset(&handoff, 0, sizeof handoff);
+    handoff.kind = kind;
+    handoff.ref = (struct pair_ref){7, 9};
+    handoff.dismissed = PAIR_NONE;
+    handoff.session_size = session_size;
+    memset(handoff.session, 'x', session_size <= HANDOFF_SESSION_MAX ? session_size : 0);
+    return handoff;
+}
+
+/* Sends bytes as they are, with `count` copies of a descriptor. */
+static void send_raw(const void *bytes, size_t size, size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int) * 16)];
+    } control;
+    struct iovec part = {(void *)(uintptr_t)bytes, size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count > 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = control.bytes;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        for (size_t i = 0; i < count; i++)
+            memcpy(CMSG_DATA(header) + i * sizeof(int), &carried, sizeof(int));
+    }
+    ck_assert_int_eq(sendmsg(sender, &message, 0), (ssize_t)size);
+}
+
+static void expect_refusal(int expected)
+{
+    struct handoff received;
+    int fd = 12345;
+    ck_assert_int_eq(handoff_receive(receiver, &received, &fd), expected);
+    ck_assert_int_eq(fd, -1);
+}
+
+/* ---- what arrives ---------------------------------------------------------------- */
+
+START_TEST(a_connection_arrives_with_its_session_and_descriptor)
+{
+    static const uint32_t sizes[] = {0, 1, 500, HANDOFF_SESSION_MAX};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct handoff sent = make_handoff(HANDOFF_CONNECTION, sizes[i]), received;
+        struct stat expected, found;
+        int fd;
+        ck_assert_int_eq(handoff_send(sender, &sent, carried), 0);
+        ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
+        ck_assert_mem_eq(&sent, &received, WITHOUT_SESSION + sizes[i]);
+        ck_assert_int_eq(fstat(carried, &expected), 0);
+        ck_assert_int_eq(fstat(fd, &found), 0);
+        ck_assert_uint_eq(found.st_ino, expected.st_ino);
+        ck_assert_int_eq(fcntl(fd, F_GETFD), FD_CLOEXEC);
+        close(fd);
+    }
+}
+END_TEST
+
+START_TEST(looks_and_records_arrive_without_a_descriptor)
+{
+    static const enum handoff_kind kinds[] = {HANDOFF_LOOK, HANDOFF_RECORD};
+    for (size_t i = 0; i < 2; i++) {
+        struct handoff sent = make_handoff(kinds[i], 0), received;
+        int fd;
+        ck_assert_int_eq(handoff_send(sender, &sent, -1), 0);
+        ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
+        ck_assert_mem_eq(&sent, &received, WITHOUT_SESSION);
+        ck_assert_int_eq(fd, -1);
+    }
+}
+END_TEST
+
+START_TEST(they_arrive_in_their_order_and_none_twice)
+{
+    struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
+    int fd;
+    for (uint32_t i = 0; i < 5; i++) {
+        handoff.ref.slot = i;
+        ck_assert_int_eq(handoff_send(sender, &handoff, -1), 0);
+    }
+    for (uint32_t i = 0; i < 5; i++) {
+        ck_assert_int_eq(handoff_receive(receiver, &handoff, &fd), 0);
+        ck_assert_uint_eq(handoff.ref.slot, i);
+    }
+    expect_refusal(-EAGAIN);
+}
+END_TEST
+
+/* ---- what does not --------------------------------------------------------------- */
+
+START_TEST(a_session_that_is_too_large_is_not_sent)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, HANDOFF_SESSION_MAX + 1);
+    ck_assert_int_eq(handoff_send(sender, &handoff, carried), -EINVAL);
+    expect_refusal(-EAGAIN);
+}
+END_TEST
+
+START_TEST(a_datagram_of_any_other_length_is_refused)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10);
+    for (size_t size = 0; size < WITHOUT_SESSION + 20; size++) {
+        if (size == WITHOUT_SESSION + 10)
+            continue;
+        send_raw(&handoff, size, 1);
+        expect_refusal(-EBADMSG);
+    }
+}
+END_TEST
+
+START_TEST(a_datagram_larger_than_any_handoff_is_refused)
+{
+    char bytes[sizeof(struct handoff) + 100];
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, HANDOFF_SESSION_MAX);
+    memset(bytes, 0, sizeof bytes);
+    memcpy(bytes, &handoff, sizeof handoff);
+    send_raw(bytes, sizeof bytes, 1);
+    expect_refusal(-EBADMSG);
+}
+END_TEST
+
+START_TEST(a_session_size_beyond_the_datagram_or_the_maximum_is_refused)
+{
+    static const uint32_t sizes[] = {11, HANDOFF_SESSION_MAX, HANDOFF_SESSION_MAX + 1, UINT32_MAX};
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        handoff.session_size = sizes[i];
+        send_raw(&handoff, WITHOUT_SESSION + 10, 1);
+        expect_refusal(-EBADMSG);
+    }
+}
+END_TEST
+
+START_TEST(a_connection_comes_with_exactly_one_descriptor)
+{
+    static const size_t counts[] = {0, 2, 3, 4, 5, 16};
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        send_raw(&handoff, WITHOUT_SESSION, counts[i]);
+        expect_refusal(-EBADMSG);
+    }
+}
+END_TEST
+
+START_TEST(a_look_comes_with_none)
+{
+    struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
+    send_raw(&handoff, WITHOUT_SESSION, 1);
+    expect_refusal(-EBADMSG);
+}
+END_TEST
+
+START_TEST(an_unknown_kind_is_refused)
+{
+    static const uint32_t kinds[] = {HANDOFF_RECORD + 1, 1000, UINT32_MAX};
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        handoff.kind = kinds[i];
+        send_raw(&handoff, WITHOUT_SESSION, 1);
+        expect_refusal(-EBADMSG);
+    }
+}
+END_TEST
+
+START_TEST(one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
+    struct rlimit before, none;
+    int fd;
+    ck_assert_int_eq(handoff_send(sender, &handoff, carried), 0);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = (struct rlimit){0, before.rlim_max};
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+    int error = handoff_receive(receiver, &received, &fd);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+    ck_assert_int_eq(error, -EMFILE);
+    ck_assert_int_eq(fd, -1);
+    ck_assert(pair_same(received.ref, handoff.ref));
+}
+END_TEST
+
+/* ---- the socket ------------------------------------------------------------------ */
+
+START_TEST(the_socket_is_for_its_user_only)
+{
+    struct stat status;
+    ck_assert_int_eq(stat(path, &status), 0);
+    ck_assert_int_eq(status.st_mode & 0777, 0600);
+}
+END_TEST
+
+START_TEST(without_a_forwarder_there_is_no_connection)
+{
+    char none[128];
+    (void)snprintf(none, sizeof none, "%s.none", path);
+    ck_assert_int_eq(handoff_connect(none, TIMEOUT), -ENOENT);
+    int dead = handoff_listen(none);
+    ck_assert_int_ge(dead, 0);
+    close(dead);
+    ck_assert_int_eq(handoff_connect(none, TIMEOUT), -ECONNREFUSED);
+    ck_assert_int_eq(unlink(none), 0);
+}
+END_TEST
+
+START_TEST(a_new_socket_takes_the_place_of_a_dead_one_and_senders_find_it)
+{
+    struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
+    int fd;
+    close(receiver);
+    ck_assert_int_eq(handoff_send(sender, &handoff, -1), -ECONNREFUSED);
+    receiver = handoff_listen(path);
+    ck_assert_int_ge(receiver, 0);
+    ck_assert_int_eq(handoff_reconnect(sender, path), 0);
+    ck_assert_int_eq(handoff_send(sender, &handoff, -1), 0);
+    ck_assert_int_eq(handoff_receive(receiver, &handoff, &fd), 0);
+}
+END_TEST
+
+START_TEST(a_path_that_is_too_long_is_refused)
+{
+    char name[200];
+    memset(name, 'x', sizeof name);
+    name[sizeof name - 1] = '\0';
+    ck_assert_int_eq(handoff_listen(name), -ENAMETOOLONG);
+    ck_assert_int_eq(handoff_connect(name, TIMEOUT), -ENAMETOOLONG);
+    ck_assert_int_eq(handoff_reconnect(sender, name), -ENAMETOOLONG);
+}
+END_TEST
+
+START_TEST(a_forwarder_that_takes_nothing_is_waited_for_in_vain)
+{
+    struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
+    int error, hasty = handoff_connect(path, 50);
+    ck_assert_int_ge(hasty, 0);
+    while ((error = handoff_send(hasty, &handoff, -1)) == 0)
+        continue;
+    ck_assert_int_eq(error, -ETIMEDOUT);
+    close(hasty);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("handoff");
+    TCase *tests = tcase_create("datagrams");
+    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_add_test(tests, a_connection_arrives_with_its_session_and_descriptor);
+    tcase_add_test(tests, looks_and_records_arrive_without_a_descriptor);
+    tcase_add_test(tests, they_arrive_in_their_order_and_none_twice);
+    tcase_add_test(tests, a_session_that_is_too_large_is_not_sent);
+    tcase_add_test(tests, a_datagram_of_any_other_length_is_refused);
+    tcase_add_test(tests, a_datagram_larger_than_any_handoff_is_refused);
+    tcase_add_test(tests, a_session_size_beyond_the_datagram_or_the_maximum_is_refused);
+    tcase_add_test(tests, a_connection_comes_with_exactly_one_descriptor);
+    tcase_add_test(tests, a_look_comes_with_none);
+    tcase_add_test(tests, an_unknown_kind_is_refused);
+    tcase_add_test(tests, one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot);
+    tcase_add_test(tests, the_socket_is_for_its_user_only);
+    tcase_add_test(tests, without_a_forwarder_there_is_no_connection);
+    tcase_add_test(tests, a_new_socket_takes_the_place_of_a_dead_one_and_senders_find_it);
+    tcase_add_test(tests, a_path_that_is_too_long_is_refused);
+    tcase_add_test(tests, a_forwarder_that_takes_nothing_is_waited_for_in_vain);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,204 @@
+/* Usage records: what is blurred and how, and the lines that existing readers read. */
+#include "runtime.h"
+#include "usage.h"
+
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void expect_line(const struct usage_record *record, const char *expected)
+{
+    char line[256];
+    ck_assert_int_eq(usage_format(record, line, sizeof line), (int)strlen(expected));
+    ck_assert_str_eq(line, expected);
+}
+
+/* ---- blurring -------------------------------------------------------------------- */
+
+START_TEST(sizes_are_rounded_up_by_their_magnitude)
+{
+    static const struct {
+        uint64_t exact, blurred;
+    } sizes[] = {
+        {0, 0}, {1, 10000}, {9999, 10000}, {10000, 10000}, {10001, 20000}, {990000, 990000},
+        {990001, 1000000}, {999999, 1000000}, {1000000, 1000000}, {1000001, 2000000},
+        {999000000, 999000000}, {999000001, 1000000000}, {1000000000, 1000000000},
+        {1000000001, 1100000000}, {12345678901, 12400000000},
+        {UINT64_MAX, UINT64_MAX}, /* there is nothing above it */
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        ck_assert_uint_eq(usage_blur_bytes(sizes[i].exact), sizes[i].blurred);
+}
+END_TEST
+
+START_TEST(times_of_opening_are_rounded_down)
+{
+    struct usage_record record = {.started = 123456789, .total_bytes = 1};
+    usage_blur(&record, 60);
+    ck_assert_int_eq(record.started, 120000000);
+    ck_assert_uint_eq(record.total_bytes, 10000);
+    usage_blur(&record, 60);
+    ck_assert_int_eq(record.started, 120000000);
+}
+END_TEST
+
+START_TEST(durations_are_not_blurred)
+{
+    struct usage_record record = {.total_time = 1234567, .waiting_time = 7654321};
+    usage_blur(&record, 3600);
+    ck_assert_int_eq(record.total_time, 1234567);
+    ck_assert_int_eq(record.waiting_time, 7654321);
+}
+END_TEST
+
+START_TEST(without_blur_a_record_stays_exact)
+{
+    struct usage_record record = {.started = 123456789, .total_bytes = 12345};
+    usage_blur(&record, 0);
+    ck_assert_int_eq(record.started, 123456789);
+    ck_assert_uint_eq(record.total_bytes, 12345);
+}
+END_TEST
+
+/* ---- lines ----------------------------------------------------------------------- */
+
+START_TEST(a_pair_is_a_line_of_five_keys)
+{
+    struct usage_record record = {
+        .started = 1500000,
+        .total_time = 2500000,
+        .waiting_time = 500000,
+        .total_bytes = 20,
+        .outcome = PAIR_HAPPY,
+    };
+    expect_line(&record, "{\"started\": 1.5, \"total_time\": 2.5, \"waiting_time\": 0.5, "
+                         "\"total_bytes\": 20, \"mood\": \"happy\"}\n");
+}
+END_TEST
+
+START_TEST(who_never_met_has_waited_null)
+{
+    struct usage_record record = {.waiting_time = -1, .outcome = PAIR_LONELY};
+    expect_line(&record, "{\"started\": 0.0, \"total_time\": 0.0, \"waiting_time\": null, "
+                         "\"total_bytes\": 0, \"mood\": \"lonely\"}\n");
+}
+END_TEST
+
+START_TEST(times_have_between_one_and_six_decimals)
+{
+    struct usage_record record = {
+        .started = 1700000000000001,
+        .total_time = 10000000,
+        .waiting_time = 1,
+        .total_bytes = UINT64_MAX,
+        .outcome = PAIR_ERRORY,
+    };
+    expect_line(&record,
+        "{\"started\": 1700000000.000001, \"total_time\": 10.0, \"waiting_time\": "
+        "0.000001, \"total_bytes\": 18446744073709551615, \"mood\": \"errory\"}\n");
+}
+END_TEST
+
+START_TEST(a_line_that_does_not_fit_is_refused)
+{
+    char line[256];
+    struct usage_record record = {.outcome = PAIR_HAPPY};
+    int length = usage_format(&record, line, sizeof line);
+    ck_assert_int_gt(length, 0);
+    ck_assert_int_eq(usage_format(&record, line, (size_t)length), -ENOSPC);
+    ck_assert_int_eq(usage_format(&record, line, (size_t)length + 1), length);
+}
+END_TEST
+
+START_TEST(moods_are_those_that_existing_readers_know)
+{
+    static const char *const moods[PAIR_OUTCOMES] = {
+        [PAIR_HAPPY] = "happy",
+        [PAIR_LONELY] = "lonely",
+        [PAIR_ERRORY] = "errory",
+        [PAIR_IMPATIENT] = "impatient",
+        [PAIR_REDUNDANT] = "redundant",
+        [PAIR_EMPTY] = "empty",
+        [PAIR_FULL] = "errory",
+        [PAIR_SOURCE] = "errory",
+    };
+    for (int outcome = 0; outcome < PAIR_OUTCOMES; outcome++)
+        ck_assert_str_eq(usage_mood((enum pair_outcome)outcome), moods[outcome]);
+}
+END_TEST
+
+/* ---- making ---------------------------------------------------------------------- */
+
+START_TEST(a_pair_starts_with_the_earlier_of_both_in_either_order)
+{
+    int64_t now = runtime_epoch();
+    for (int swapped = 0; swapped < 2; swapped++) {
+        int64_t opened = now - (swapped ? 2000000 : 5000000);
+        int64_t peer_opened = now - (swapped ? 5000000 : 2000000);
+        struct usage_record record = usage_pair(opened, peer_opened, 42);
+        ck_assert_int_eq(record.started, now - 5000000);
+        ck_assert_int_eq(record.waiting_time, 3000000);
+        ck_assert_int_ge(record.total_time, 5000000);
+        ck_assert_uint_eq(record.total_bytes, 42);
+        ck_assert_uint_eq(record.outcome, PAIR_HAPPY);
+    }
+}
+END_TEST
+
+START_TEST(a_clock_that_was_set_back_makes_no_negative_time)
+{
+    int64_t later = runtime_epoch() + 3600000000;
+    ck_assert_int_eq(usage_single(later, PAIR_EMPTY).total_time, 0);
+    ck_assert_int_eq(usage_pair(later, later, 0).total_time, 0);
+}
+END_TEST
+
+START_TEST(a_record_is_sent_whole_or_not_at_all)
+{
+    int ends[2];
+    struct usage_record sent = usage_single(1, PAIR_EMPTY), received;
+    ck_assert_int_eq(pipe2(ends, O_NONBLOCK), 0);
+    ck_assert_int_eq(usage_send(ends[1], &sent), 0);
+    ck_assert_int_eq(read(ends[0], &received, sizeof received), (ssize_t)sizeof received);
+    ck_assert_mem_eq(&sent, &received, sizeof sent);
+    int count = 0, error;
+    while ((error = usage_send(ends[1], &sent)) == 0)
+        count++;
+    ck_assert_int_eq(error, -EAGAIN);
+    for (int i = 0; i < count; i++)
+        ck_assert_int_eq(read(ends[0], &received, sizeof received), (ssize_t)sizeof received);
+    ck_assert_int_eq(read(ends[0], &received, sizeof received), -1);
+    (void)signal(SIGPIPE, SIG_IGN);
+    close(ends[0]);
+    ck_assert_int_eq(usage_send(ends[1], &sent), -EPIPE);
+    close(ends[1]);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("usage");
+    TCase *tests = tcase_create("records");
+    tcase_add_test(tests, sizes_are_rounded_up_by_their_magnitude);
+    tcase_add_test(tests, times_of_opening_are_rounded_down);
+    tcase_add_test(tests, durations_are_not_blurred);
+    tcase_add_test(tests, without_blur_a_record_stays_exact);
+    tcase_add_test(tests, a_pair_is_a_line_of_five_keys);
+    tcase_add_test(tests, who_never_met_has_waited_null);
+    tcase_add_test(tests, times_have_between_one_and_six_decimals);
+    tcase_add_test(tests, a_line_that_does_not_fit_is_refused);
+    tcase_add_test(tests, moods_are_those_that_existing_readers_know);
+    tcase_add_test(tests, a_pair_starts_with_the_earlier_of_both_in_either_order);
+    tcase_add_test(tests, a_clock_that_was_set_back_makes_no_negative_time);
+    tcase_add_test(tests, a_record_is_sent_whole_or_not_at_all);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
