@@ -65,7 +65,7 @@ static int check_directory(const char *path, uid_t owner)
  * same time finds none, or one that is usable. */
 static int make_directory_for(const char *path, const struct passwd *user)
 {
-    char fresh[sizeof((struct runtime *)NULL)->table];
+    char fresh[PATH_MAX];
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
         length--;
@@ -82,23 +82,25 @@ static int make_directory_for(const char *path, const struct passwd *user)
     return error;
 }
 
+/* user: NULL when not root. 0 also when something is there already. */
+static int make_directory_at(const char *path, const struct passwd *user)
+{
+    struct stat status;
+    if (lstat(path, &status) == 0)
+        return 0;
+    if (user == NULL)
+        return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+    int error = make_directory_for(path, user);
+    return error == -EEXIST ? 0 : error;
+}
+
 static int make_directory(const struct options *options)
 {
     const char *path = options->runtime_directory;
-    uid_t owner = geteuid();
-    struct stat status;
-    int error = 0;
-    const struct passwd *user = owner == 0 ? find_user(options) : NULL;
-    if (user != NULL)
-        owner = user->pw_uid;
-    if (lstat(path, &status) < 0) {
-        if (user != NULL)
-            error = make_directory_for(path, user);
-        else if (mkdir(path, 0700) < 0)
-            error = -errno;
-    }
-    if (error == 0 || error == -EEXIST)
-        return check_directory(path, owner);
+    const struct passwd *user = geteuid() == 0 ? find_user(options) : NULL;
+    int error = make_directory_at(path, user);
+    if (error == 0)
+        return check_directory(path, user == NULL ? geteuid() : user->pw_uid);
     errno = -error;
     log_error_errno("cannot make the runtime directory %s", path);
     return -1;
@@ -141,8 +143,7 @@ void runtime_prepare_state(const struct options *options)
             continue;
         memcpy(path, options->state_directory, end);
         path[end] = '\0';
-        if (mkdir(path, 0700) == 0 && user != NULL)
-            (void)!lchown(path, user->pw_uid, user->pw_gid);
+        (void)make_directory_at(path, user);
     }
 }
 

@@ -197,6 +197,15 @@ START_TEST(a_session_size_beyond_the_datagram_or_the_maximum_is_refused)
 }
 END_TEST
 
+START_TEST(a_name_larger_than_its_room_is_refused)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    handoff.name_size = HANDOFF_NAME_MAX + 1;
+    send_raw(&handoff, WITHOUT_SESSION, 1);
+    expect_refusal(-EBADMSG);
+}
+END_TEST
+
 START_TEST(a_connection_comes_with_exactly_one_descriptor)
 {
     static const size_t counts[] = {0, 2, 3, 4, 5, 16};
@@ -317,6 +326,7 @@ int main(void)
     tcase_add_test(tests, a_datagram_of_any_other_length_is_refused);
     tcase_add_test(tests, a_datagram_larger_than_any_handoff_is_refused);
     tcase_add_test(tests, a_session_size_beyond_the_datagram_or_the_maximum_is_refused);
+    tcase_add_test(tests, a_name_larger_than_its_room_is_refused);
     tcase_add_test(tests, a_connection_comes_with_exactly_one_descriptor);
     tcase_add_test(tests, a_look_comes_with_none);
     tcase_add_test(tests, an_unknown_kind_is_refused);

@@ -125,6 +125,7 @@ START_TEST(moods_are_those_that_existing_readers_know)
         [PAIR_EMPTY] = "empty",
         [PAIR_FULL] = "errory",
         [PAIR_SOURCE] = "errory",
+        [PAIR_SERVED] = "errory", /* not recorded */
     };
     for (int outcome = 0; outcome < PAIR_OUTCOMES; outcome++)
         ck_assert_str_eq(usage_mood((enum pair_outcome)outcome), moods[outcome]);
