@@ -59,6 +59,9 @@ $(BUILD)/tests/%: tests/%.c $(MODULES)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -I. $(CFLAGS) $(shell pkg-config --cflags check) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS) $(shell pkg-config --libs check)
 
+.PHONY: tools
+tools: $(TOOLS)
+
 $(BUILD)/bench/%: bench/%.c $(MODULES)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -I. $(CFLAGS) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
