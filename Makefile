@@ -15,7 +15,7 @@ CC       := gcc
 BUILD    ?= build
 SANITIZE ?=
 
-LIBRARIES := libsodium libsystemd jansson sqlite3 libseccomp libcrypto mpack
+LIBRARIES := libsodium libsystemd jansson sqlite3 libseccomp libssl libcrypto mpack
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wvla
 HARDENING := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
@@ -71,7 +71,8 @@ $(BUILD)/bench/%: bench/%.c $(MODULES)
 BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev libjansson-dev \
 	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
-	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography
+	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography \
+	openssl haproxy nginx-light libnginx-mod-stream
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay
@@ -126,17 +127,20 @@ UNIT_FILES := relay.socket relay@.service relay-forward.socket relay-forward.ser
 	relay-prefork.socket relay-prefork.service
 DOCS       := README.md LICENSE
 DAEMONS    := relay.xinetd relay.inetd
+SAMPLES    := haproxy.cfg nginx-stream.conf nginx-web.conf
 OFFSET_NAMES := strelay stmgr
 IN_PLACE    = sed 's|@BINDIR@|$(bindir)|g'
 
 .PHONY: install
 install: all
-	install -d $(DESTDIR)$(bindir) $(DESTDIR)$(mandir)/man1 $(DESTDIR)$(mandir)/man8 $(DESTDIR)$(docdir) $(DESTDIR)$(unitdir) \
-		$(DESTDIR)$(sysusersdir) $(DESTDIR)$(tmpfilesdir)
+	install -d $(DESTDIR)$(bindir) $(DESTDIR)$(mandir)/man1 $(DESTDIR)$(mandir)/man7 $(DESTDIR)$(mandir)/man8 \
+		$(DESTDIR)$(docdir) $(DESTDIR)$(unitdir) $(DESTDIR)$(sysusersdir) $(DESTDIR)$(tmpfilesdir)
 	install -m 755 $(BUILD)/relay $(DESTDIR)$(bindir)/relay
 	for name in $(OFFSET_NAMES); do ln -sf relay $(DESTDIR)$(bindir)/$$name || exit 1; done
 	install -m 644 $(OFFSET_NAMES:%=man/%.1) $(DESTDIR)$(mandir)/man1
 	install -m 644 man/relay.8 $(DESTDIR)$(mandir)/man8/relay.8
+	install -m 644 man/relay-proxies.7 $(DESTDIR)$(mandir)/man7/relay-proxies.7
+	install -m 644 $(SAMPLES:%=samples/%) $(DESTDIR)$(docdir)
 	install -m 644 $(DOCS) $(DESTDIR)$(docdir)
 	install -m 644 units/relay-sysusers.conf $(DESTDIR)$(sysusersdir)/relay.conf
 	install -m 644 units/relay-tmpfiles.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
@@ -149,9 +153,10 @@ install: all
 .PHONY: uninstall
 uninstall:
 	rm -f $(DESTDIR)$(bindir)/relay $(DESTDIR)$(mandir)/man8/relay.8 \
+		$(DESTDIR)$(mandir)/man7/relay-proxies.7 \
 		$(DESTDIR)$(sysusersdir)/relay.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
 	rm -f $(OFFSET_NAMES:%=$(DESTDIR)$(bindir)/%) $(OFFSET_NAMES:%=$(DESTDIR)$(mandir)/man1/%.1)
-	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(DOCS) $(DAEMONS))
+	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(DOCS) $(DAEMONS) $(SAMPLES))
 	rm -f $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES))
 	-rmdir $(DESTDIR)$(docdir)
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

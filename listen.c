@@ -50,19 +50,22 @@ void listen_tune(int fd, const struct options *options)
         log_warning_errno("cannot set the rate of a connection");
 }
 
-uint64_t listen_source(int fd, const struct pair_table *table)
+int listen_peer(int fd, struct sockaddr_storage *ret)
 {
-    struct sockaddr_storage address;
-    socklen_t size = sizeof address;
-    if (getpeername(fd, (struct sockaddr *)&address, &size) < 0)
-        return 0;
-    if (address.ss_family == AF_INET) {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)&address;
+    socklen_t size = sizeof *ret;
+    memset(ret, 0, sizeof *ret);
+    return getpeername(fd, (struct sockaddr *)ret, &size) < 0 ? -errno : 0;
+}
+
+uint64_t listen_source(const struct sockaddr_storage *peer, const struct pair_table *table)
+{
+    if (peer->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)peer;
         return pair_source(table, &v4->sin_addr, sizeof v4->sin_addr);
     }
-    if (address.ss_family != AF_INET6)
+    if (peer->ss_family != AF_INET6)
         return 0;
-    const struct in6_addr *v6 = &((const struct sockaddr_in6 *)&address)->sin6_addr;
+    const struct in6_addr *v6 = &((const struct sockaddr_in6 *)peer)->sin6_addr;
     if (IN6_IS_ADDR_V4MAPPED(v6))
         return pair_source(table, v6->s6_addr + 12, 4);
     return pair_source(table, v6->s6_addr, 8);

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 /* Opens the listening sockets of one address: HOST:PORT, [V6]:PORT, :PORT (both families) or
  * unix:PATH. Fills `sockets` (at most `size`) and returns how many; logs, returns -1 on
@@ -18,8 +19,11 @@ int listen_open(const char *address, const struct options *options, int *sockets
  * that come from it. Sockets that are not TCP have none of this. */
 void listen_tune(int fd, const struct options *options);
 
+/* Who is at the other end. -ENOTCONN: nobody any more. */
+int listen_peer(int fd, struct sockaddr_storage *ret);
+
 /* Whose connection this is, for counting: an IPv4 address, or the /64 of an IPv6 one, as
- * pair_source(); 0 for a socket without addresses. */
-uint64_t listen_source(int fd, const struct pair_table *table);
+ * pair_source(); 0 for what is neither. */
+uint64_t listen_source(const struct sockaddr_storage *peer, const struct pair_table *table);
 
 #endif

@@ -52,6 +52,7 @@ void log_setup(bool debug)
     if (to_syslog) {
         (void)setenv("RELAY_LOG", "syslog", 1); /* for a forwarder started by this process */
         tzset(); /* syslog(3) may not open files any more once in a sandbox */
+        closelog();
         openlog("relay", LOG_PID | LOG_NDELAY, LOG_DAEMON);
     }
 }

@@ -13,11 +13,13 @@
 enum kind {
     KIND_ADDRESS, /* repeatable */
     KIND_TEXT,
-    KIND_NUMBER, /* int */
-    KIND_COUNT,  /* uint32_t */
-    KIND_BYTES,  /* uint64_t, with a unit */
-    KIND_RATE,   /* the same, per second */
-    KIND_FLAG,   /* bool */
+    KIND_NUMBER,  /* int */
+    KIND_COUNT,   /* uint32_t */
+    KIND_BYTES,   /* uint64_t, with a unit */
+    KIND_RATE,    /* the same, per second */
+    KIND_NETWORK, /* repeatable */
+    KIND_FLAG,    /* bool: true */
+    KIND_UNFLAG,  /* bool: false */
     KIND_HELP,
     KIND_VERSION,
 };
@@ -45,6 +47,14 @@ static const struct entry entries[] = {
     {"laddr", 0, KIND_ADDRESS, 0, 0, 0, "ADDR", "the same as --listen"},
     {"idfile", 'i', KIND_TEXT, AT(idfile), 0, 0, "FILE",
         "Offset identity (relay.ident in the state directory, made on first use)"},
+    {"certfile", 0, KIND_TEXT, AT(certfile), 0, 0, "FILE",
+        "serve TLS too, with this certificate chain (PEM)"},
+    {"keyfile", 0, KIND_TEXT, AT(keyfile), 0, 0, "FILE",
+        "the certificate's private key (in the same file)"},
+    {"tls", 0, KIND_UNFLAG, AT(plain), 0, 0, NULL, "use the certificate (yes)"},
+    {"no-tls", 0, KIND_FLAG, AT(plain), 0, 0, NULL, "do not"},
+    {"trusted-proxy", 0, KIND_NETWORK, 0, 0, 0, "CIDR",
+        "who must send a PROXY header, or unix; repeatable (nobody)"},
     {"log-fd", 0, KIND_NUMBER, AT(usage.log_fd), 0, 1 << 20, "N",
         "write usage records to descriptor N, as JSON lines"},
     {"usage-db", 0, KIND_TEXT, AT(usage.database), 0, 0, "FILE",
@@ -203,6 +213,25 @@ static int add_address(struct options *options, const char *text)
     return -1;
 }
 
+static int add_network(struct options *options, const char *text)
+{
+    struct proxy_trust *trust = &options->proxies;
+    if (trust->count == PROXY_NETWORKS_MAX) {
+        fprintf(
+            stderr, "relay: too many trusted proxies: expected at most %d\n", PROXY_NETWORKS_MAX);
+        return EXIT_USAGE;
+    }
+    if (proxy_parse_network(text, &trust->networks[trust->count]) == 0) {
+        trust->count++;
+        return -1;
+    }
+    fprintf(stderr,
+        "relay: bad value \"%s\" for --trusted-proxy: expected an address, a network as in "
+        "10.0.0.0/8 or fd00::/8 (no bits set beyond its own), or unix\n",
+        text);
+    return EXIT_USAGE;
+}
+
 static int set_text(struct options *options, const struct entry *entry, const char *text)
 {
     if (*text == '\0') {
@@ -263,6 +292,7 @@ static const char *first_of(const char *variable, char *buffer, size_t size)
 
 /* Made once, for the life of the process. */
 static char runtime_directory[PATH_MAX], state_directory[PATH_MAX], default_address[8];
+static char place_address[320], certificate_path[PATH_MAX], key_path[PATH_MAX];
 
 static bool format_path(char *buffer, size_t size, const char *base, const char *rest)
 {
@@ -301,8 +331,57 @@ const char *options_state_directory(void)
     return "/var/lib/relay";
 }
 
+/* A bare name is one of the credentials that systemd handed over, if there is one of that name. */
+static const char *find_credential(const char *name, char *buffer)
+{
+    const char *directory = getenv("CREDENTIALS_DIRECTORY");
+    if (directory == NULL || strchr(name, '/') != NULL)
+        return name;
+    int length = snprintf(buffer, PATH_MAX, "%s/%s", directory, name);
+    return length > 0 && length < PATH_MAX && access(buffer, F_OK) == 0 ? buffer : name;
+}
+
+static int find_certificate(struct options *options)
+{
+    if (options->certfile == NULL && options->keyfile != NULL) {
+        fputs("relay: a key and no certificate: expected --certfile with --keyfile\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (options->certfile == NULL)
+        return -1;
+    if (options->keyfile == NULL)
+        options->keyfile = options->certfile;
+    options->certfile = find_credential(options->certfile, certificate_path);
+    options->keyfile = find_credential(options->keyfile, key_path);
+    return -1;
+}
+
+/* HOST and PORT, as --listen takes them. */
+static int add_place(struct options *options, char **words, int count)
+{
+    uint64_t port;
+    const char *form = count > 0 && strchr(words[0], ':') != NULL ? "[%s]:%s" : "%s:%s";
+    if (count != 2) {
+        fprintf(stderr, "relay: %d arguments: expected HOST PORT\n", count);
+        return EXIT_USAGE;
+    }
+    if (parse_number(words[1], &port) < 0 || port > 65535) {
+        fprintf(stderr, "relay: bad port \"%s\": expected one from 0 to 65535\n", words[1]);
+        return EXIT_USAGE;
+    }
+    int length = snprintf(place_address, sizeof place_address, form, words[0], words[1]);
+    if (length < 0 || (size_t)length >= sizeof place_address) {
+        fputs("relay: the host's name is too long: expected 256 bytes at most\n", stderr);
+        return EXIT_USAGE;
+    }
+    return add_address(options, place_address);
+}
+
 static int fill_in(struct options *options)
 {
+    int status = find_certificate(options);
+    if (status >= 0)
+        return status;
     const char *port = getenv("PORT");
     uint64_t number;
     if (options->runtime_directory == NULL)
@@ -382,8 +461,11 @@ static int apply(struct options *options, const struct entry *entry, const char 
         return add_address(options, optarg);
     case KIND_TEXT:
         return set_text(options, entry, optarg);
+    case KIND_NETWORK:
+        return add_network(options, optarg);
     case KIND_FLAG:
-        *(bool *)((char *)options + entry->offset) = true;
+    case KIND_UNFLAG:
+        *(bool *)((char *)options + entry->offset) = entry->kind == KIND_FLAG;
         return -1;
     case KIND_HELP:
         return show_help(command);
@@ -413,7 +495,7 @@ static int refuse(const char *command, int code, char **argv)
     return EXIT_USAGE;
 }
 
-int options_read(struct options *options, int argc, char **argv)
+int options_read(struct options *options, int argc, char **argv, bool place)
 {
     struct option list[ENTRIES + 1];
     char letters[2 * ENTRIES + 3];
@@ -426,7 +508,9 @@ int options_read(struct options *options, int argc, char **argv)
         const struct entry *entry = code == ':' || code == '?' ? NULL : find_entry(code);
         status = entry == NULL ? refuse(argv[0], code, argv) : apply(options, entry, argv[0]);
     }
-    if (status < 0 && optind < argc) {
+    if (status < 0 && place) {
+        status = add_place(options, argv + optind, argc - optind);
+    } else if (status < 0 && optind < argc) {
         fprintf(stderr, "relay: unexpected argument %s: expected options only\n", argv[optind]);
         status = EXIT_USAGE;
     }

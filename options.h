@@ -4,6 +4,7 @@
 #define RELAY_OPTIONS_H
 
 #include "pair.h"
+#include "proto/proxy.h"
 #include "usage.h"
 
 #include <stdbool.h>
@@ -34,6 +35,10 @@ struct options {
     uint64_t session_bytes; /* 0: unlimited */
     int max_workers;
     int max_use;
+    const char *certfile; /* NULL: no TLS */
+    const char *keyfile;  /* the same file, if it was not given */
+    bool plain;           /* no TLS, whatever certificate there is */
+    struct proxy_trust proxies;
     struct usage_options usage;
     const char *runtime_directory; /* never NULL once read */
     const char *state_directory;
@@ -44,10 +49,11 @@ struct options {
 };
 
 /* Reads argv[1...] (argv[0] names the command in messages). What is wrong is said in one
- * line on standard error. As `strelay`, an identity and an address must be among them. Returns -1
- * to go on, or the status to exit with: EXIT_USAGE, or 0 after --help and --version. Strings
- * are borrowed from argv and the environment. */
-int options_read(struct options *options, int argc, char **argv);
+ * line on standard error. As `strelay`, an identity and an address must be among them. HOST and
+ * PORT stand among the options when `place` says so, and then there is nothing else to listen on.
+ * Returns -1 to go on, or the status to exit with: EXIT_USAGE, or 0 after --help and --version.
+ * Strings are borrowed from argv and the environment. */
+int options_read(struct options *options, int argc, char **argv, bool place);
 
 /* The state directory where none is given. */
 const char *options_state_directory(void);

@@ -52,6 +52,16 @@ static int serve_role(const struct options *options, char **arguments)
     return serve_main(options);
 }
 
+/* p2p-copy's way to start its relay, in which TLS is the rule. */
+static int run_relay_server_role(const struct options *options, char **arguments)
+{
+    (void)arguments;
+    if (options->plain || options->certfile != NULL)
+        return serve_main(options);
+    log_error("no certificate for TLS: expected --certfile and --keyfile, or --no-tls");
+    return EXIT_USAGE;
+}
+
 static int status_role(const struct options *options, char **arguments)
 {
     (void)arguments;
@@ -62,20 +72,23 @@ struct role {
     const char *name;
     int (*run)(const struct options *options, char **arguments);
     const char *summary;
+    bool place; /* HOST and PORT stand among its options */
 };
 
 static const struct role roles[] = {
-    {"serve", serve_role, "listen, and serve until SIGTERM"},
-    {"worker", worker_main, "serve one connection, from systemd, inetd or xinetd"},
-    {"forward", forward_role, "hold and forward what workers hand over"},
-    {"status", status_role, "show what the relay is doing (--json)"},
+    {"serve", serve_role, "listen, and serve until SIGTERM", false},
+    {"worker", worker_main, "serve one connection, from systemd, inetd or xinetd", false},
+    {"forward", forward_role, "hold and forward what workers hand over", false},
+    {"status", status_role, "show what the relay is doing (--json)", false},
+    {"run-relay-server", run_relay_server_role, "HOST PORT: serve there, as p2p-copy's relay does",
+        true},
 };
 
 static void show_roles(FILE *out)
 {
     fputs("usage: relay ROLE [OPTION]...\n\n", out);
     for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
-        fprintf(out, "  relay %-12s %s\n", roles[i].name, roles[i].summary);
+        fprintf(out, "  relay %-17s %s\n", roles[i].name, roles[i].summary);
     stmgr_list(out, "relay");
     fputs("\n`relay ROLE --help` shows the options; relay(8) explains them.\n", out);
 }
@@ -111,7 +124,7 @@ static int play(const struct role *role, const char *called, int argc, char **ar
         (void)snprintf(command, sizeof command, "%s", called);
     argv[0] = command;
     memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
-    int status = options_read(&options, argc + 1, argv);
+    int status = options_read(&options, argc + 1, argv, role->place);
     if (status < 0) {
         log_setup(options.debug);
         status = role->run(&options, argv + 1);

@@ -190,6 +190,19 @@ uint64_t runtime_raise_descriptors(void)
     return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 1024 : limit.rlim_cur;
 }
 
+void runtime_close_others(int a, int b)
+{
+    unsigned int first = STDERR_FILENO + 1;
+    unsigned int kept[] = {(unsigned int)(a < b ? a : b), (unsigned int)(a < b ? b : a)};
+    for (size_t i = 0; i < 2; i++) {
+        if (kept[i] > first)
+            (void)close_range(first, kept[i] - 1, 0);
+        if (kept[i] >= first)
+            first = kept[i] + 1;
+    }
+    (void)close_range(first, ~0U, 0);
+}
+
 int64_t runtime_now(void)
 {
     struct timespec now;

@@ -44,6 +44,9 @@ int runtime_lock(const char *path, bool shared, bool wait);
 /* Raises the soft limit on descriptors to the hard one, and returns it. */
 uint64_t runtime_raise_descriptors(void);
 
+/* Closes all descriptors but the standard streams, a and b. */
+void runtime_close_others(int a, int b);
+
 /* Milliseconds, CLOCK_MONOTONIC. Microseconds since the epoch. */
 int64_t runtime_now(void);
 int64_t runtime_epoch(void);

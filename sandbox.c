@@ -4,7 +4,10 @@
 #include "log.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/prctl.h>
@@ -81,10 +84,23 @@ static const int forwarder_calls[] = {
     SCMP_SYS(unlink),
 };
 
+/* A worker that makes pumps sandboxes each of them further; see also allow_fork(). */
+static const int pump_maker_calls[] = {
+    SCMP_SYS(socketpair),
+    SCMP_SYS(close_range),
+    SCMP_SYS(set_robust_list),
+    SCMP_SYS(seccomp),
+    SCMP_SYS(prctl),
+};
+
 /* What syslog(3) tries when its daemon was restarted: refused, but not fatal. */
 static const int refused_calls[] = {
     SCMP_SYS(socket),
     SCMP_SYS(openat),
+};
+
+static const int keeper_refused_calls[] = {
+    SCMP_SYS(socket),
 };
 
 static int add(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count)
@@ -99,20 +115,53 @@ static int add(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t
 
 #define ADD(action, calls) add(filter, action, calls, sizeof(calls) / sizeof((calls)[0]))
 
+static int allow_if(
+    scmp_filter_ctx filter, int call, unsigned int argument, uint64_t mask, uint64_t value)
+{
+    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1,
+        (struct scmp_arg_cmp){
+            .arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = mask, .datum_b = value});
+}
+
+static int allow_worker(scmp_filter_ctx filter, int handoff_socket)
+{
+    int error = ADD(SCMP_ACT_ALLOW, worker_calls);
+    return error != 0
+               ? error
+               : allow_if(filter, SCMP_SYS(connect), 0, UINT32_MAX, (uint32_t)handoff_socket);
+}
+
+/* fork(), and neither threads nor namespaces. */
+static int allow_fork(scmp_filter_ctx filter)
+{
+    int error = ADD(SCMP_ACT_ALLOW, pump_maker_calls);
+    return error != 0 ? error
+                      : allow_if(filter, SCMP_SYS(clone), 0, UINT64_MAX,
+                            CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD);
+}
+
+/* Opening files, for reading. */
+static int allow_keeper(scmp_filter_ctx filter)
+{
+    int error = ADD(SCMP_ACT_ERRNO(EPERM), keeper_refused_calls);
+    return error != 0
+               ? error
+               : allow_if(filter, SCMP_SYS(openat), 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY);
+}
+
 static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
 {
     int error = ADD(SCMP_ACT_ALLOW, common_calls);
+    if (error == 0 && role == SANDBOX_KEEPER)
+        return allow_keeper(filter);
     if (error == 0)
         error = ADD(SCMP_ACT_ERRNO(EPERM), refused_calls);
-    if (error == 0 && role == SANDBOX_FORWARDER)
+    if (error != 0 || role == SANDBOX_PUMP)
+        return error;
+    if (role == SANDBOX_FORWARDER)
         return ADD(SCMP_ACT_ALLOW, forwarder_calls);
-    if (error == 0)
-        error = ADD(SCMP_ACT_ALLOW, worker_calls);
-    if (error == 0)
-        error = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(connect), 1,
-            (struct scmp_arg_cmp){
-                .arg = 0, .op = SCMP_CMP_EQ, .datum_a = (scmp_datum_t)handoff_socket});
-    return error;
+    error = allow_worker(filter, handoff_socket);
+    return error == 0 && role == SANDBOX_TLS_WORKER ? allow_fork(filter) : error;
 }
 
 int sandbox_enter(enum sandbox_role role, int handoff_socket)

@@ -3,8 +3,11 @@
 #define RELAY_SANDBOX_H
 
 enum sandbox_role {
-    SANDBOX_WORKER,    /* reads a handshake, sends a handoff; accepts connections */
-    SANDBOX_FORWARDER, /* moves bytes between descriptors it is given */
+    SANDBOX_WORKER,     /* reads a handshake, sends a handoff; accepts connections */
+    SANDBOX_TLS_WORKER, /* the same, and makes pumps */
+    SANDBOX_PUMP,       /* moves bytes between two sockets */
+    SANDBOX_KEEPER,     /* reads files */
+    SANDBOX_FORWARDER,  /* moves bytes between descriptors it is given */
 };
 
 /* No new privileges, no core dump, and a filter that lets only the role's system calls

@@ -75,6 +75,7 @@ struct server {
     int nudge;                        /* eventfd */
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
     pid_t forwarder;
+    pid_t keeper; /* of the certificate; 0: there is none */
     int64_t forwarder_since, paused_until, next_retirement;
     int64_t stall_check;     /* when to look whether somebody accepted; 0: nobody waits */
     uint64_t accepts_before; /* as they were when a connection came */
@@ -191,7 +192,7 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
     if (epoll < 0 || sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGUSR1, &hurry, NULL) < 0 ||
         sigprocmask(SIG_SETMASK, &stops, NULL) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) < 0)
         log_error_errno("cannot start a worker");
-    else if (sandbox_enter(SANDBOX_WORKER, server->worker.forwarder) == 0)
+    else if (sandbox_enter(worker_sandbox(&server->worker), server->worker.forwarder) == 0)
         status = work(server, entry, epoll, &while_waiting);
     _exit(status);
 }
@@ -237,6 +238,17 @@ static _Noreturn void be_forwarder(struct server *server)
     _exit(launch_child(server->options, &server->runtime, server->handoff_socket));
 }
 
+/* One that died has taken its privileges with it: the next may be unable to read the key, and
+ * then what was read before stays in use. */
+static int start_keeper(struct server *server)
+{
+    server->keeper = tls_keep(server->worker.tls);
+    if (server->keeper >= 0)
+        return 0;
+    pause_starting(server);
+    return -1;
+}
+
 static int start_forwarder(struct server *server)
 {
     server->forwarder_since = runtime_now();
@@ -271,6 +283,12 @@ static void reap(struct server *server)
             if (now - server->forwarder_since < FAILURE_PAUSE)
                 pause_starting(server);
             server->forwarder = -1;
+            continue;
+        }
+        if (pid == server->keeper) {
+            log_death("certificate's keeper", pid, status);
+            pause_starting(server);
+            server->keeper = -1;
             continue;
         }
         struct board_entry *entry = find_worker(server, pid);
@@ -375,6 +393,8 @@ static int keep_spares(struct server *server)
     if (now < server->paused_until)
         return (int)(server->paused_until - now);
     if (server->handoff_socket >= 0 && server->forwarder < 0 && start_forwarder(server) < 0)
+        return FAILURE_PAUSE;
+    if (server->keeper < 0 && start_keeper(server) < 0)
         return FAILURE_PAUSE;
     replace_stalled(server);
     kill_overdue(server);
@@ -559,6 +579,7 @@ static void stop(struct server *server)
 
 static void run(struct server *server)
 {
+    reap(server); /* who died before its signal was waited for */
     while (!server->stopping)
         wait_for_events(server, keep_spares(server));
     stop(server);
@@ -570,7 +591,11 @@ int serve_main(const struct options *options)
         .options = options, .handoff_socket = -1, .forward_lock = -1, .forwarder = -1};
     if (runtime_prepare(options, &server.runtime) < 0 ||
         worker_prepare(&server.worker, options) < 0 || open_sockets(&server) < 0 ||
-        unblock_sockets(&server) < 0 || runtime_drop_root(options) < 0)
+        unblock_sockets(&server) < 0)
+        return EXIT_RUN_TIME;
+    if (server.worker.tls != NULL && start_keeper(&server) < 0)
+        return EXIT_RUN_TIME;
+    if (runtime_drop_root(options) < 0)
         return EXIT_RUN_TIME;
     (void)runtime_raise_descriptors();
     if (options->usage.database != NULL && recorder_check_database(options->usage.database) < 0)

@@ -8,7 +8,7 @@
 #include "listen.h"
 #include "log.h"
 #include "proto/proto.h"
-#include "sandbox.h"
+#include "proto/proxy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,8 +51,8 @@ static void part(int fd)
 }
 
 /* Tells a client why it is refused, in the protocol's words. */
-static void say_farewell(const struct greeting *greeting, enum pair_outcome outcome,
-    enum pair_reason reason)
+static void say_farewell(
+    const struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason)
 {
     uint8_t speech[PROTOCOL_SPEECH_MAX];
     const struct codec *codec = codecs[greeting->codec];
@@ -163,13 +163,45 @@ static enum pair_outcome greet(const struct worker *worker, struct greeting *gre
     return outcome;
 }
 
-/* Makes room for a connection in the table, or says why there is none. */
-static enum pair_outcome enter(
-    const struct worker *worker, int fd, int64_t opened, int64_t deadline, struct pair_ref *ref)
+/* Reads what a trusted proxy says of a connection; own: it is the proxy's own. */
+static enum pair_outcome ask_proxy(
+    const struct greeting *greeting, struct sockaddr_storage *peer, bool *own)
 {
-    const struct pair_limits *limits = &worker->options->limits;
-    uint64_t source = limits->per_source > 0 ? listen_source(fd, worker->table) : 0;
-    int error = pair_enter(worker->table, limits, source, opened, deadline, ref);
+    uint64_t proxy = listen_source(peer, greeting->table);
+    int error = proxy_read(greeting, peer, own);
+    if (error == -EPROTO)
+        log_warning("refused a connection from a trusted proxy: it does not begin with a good "
+                    "PROXY header");
+    /* It named nobody, or itself. */
+    if (error != 0 || listen_source(peer, greeting->table) == proxy)
+        *own = true;
+    if (error == 0)
+        return PAIR_HAPPY;
+    return error == -EPROTO ? PAIR_ERRORY : PAIR_EMPTY;
+}
+
+/* Whose connection it is: the peer's, or who a trusted proxy says. */
+static enum pair_outcome find_source(
+    const struct worker *worker, const struct greeting *greeting, uint64_t *source, bool *own)
+{
+    const struct options *options = worker->options;
+    enum pair_outcome outcome = PAIR_HAPPY;
+    struct sockaddr_storage peer;
+    if (listen_peer(greeting->fd, &peer) != 0) {
+        *own = options->proxies.count > 0; /* a health check is reset so soon */
+        return PAIR_EMPTY;
+    }
+    if (proxy_is_trusted(&options->proxies, &peer))
+        outcome = ask_proxy(greeting, &peer, own);
+    *source = options->limits.per_source > 0 ? listen_source(&peer, worker->table) : 0;
+    return outcome;
+}
+
+/* Makes room for a connection in the table, or says why there is none. */
+static enum pair_outcome enter(const struct worker *worker, uint64_t source, int64_t opened,
+    int64_t deadline, struct pair_ref *ref)
+{
+    int error = pair_enter(worker->table, &worker->options->limits, source, opened, deadline, ref);
     if (error == 0)
         return PAIR_HAPPY;
     if (error == -EUSERS)
@@ -181,21 +213,48 @@ static enum pair_outcome enter(
     return PAIR_FULL;
 }
 
+/* Takes TLS off, so that whatever comes next sees plain bytes. */
+static enum pair_outcome reveal(const struct worker *worker, struct greeting *greeting)
+{
+    if (!tls_begins(greeting))
+        return PAIR_HAPPY;
+    int error = worker->tls == NULL ? -ENOTSUP : tls_open(worker->tls, greeting);
+    switch (error) {
+    case 0:
+        return PAIR_HAPPY;
+    case -ENOTSUP:
+        tls_refuse(greeting);
+        return PAIR_ERRORY;
+    case -EPROTO:
+        return PAIR_ERRORY;
+    case -ETIMEDOUT:
+    case -ECONNRESET:
+        return PAIR_EMPTY;
+    default:
+        errno = -error;
+        log_error_errno("cannot serve a TLS connection");
+        return PAIR_FULL;
+    }
+}
+
 /* There is no room for a connection. Only a WebSocket's client can be told so; and who asks whether
  * there is room gets an answer. */
-static void turn_away(struct greeting *greeting)
+static void turn_away(const struct worker *worker, struct greeting *greeting)
 {
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
     greeting->full = true;
     greeting->deadline = runtime_now() + PARTING_TIME;
-    if (protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol) == &web_protocol)
+    if (reveal(worker, greeting) == PAIR_HAPPY &&
+        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol) == &web_protocol)
         (void)web_protocol.greet(greeting, &request, &handoff);
 }
 
 void worker_greet(struct worker *worker, int fd)
 {
     struct pair_ref ref, stranded;
+    uint64_t source;
+    bool own = false;
     int64_t opened = runtime_epoch();
     struct greeting greeting = {
         .fd = fd,
@@ -206,26 +265,33 @@ void worker_greet(struct worker *worker, int fd)
     };
     enum pair_reason reason = PAIR_NO_REASON;
     bool known = false;
-    enum pair_outcome outcome = enter(worker, fd, opened, greeting.deadline, &ref);
+    enum pair_outcome outcome = find_source(worker, &greeting, &source, &own);
+    if (outcome == PAIR_HAPPY)
+        outcome = enter(worker, source, opened, greeting.deadline, &ref);
     bool entered = outcome == PAIR_HAPPY;
     if (entered)
+        outcome = reveal(worker, &greeting);
+    else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
+        turn_away(worker, &greeting);
+    if (outcome == PAIR_HAPPY)
         outcome = greet(worker, &greeting, ref, &known, &reason);
-    else
-        turn_away(&greeting);
     if (outcome == PAIR_HAPPY) {
-        close(fd);
+        close(greeting.fd);
         return;
     }
     if (entered && pair_leave(worker->table, ref, &stranded) == 0)
         send_look(worker, stranded);
-    pair_count(worker->table, greeting.protocol, outcome);
-    record_end(worker, opened, outcome);
+    /* A proxy that only asks whether somebody is there is no client. */
+    if (!own || outcome != PAIR_EMPTY) {
+        pair_count(worker->table, greeting.protocol, outcome);
+        record_end(worker, opened, outcome);
+    }
     if (known)
         say_farewell(&greeting, outcome, reason);
     if (outcome == PAIR_EMPTY)
-        close(fd);
+        close(greeting.fd);
     else
-        part(fd);
+        part(greeting.fd);
 }
 
 /* ---- opening and starting -------------------------------------------------------- */
@@ -233,6 +299,8 @@ void worker_greet(struct worker *worker, int fd)
 int worker_prepare(struct worker *worker, const struct options *options)
 {
     *worker = (struct worker){.options = options, .forwarder = -1, .users_lock = -1};
+    if (tls_load(options, &worker->tls) < 0)
+        return -1;
     if (options->idfile != NULL)
         return ident_read(options->idfile, &worker->identity);
     runtime_prepare_state(options);
@@ -284,7 +352,13 @@ void worker_close(struct worker *worker)
     if (worker->users_lock >= 0)
         close(worker->users_lock);
     pair_close(worker->table);
+    tls_close(worker->tls);
     *worker = (struct worker){.forwarder = -1, .users_lock = -1};
+}
+
+enum sandbox_role worker_sandbox(const struct worker *worker)
+{
+    return worker->tls == NULL ? SANDBOX_WORKER : SANDBOX_TLS_WORKER;
 }
 
 /* The one connection that this process was started for. */
@@ -315,11 +389,12 @@ int worker_main(const struct options *options, char **arguments)
         runtime_drop_root(options) < 0 || worker_open(&worker, options, &runtime) < 0)
         return EXIT_RUN_TIME;
     int status = EXIT_RUN_TIME;
+    tls_stay(worker.tls);
     listen_tune(fd, options);
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
         log_error_errno("cannot serve a connection");
     else if (connect_forwarder(&worker, arguments) == 0 &&
-             sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
+             sandbox_enter(worker_sandbox(&worker), worker.forwarder) == 0) {
         worker_greet(&worker, fd);
         status = 0;
     }

@@ -5,19 +5,22 @@
 #include "ident.h"
 #include "options.h"
 #include "pair.h"
+#include "proto/tls.h"
 #include "runtime.h"
+#include "sandbox.h"
 
 struct worker {
     const struct options *options;
     const struct runtime *runtime;
     struct pair_table *table;
     struct identity *identity; /* this relay's; NULL: it has none */
+    struct tls *tls;           /* NULL: none */
     int forwarder;             /* connected handoff socket */
     int users_lock;            /* while it is held, no forwarder retires */
 };
 
-/* What may take root: reads the identity if a file of it is named, or makes the state directory
- * that one is kept in. Logs, returns -1 on failure. */
+/* What may take root: reads the certificate, and the identity if a file of it is named, or makes
+ * the state directory that one is kept in. Logs, returns -1 on failure. */
 int worker_prepare(struct worker *worker, const struct options *options);
 
 /* After that: opens the table, finds or makes an identity if none was named (without one, only
@@ -28,6 +31,9 @@ int worker_open(
     struct worker *worker, const struct options *options, const struct runtime *runtime);
 /* Leaves the identity alone: a sandbox does not let it be freed. */
 void worker_close(struct worker *worker);
+
+/* What it may do once it begins to serve. */
+enum sandbox_role worker_sandbox(const struct worker *worker);
 
 /* Takes one connection, which it owns and closes, as far as a worker does: to the forwarder,
  * or to its end. */

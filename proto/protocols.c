@@ -124,6 +124,11 @@ ssize_t greeting_peek_more(
     return count;
 }
 
+int greeting_wait(const struct greeting *greeting, short events)
+{
+    return wait_for(greeting->fd, events, greeting->deadline);
+}
+
 int greeting_consume(const struct greeting *greeting, void *buffer, size_t size)
 {
     size_t done = 0;

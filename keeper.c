@@ -1,0 +1,171 @@
+/* The keeper: see keeper.h. A question is one packet: the version that the worker has, and a
+ * socket for the answer. The answer is one packet, or a plain close: nothing new. */
+#include "keeper.h"
+
+#include "log.h"
+#include "runtime.h"
+#include "sandbox.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sodium.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    PATIENCE = 1000, /* milliseconds for an answer: it takes a few system calls */
+};
+
+struct keeper {
+    const struct options *options;
+    keeper_judge *judge;
+    struct certificate current;
+    struct certificate_stamp stamp;
+};
+
+union control {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof(int))];
+};
+
+/* ---- in the keeper --------------------------------------------------------------- */
+
+/* Only files that changed since the last try are tried, so what is wrong is said once. */
+static void refresh(struct keeper *keeper)
+{
+    struct certificate candidate;
+    if (!certificate_changed(keeper->options, &keeper->stamp))
+        return;
+    bool good = certificate_read(keeper->options, &candidate) == 0;
+    bool known =
+        good && memcmp(candidate.version, keeper->current.version, sizeof candidate.version) == 0;
+    good = good && (known || keeper->judge(keeper->options, &candidate));
+    if (good)
+        keeper->current = candidate;
+    if (good && !known)
+        log_info("using the renewed certificate %s", keeper->options->certfile);
+    if (!good)
+        log_warning("the certificate that was in use before stays in use");
+    sodium_memzero(&candidate, sizeof candidate);
+}
+
+/* Whether there is something that the asker does not have. */
+static bool has_news(const struct keeper *keeper, const uint8_t *version)
+{
+    return keeper->current.chain_size > 0 &&
+           memcmp(version, keeper->current.version, CERTIFICATE_VERSION_SIZE) != 0;
+}
+
+/* Receives a question. Returns the socket for the answer, -1: none came, -2: nobody is left. */
+static int take_question(int socket, uint8_t version[static CERTIFICATE_VERSION_SIZE])
+{
+    union control control;
+    struct iovec part = {version, CERTIFICATE_VERSION_SIZE};
+    struct msghdr message = {.msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = control.bytes,
+        .msg_controllen = CMSG_LEN(sizeof(int))}; /* room for one descriptor, and no second */
+    int fd = -1;
+    ssize_t size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    if (size < 0)
+        return errno == EINTR ? -1 : -2;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+        header->cmsg_len == CMSG_LEN(sizeof fd))
+        memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    if (size == 0 && fd < 0)
+        return -2;
+    if (size == CERTIFICATE_VERSION_SIZE)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+static _Noreturn void keep(struct keeper *keeper, int socket)
+{
+    sigset_t all;
+    sigfillset(&all);
+    /* It ends when nobody can ask any more, and not before. */
+    if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_NAME, "relay-keeper") < 0 ||
+        sandbox_enter(SANDBOX_KEEPER, -1) < 0)
+        _exit(EXIT_RUN_TIME);
+    for (;;) {
+        uint8_t version[CERTIFICATE_VERSION_SIZE];
+        int asker = take_question(socket, version);
+        if (asker == -2)
+            _exit(0);
+        if (asker < 0)
+            continue;
+        refresh(keeper);
+        /* One that does not read its answer goes without it. */
+        if (has_news(keeper, version))
+            (void)send(
+                asker, &keeper->current, sizeof keeper->current, MSG_DONTWAIT | MSG_NOSIGNAL);
+        close(asker);
+    }
+}
+
+/* ---- starting and asking --------------------------------------------------------- */
+
+pid_t keeper_start(const struct options *options,
+    const uint8_t version[static CERTIFICATE_VERSION_SIZE], keeper_judge *judge, int *socket)
+{
+    static struct keeper keeper;
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return -errno;
+    pid_t pid = fork();
+    if (pid == 0) {
+        runtime_close_others(ends[1], ends[1]);
+        log_setup(log_debugging()); /* its connection to syslog was one of them */
+        keeper = (struct keeper){.options = options, .judge = judge};
+        memcpy(keeper.current.version, version, CERTIFICATE_VERSION_SIZE);
+        keep(&keeper, ends[1]);
+    }
+    int error = -errno;
+    close(ends[1]);
+    if (pid < 0) {
+        close(ends[0]);
+        return error;
+    }
+    *socket = ends[0];
+    return pid;
+}
+
+static int send_question(int socket, const uint8_t *version, int answer)
+{
+    union control control;
+    struct iovec part = {(void *)(uintptr_t)version, CERTIFICATE_VERSION_SIZE};
+    struct msghdr message = {.msg_iov = &part,
+        .msg_iovlen = 1,
+        .msg_control = control.bytes,
+        .msg_controllen = sizeof control.bytes};
+    memset(&control, 0, sizeof control);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof answer);
+    memcpy(CMSG_DATA(header), &answer, sizeof answer);
+    return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int keeper_ask(
+    int socket, const uint8_t version[static CERTIFICATE_VERSION_SIZE], struct certificate *ret)
+{
+    int ends[2];
+    int news = 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return 0;
+    int error = send_question(socket, version, ends[1]);
+    close(ends[1]);
+    struct pollfd entry = {.fd = ends[0], .events = POLLIN};
+    if (error == 0 && poll(&entry, 1, PATIENCE) > 0)
+        news = recv(ends[0], ret, sizeof *ret, MSG_DONTWAIT) == (ssize_t)sizeof *ret &&
+               ret->chain_size <= sizeof ret->chain && ret->key_size <= sizeof ret->key;
+    close(ends[0]);
+    return news;
+}

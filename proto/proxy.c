@@ -1,0 +1,280 @@
+/* The PROXY protocol: see proxy.h. Wire format (haproxy.org, "The PROXY protocol"):
+ *
+ *   version 1   PROXY TCP4 192.0.2.1 192.0.2.2 56324 4001\r\n       (or TCP6)
+ *               PROXY UNKNOWN[ anything]\r\n
+ *   version 2   12 bytes signature, version and command, family and transport, 2 bytes length,
+ *               then that many: source address, destination address, both ports, and more */
+#include "proxy.h"
+
+#include "proto.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+enum {
+    HEAD_SIZE = 16,
+    SIGNATURE_SIZE = 12,
+    COMMAND_LOCAL = 0x20, /* with the version, 2, in the upper half */
+    COMMAND_PROXY = 0x21,
+    FAMILY_UNSPECIFIED = 0, /* the upper half of the byte; the lower half is the transport */
+    FAMILY_INET = 1,
+    FAMILY_INET6 = 2,
+    FAMILY_UNIX = 3,
+    TRANSPORT_MAX = 2,
+    INET_SIZE = 12,
+    INET6_SIZE = 36,
+    UNIX_SIZE = 216,
+};
+
+static const char text_start[] = "PROXY ";
+static const uint8_t signature[SIGNATURE_SIZE] = "\r\n\r\n\0\r\nQUIT\n";
+
+/* ---- who is trusted -------------------------------------------------------------- */
+
+static bool host_bits_set(const struct proxy_network *network, size_t size)
+{
+    for (size_t bit = network->bits; bit < size * 8; bit++)
+        if ((network->address[bit / 8] & (0x80 >> (bit % 8))) != 0)
+            return true;
+    return false;
+}
+
+static int parse_bits(const char *text, unsigned int max, unsigned int *bits)
+{
+    char *end;
+    if (!isdigit((unsigned char)text[0]) || strlen(text) > 3)
+        return -1;
+    *bits = (unsigned int)strtoul(text, &end, 10);
+    return *end == '\0' && *bits <= max ? 0 : -1;
+}
+
+int proxy_parse_network(const char *text, struct proxy_network *ret)
+{
+    char address[INET6_ADDRSTRLEN];
+    size_t length = strcspn(text, "/");
+    *ret = (struct proxy_network){.family = AF_UNIX};
+    if (strcmp(text, "unix") == 0)
+        return 0;
+    if (length >= sizeof address)
+        return -1;
+    memcpy(address, text, length);
+    address[length] = '\0';
+    ret->family = strchr(address, ':') == NULL ? AF_INET : AF_INET6;
+    unsigned int size = ret->family == AF_INET ? 4 : 16;
+    ret->bits = size * 8;
+    if (inet_pton(ret->family, address, ret->address) != 1)
+        return -1;
+    if (text[length] == '/' && parse_bits(text + length + 1, size * 8, &ret->bits) < 0)
+        return -1;
+    return host_bits_set(ret, size) ? -1 : 0;
+}
+
+static bool is_within(const struct proxy_network *network, const uint8_t *address)
+{
+    unsigned int bytes = network->bits / 8, rest = network->bits % 8;
+    uint8_t mask = (uint8_t)(0xff00 >> rest);
+    return memcmp(network->address, address, bytes) == 0 &&
+           (rest == 0 || ((network->address[bytes] ^ address[bytes]) & mask) == 0);
+}
+
+bool proxy_is_trusted(const struct proxy_trust *trust, const struct sockaddr_storage *peer)
+{
+    const struct in6_addr *v6 = &((const struct sockaddr_in6 *)peer)->sin6_addr;
+    const uint8_t *address = v6->s6_addr;
+    int family = peer->ss_family;
+    if (family == AF_INET) {
+        address = (const uint8_t *)&((const struct sockaddr_in *)peer)->sin_addr;
+    } else if (family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(v6)) {
+        family = AF_INET;
+        address += 12;
+    }
+    for (size_t i = 0; i < trust->count; i++) {
+        const struct proxy_network *network = &trust->networks[i];
+        if (network->family == family && (family == AF_UNIX || is_within(network, address)))
+            return true;
+    }
+    return false;
+}
+
+/* ---- addresses ------------------------------------------------------------------- */
+
+static void set_inet(struct sockaddr_storage *source, const void *address)
+{
+    struct sockaddr_in *inet = (struct sockaddr_in *)source;
+    memset(source, 0, sizeof *source);
+    inet->sin_family = AF_INET;
+    memcpy(&inet->sin_addr, address, sizeof inet->sin_addr);
+}
+
+static void set_inet6(struct sockaddr_storage *source, const void *address)
+{
+    struct sockaddr_in6 *inet6 = (struct sockaddr_in6 *)source;
+    memset(source, 0, sizeof *source);
+    inet6->sin6_family = AF_INET6;
+    memcpy(&inet6->sin6_addr, address, sizeof inet6->sin6_addr);
+}
+
+/* ---- version 1 ------------------------------------------------------------------- */
+
+/* Cuts the next word, which ends at a single blank or the line's end, off *at. */
+static const char *take_word(char **at)
+{
+    char *word = *at;
+    char *blank = word == NULL ? NULL : strchr(word, ' ');
+    if (blank != NULL)
+        *blank = '\0';
+    *at = blank == NULL ? NULL : blank + 1;
+    return word == NULL || *word == '\0' ? NULL : word;
+}
+
+static bool is_port(const char *word)
+{
+    size_t size = word == NULL ? 0 : strlen(word);
+    if (size == 0 || size > 5 || strspn(word, "0123456789") != size || (size > 1 && *word == '0'))
+        return false;
+    return strtoul(word, NULL, 10) <= 65535;
+}
+
+static int parse_addresses(char *at, int family, struct sockaddr_storage *source)
+{
+    uint8_t from[16], to[16];
+    const char *words[4];
+    for (size_t i = 0; i < 4; i++)
+        words[i] = take_word(&at);
+    if (at != NULL || words[0] == NULL || words[1] == NULL || !is_port(words[2]) ||
+        !is_port(words[3]) || inet_pton(family, words[0], from) != 1 ||
+        inet_pton(family, words[1], to) != 1)
+        return -EPROTO;
+    if (family == AF_INET)
+        set_inet(source, from);
+    else
+        set_inet6(source, from);
+    return 0;
+}
+
+/* What follows `PROXY `, without its line end. */
+static int parse_text(char *text, struct sockaddr_storage *source, bool *own)
+{
+    if (strncmp(text, "TCP4 ", 5) == 0)
+        return parse_addresses(text + 5, AF_INET, source);
+    if (strncmp(text, "TCP6 ", 5) == 0)
+        return parse_addresses(text + 5, AF_INET6, source);
+    *own = strncmp(text, "UNKNOWN", 7) == 0 && (text[7] == '\0' || text[7] == ' ');
+    return *own ? 0 : -EPROTO;
+}
+
+/* Reads on to the first line feed, and not beyond. */
+static int read_text(const struct greeting *greeting, char *line, size_t have,
+    struct sockaddr_storage *source, bool *own)
+{
+    for (;;) {
+        ssize_t count = greeting_peek(greeting, line + have, PROXY_LINE_MAX - have);
+        if (count <= 0)
+            return count == 0 ? -ECONNRESET : (int)count;
+        const char *feed = memchr(line + have, '\n', (size_t)count);
+        size_t size = feed == NULL ? (size_t)count : (size_t)(feed - line) + 1 - have;
+        int error = greeting_consume(greeting, line + have, size);
+        if (error != 0)
+            return error;
+        have += size;
+        if (feed != NULL)
+            break;
+        if (have == PROXY_LINE_MAX)
+            return -EPROTO;
+    }
+    if (line[have - 2] != '\r' || memchr(line, '\0', have) != NULL)
+        return -EPROTO;
+    line[have - 2] = '\0';
+    return parse_text(line + sizeof text_start - 1, source, own);
+}
+
+/* ---- version 2 ------------------------------------------------------------------- */
+
+/* Reads `size` bytes as they come. */
+static int read_exactly(const struct greeting *greeting, uint8_t *bytes, size_t size)
+{
+    for (size_t have = 0; have < size;) {
+        ssize_t count = greeting_peek(greeting, bytes + have, size - have);
+        if (count <= 0)
+            return count == 0 ? -ECONNRESET : (int)count;
+        int error = greeting_consume(greeting, bytes + have, (size_t)count);
+        if (error != 0)
+            return error;
+        have += (size_t)count;
+    }
+    return 0;
+}
+
+static int parse_binary(
+    uint8_t family, const uint8_t *rest, size_t size, struct sockaddr_storage *source, bool *own)
+{
+    static const size_t sizes[] = {
+        [FAMILY_UNSPECIFIED] = 0,
+        [FAMILY_INET] = INET_SIZE,
+        [FAMILY_INET6] = INET6_SIZE,
+        [FAMILY_UNIX] = UNIX_SIZE,
+    };
+    uint8_t kind = family >> 4;
+    if (kind >= sizeof sizes / sizeof sizes[0] || (family & 0xf) > TRANSPORT_MAX ||
+        size < sizes[kind])
+        return -EPROTO;
+    if (kind == FAMILY_UNSPECIFIED)
+        *own = true;
+    else if (kind == FAMILY_INET)
+        set_inet(source, rest);
+    else if (kind == FAMILY_INET6)
+        set_inet6(source, rest);
+    else
+        memset(source, 0, sizeof *source);
+    return 0;
+}
+
+static int read_binary(const struct greeting *greeting, uint8_t *head, size_t have,
+    struct sockaddr_storage *source, bool *own)
+{
+    uint8_t rest[PROXY_REST_MAX];
+    int error = read_exactly(greeting, head + have, HEAD_SIZE - have);
+    if (error != 0)
+        return error;
+    uint8_t command = head[SIGNATURE_SIZE], family = head[SIGNATURE_SIZE + 1];
+    size_t size = (size_t)head[SIGNATURE_SIZE + 2] << 8 | head[SIGNATURE_SIZE + 3];
+    if ((command != COMMAND_LOCAL && command != COMMAND_PROXY) || size > sizeof rest)
+        return -EPROTO;
+    error = read_exactly(greeting, rest, size);
+    if (error != 0)
+        return error;
+    *own = command == COMMAND_LOCAL;
+    return *own ? 0 : parse_binary(family, rest, size, source, own);
+}
+
+/* ---- which of them --------------------------------------------------------------- */
+
+int proxy_read(const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
+{
+    union {
+        uint8_t bytes[PROXY_LINE_MAX];
+        char text[PROXY_LINE_MAX];
+    } head;
+    *own = false;
+    /* As far as both agree with what they must begin with, and no byte further. */
+    for (size_t have = 0;;) {
+        size_t text_size = sizeof text_start - 1;
+        int error = read_exactly(greeting, head.bytes + have, 1);
+        if (error != 0)
+            return error;
+        have++;
+        bool text = memcmp(head.bytes, text_start, have < text_size ? have : text_size) == 0;
+        bool binary = memcmp(head.bytes, signature, have) == 0;
+        if (!text && !binary)
+            return -EPROTO;
+        if (text && have == text_size)
+            return read_text(greeting, head.text, have, source, own);
+        if (binary && have == SIGNATURE_SIZE)
+            return read_binary(greeting, head.bytes, have, source, own);
+    }
+}

@@ -1,0 +1,727 @@
+"""TLS on the same port: what a client sees, and what becomes of the processes behind it."""
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+
+from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, descriptors,
+                     exchange, free_port, line, make_pair, new_side, new_token, process_name, run,
+                     transfer, wait_until)
+
+WAYS = Relay.MODES
+MANY = 50 << 20
+
+work = tempfile.mkdtemp(prefix="relay-tls-")
+os.chmod(work, 0o755)
+
+
+# ---- certificates ---------------------------------------------------------------------
+
+
+class Certificate:
+    """A certificate of its own making, in two files, which anybody may read."""
+
+    def __init__(self, name, kind="ec"):
+        self.certfile = os.path.join(work, f"{name}.pem")
+        self.keyfile = os.path.join(work, f"{name}.key")
+        key = ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] if kind == "ec" else ["rsa:2048"]
+        subprocess.run(
+            ["openssl", "req", "-x509", "-nodes", "-newkey", *key, "-days", "30",
+             "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:relay.test",
+             "-out", self.certfile, "-keyout", self.keyfile],
+            check=True, stderr=subprocess.DEVNULL)
+        os.chmod(self.keyfile, 0o644)
+
+    def options(self):
+        return [f"--certfile={self.certfile}", f"--keyfile={self.keyfile}"]
+
+    def context(self):
+        context = ssl.create_default_context(cafile=self.certfile)
+        # An end that is not told as TLS does is an error here.
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+        return context
+
+    def install_as(self, other):
+        """Takes the place of another one's files, as certbot and its like do it."""
+        for mine, its in ((self.certfile, other.certfile), (self.keyfile, other.keyfile)):
+            shutil.copy(mine, its + ".new")
+            os.rename(its + ".new", its)
+
+
+FIRST, SECOND = Certificate("first"), Certificate("second")
+
+
+class Secure(Client):
+    """A connection in TLS."""
+
+    def __init__(self, relay, context=None, patience=PATIENCE):
+        super().__init__(("127.0.0.1", relay.port), patience)
+        context = context or FIRST.context()
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = context.wrap_socket(
+            self.socket, server_hostname="relay.test", suppress_ragged_eofs=False)
+
+    def name(self):
+        return dict(part[0] for part in self.socket.getpeercert()["subject"])["commonName"]
+
+
+class Pieces:
+    """A TLS client whose bytes pass through our hands: to close one direction only, which Python's
+    TLS sockets cannot, and to send them slowly."""
+
+    def __init__(self, relay, context=None):
+        self.raw = Client(("127.0.0.1", relay.port))
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = (context or FIRST.context()).wrap_bio(
+            self.incoming, self.outgoing, server_hostname="relay.test")
+
+    def flush(self, piece=None):
+        data = self.outgoing.read()
+        for at in range(0, len(data), piece or max(len(data), 1)):
+            self.raw.send(data[at:at + (piece or len(data))])
+            if piece:
+                time.sleep(0.0005)
+
+    def _until_done(self, action, piece=None):
+        while True:
+            try:
+                result = action()
+                self.flush(piece)
+                return result
+            except ssl.SSLWantReadError:
+                self.flush(piece)
+                data = self.raw.socket.recv(65536)
+                if not data:
+                    self.incoming.write_eof()
+                self.incoming.write(data)
+
+    def shake_hands(self, piece=None):
+        self._until_done(self.tls.do_handshake, piece)
+        return self
+
+    def send(self, data, piece=None):
+        self.tls.write(data)
+        self.flush(piece)
+        return self
+
+    def receive(self, size):
+        data = b""
+        while len(data) < size:
+            try:
+                part = self._until_done(lambda: self.tls.read(size - len(data)))
+            except ssl.SSLZeroReturnError:
+                break
+            if not part:
+                break
+            data += part
+        return data
+
+    def expect(self, data):
+        got = self.receive(len(data))
+        assert got == data, f"expected {data!r}, got {got!r}"
+        return self
+
+    def finish(self):
+        try:
+            self.tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+        self.flush()
+
+    def close(self):
+        self.raw.close()
+
+
+def secure_relay(how="serve", certificate=FIRST, options=(), **keywords):
+    return Relay(how, options=[*certificate.options(), *options], **keywords)
+
+
+def meet(first, second):
+    token = new_token()
+    first.send(line(token, new_side()))
+    second.send(line(token, new_side()))
+    first.expect(b"ok\n")
+    second.expect(b"ok\n")
+    return first, second
+
+
+def pumps():
+    """Those of the relays that were started here."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and process_name(entry) == "relay-tls" and alive(int(entry)) and \
+                work in command_line(entry):
+            found.append(int(entry))
+    return found
+
+
+def command_line(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def expect_no_pumps():
+    wait_until(lambda: not pumps(), "the pumps to end")
+
+
+# ---- the bytes ------------------------------------------------------------------------
+
+
+@behaviour(*WAYS)
+def clients_with_and_without_TLS_meet_on_the_same_port(how):
+    with secure_relay(how) as relay:
+        for first, second in ((Secure, relay.connect), (relay.connect, Secure), (Secure, Secure)):
+            make = [side(relay) if side is Secure else side() for side in (first, second)]
+            exchange(*meet(*make), size=100000)
+            for client in make:
+                client.close()
+        relay.wait_for(used=0)
+        relay.wait_for_outcomes(happy=3)
+    expect_no_pumps()
+
+
+@behaviour("TLSv1.2", "TLSv1.3", "RSA")
+def both_versions_and_kinds_of_key_carry_bytes(what):
+    certificate = Certificate("rsa", "rsa") if what == "RSA" else FIRST
+    context = certificate.context()
+    if what != "RSA":
+        context.minimum_version = context.maximum_version = getattr(
+            ssl.TLSVersion, what.replace(".", "_"))
+    with secure_relay(certificate=certificate) as relay:
+        first, second = meet(Secure(relay, context), Secure(relay, context))
+        assert what == "RSA" or first.socket.version() == what
+        exchange(first, second, 1 << 20)
+
+
+@behaviour(*WAYS)
+def large_transfers_arrive_whole_in_both_directions(how):
+    with secure_relay(how) as relay:
+        sender, receiver = meet(relay.connect(), Secure(relay))
+        transfer(sender, receiver, MANY)
+        half = Pieces(relay).shake_hands()
+        sender, receiver = meet(half, relay.connect())
+        transfer(sender, receiver, MANY)
+
+
+@behaviour()
+def an_end_of_file_passes_as_one_and_the_other_direction_goes_on():
+    with secure_relay() as relay:
+        first, second = meet(Pieces(relay).shake_hands(), Pieces(relay).shake_hands())
+        first.send(b"the last of it")
+        first.finish()
+        second.expect(b"the last of it")
+        assert second.receive(1) == b"", "the end"
+        second.send(b"an answer")
+        first.expect(b"an answer")
+        second.finish()
+        assert first.receive(1) == b"", "the end"
+        relay.wait_for(used=0)
+    expect_no_pumps()
+
+
+@behaviour()
+def a_client_that_closes_without_a_word_in_TLS_has_closed():
+    with secure_relay() as relay:
+        first, second = meet(Secure(relay), relay.connect())
+        first.send(b"bye")
+        first.close()
+        second.expect(b"bye").expect_end()
+    expect_no_pumps()
+
+
+@behaviour("reset", "its peer's reset")
+def one_that_vanishes_ends_its_pair(how):
+    with secure_relay() as relay:
+        first, second = meet(Secure(relay), relay.connect())
+        if how == "reset":
+            Client.reset(first)
+            second.expect_end()
+            second.close()
+        else:
+            second.reset()
+            try:
+                assert first.receive(1) == b"", "nothing more comes"
+            except ssl.SSLError:
+                pass
+            first.close()
+        relay.wait_for(used=0)
+    expect_no_pumps()
+
+
+@behaviour()
+def a_slow_reader_slows_its_sender_and_gets_everything():
+    with secure_relay() as relay:
+        sender, receiver = meet(Secure(relay), Secure(relay))
+        block = os.urandom(1 << 16)
+        sender.socket.settimeout(1)
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                sender.send(block)
+                sent += len(block)
+        except TimeoutError:
+            pass
+        assert sent < 64 << 20, "the sender was never held up"
+        for _ in range(sent // len(block)):
+            receiver.expect(block)
+
+
+@behaviour()
+def messages_of_every_size_around_a_records_arrive():
+    with secure_relay() as relay:
+        first, second = meet(Secure(relay), Secure(relay))
+        for size in (1, 2, 255, 4096, 16383, 16384, 16385, 32768, 65535, 65536, 65537, 200001):
+            exchange(first, second, size)
+
+
+# ---- the handshake --------------------------------------------------------------------
+
+
+@behaviour(*WAYS)
+def a_handshake_that_comes_byte_by_byte_is_understood(how):
+    with secure_relay(how) as relay:
+        slow = Pieces(relay).shake_hands(piece=1)
+        token = new_token()
+        slow.send(line(token, new_side()), piece=1)
+        with relay.connect() as other:
+            other.send(line(token, new_side())).expect(b"ok\n")
+            slow.expect(b"ok\n")
+
+
+@behaviour()
+def garbage_that_begins_like_TLS_is_answered_with_an_alert():
+    with secure_relay() as relay:
+        for garbage in (b"\x16\x03" + b"\xff" * 100, b"\x16\x03\x01\x00\x05hello"):
+            with relay.connect() as client:
+                client.send(garbage)
+                client.finish()
+                answer = client.receive(100)
+                assert answer[:1] == b"\x15" and answer[5:6] == b"\x02", answer
+        make_pair(relay)
+        relay.wait_for_outcomes(errory=2)
+
+
+@behaviour()
+def a_handshake_that_stops_anywhere_ends_at_the_deadline():
+    with secure_relay(options=["--handshake-timeout=1"]) as relay:
+        hello = Pieces(relay)
+        try:
+            hello.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        data = hello.outgoing.read()
+        clients = [relay.connect().send(data[:size]) for size in (1, 2, 5, len(data) - 1, len(data))]
+        for client in clients:
+            while client.receive(1):
+                pass
+        relay.wait_for(used=0)
+
+
+@behaviour("TLSv1", "TLSv1_1")
+def older_versions_are_refused(version):
+    with secure_relay() as relay:
+        context = FIRST.context()
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = getattr(ssl.TLSVersion, version)
+        try:
+            Secure(relay, context)
+            raise AssertionError("it was let in")
+        except ssl.SSLError as error:
+            assert "ALERT" in str(error).upper(), error
+
+
+@behaviour()
+def without_a_certificate_TLS_is_refused_as_TLS_does_it():
+    with Relay() as relay:
+        try:
+            Secure(relay)
+            raise AssertionError("it was let in")
+        except ssl.SSLError as error:
+            assert "HANDSHAKE_FAILURE" in str(error).upper(), error
+        make_pair(relay)
+        relay.wait_for_outcomes(errory=1)
+
+
+@behaviour()
+def a_line_in_TLS_is_judged_as_any_other():
+    with secure_relay() as relay:
+        with Secure(relay) as client:
+            client.send(b"please DELAY me\n")
+            assert client.receive(100) == b"bad handshake\n"
+        with Secure(relay) as client:
+            client.send(line(new_token()) + b"early")
+            assert client.receive(100) == b"impatient\n"
+        relay.wait_for_outcomes(errory=1, impatient=1)
+    expect_no_pumps()
+
+
+@behaviour()
+def TLS_in_TLS_is_refused():
+    with secure_relay() as relay:
+        outer, inner = Pieces(relay).shake_hands(), Pieces(relay)
+        try:
+            inner.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        outer.send(inner.outgoing.read())
+        outer.finish()
+        assert outer.receive(100) == b"bad handshake\n"
+
+
+# ---- certificates ---------------------------------------------------------------------
+
+
+def renewable(name):
+    certificate = Certificate(name)
+    FIRST.install_as(certificate)
+    return certificate
+
+
+@behaviour(*WAYS)
+def a_renewed_certificate_serves_the_next_connection(how):
+    certificate = renewable("renewed-" + how)
+    with secure_relay(how, certificate) as relay:
+        kept = meet(Secure(relay), relay.connect())
+        for _ in range(5):
+            for installed in (SECOND, FIRST):
+                installed.install_as(certificate)
+                with Secure(relay, installed.context()) as client:
+                    assert client.name() == os.path.basename(installed.certfile)[:-4]
+        exchange(*kept)
+
+
+def as_root_only():
+    if os.geteuid() != 0:
+        raise Skip("only root can drop root")
+    certificate = renewable("root-only")
+    os.chmod(certificate.keyfile, 0o600)
+    directory = os.path.join(work, "closed")
+    os.makedirs(directory, exist_ok=True)
+    os.chmod(directory, 0o700)
+    for name in ("certfile", "keyfile"):
+        path = os.path.join(directory, os.path.basename(getattr(certificate, name)))
+        shutil.copy(getattr(certificate, name), path)
+        setattr(certificate, name, path)
+    os.chmod(certificate.keyfile, 0o600)
+    return certificate
+
+
+@behaviour("serve", "accept", "activate")
+def a_key_that_only_root_may_read_serves_and_is_renewed_after_root_is_dropped(how):
+    certificate = as_root_only()
+    with secure_relay(how, certificate) as relay:
+        with Secure(relay) as client:
+            assert client.name() == "first"
+        SECOND.install_as(certificate)
+        os.chmod(certificate.keyfile, 0o600)
+        with Secure(relay, SECOND.context()) as client:
+            assert client.name() == "second"
+        for worker in relay.workers():
+            assert user_of(worker) != 0
+
+
+def user_of(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return int(next(text for text in file if text.startswith("Uid:")).split()[1])
+
+
+@behaviour("a broken certificate", "the key of another", "no file at all", "an empty file",
+           "a file without end")
+def what_cannot_be_used_leaves_the_certificate_before_it_and_is_said_once(what):
+    certificate = renewable("spoilt")
+    with secure_relay(certificate=certificate) as relay:
+        with Secure(relay):
+            pass
+        if what == "a broken certificate":
+            with open(certificate.certfile, "w", encoding="ascii") as file:
+                file.write("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        elif what == "the key of another":
+            shutil.copy(SECOND.keyfile, certificate.keyfile)
+        elif what == "no file at all":
+            os.unlink(certificate.keyfile)
+        elif what == "an empty file":
+            with open(certificate.certfile, "wb"):
+                pass
+        else:
+            os.unlink(certificate.certfile)
+            os.symlink("/dev/zero", certificate.certfile)
+        for _ in range(20):
+            with Secure(relay) as client:
+                assert client.name() == "first"
+        assert relay.log().count("stays in use") == 1, relay.log()
+        SECOND.install_as(certificate)
+        with Secure(relay, SECOND.context()) as client:
+            assert client.name() == "second"
+
+
+@behaviour("serve", "worker")
+def a_certificate_that_cannot_be_used_at_the_start_is_said_in_one_line(role):
+    cases = {
+        "missing": ([f"--certfile={work}/none"], 1, "cannot read"),
+        "no key in it": ([f"--certfile={FIRST.certfile}"], 1, "cannot use the certificate"),
+        "another's key": (
+            [f"--certfile={FIRST.certfile}", f"--keyfile={SECOND.keyfile}"], 1, "mismatch"),
+        "a key alone": ([f"--keyfile={FIRST.keyfile}"], 2, "expected --certfile"),
+    }
+    for what, (options, status, expected) in cases.items():
+        ours, its = socket.socketpair()
+        result = subprocess.run(
+            [RELAY, role, f"--runtime-dir={work}/none-run", f"--listen=127.0.0.1:{free_port()}",
+             *options], stdin=its, stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
+        text = result.stderr.decode()
+        assert result.returncode == status, (what, result.returncode, text)
+        assert expected in text and text.count("\n") == 1, (what, text)
+        ours.close()
+        its.close()
+
+
+@behaviour()
+def a_key_in_the_certificates_own_file_needs_no_other():
+    both = os.path.join(work, "both.pem")
+    with open(both, "wb") as file:
+        for part in (FIRST.certfile, FIRST.keyfile):
+            with open(part, "rb") as source:
+                file.write(source.read())
+    with Relay(options=[f"--certfile={both}"]) as relay:
+        exchange(*meet(Secure(relay), Secure(relay)))
+
+
+@behaviour()
+def a_bare_name_is_one_of_systemds_credentials():
+    directory = os.path.join(work, "credentials")
+    os.makedirs(directory, exist_ok=True)
+    shutil.copy(FIRST.certfile, os.path.join(directory, "cert"))
+    shutil.copy(FIRST.keyfile, os.path.join(directory, "key"))
+    with Relay(options=["--certfile=cert", "--keyfile=key"],
+               environment={"CREDENTIALS_DIRECTORY": directory}) as relay:
+        exchange(*meet(Secure(relay), Secure(relay)))
+
+
+# ---- processes ------------------------------------------------------------------------
+
+
+def keeper(relay):
+    found = [pid for pid in children(relay.process.pid) if process_name(pid) == "relay-keeper"]
+    return found[0] if found else 0
+
+
+@behaviour()
+def a_pump_outlives_its_worker_and_holds_two_descriptors():
+    with secure_relay(options=["--max-use=1"]) as relay:
+        pairs = [meet(Secure(relay), relay.connect()) for _ in range(3)]
+        wait_until(lambda: len(pumps()) == 3, "a pump for each")
+        for pump in pumps():
+            held = [fd for fd in descriptors(pump) if int(fd) > 2]
+            assert len(held) == 2, held
+        for pair in pairs:
+            exchange(*pair)
+    expect_no_pumps()
+
+
+@behaviour()
+def pumps_that_ended_are_no_zombies():
+    with secure_relay() as relay:
+        for _ in range(5):
+            first, second = meet(Secure(relay), Secure(relay))
+            first.close()
+            second.close()
+        expect_no_pumps()
+        for worker in relay.workers():
+            assert zombies(worker) == [], "nobody is left to be waited for"
+
+
+def zombies(parent):
+    found = []
+    for entry in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] == "Z" and int(fields[1]) == parent:
+            found.append(int(entry))
+    return found
+
+
+@behaviour("worker", "forwarder")
+def no_pump_is_left_behind_by_one_that_is_killed(whom):
+    with secure_relay() as relay:
+        if whom == "worker":
+            client = Secure(relay)
+            client.send(b"please relay ")
+            wait_until(pumps, "the pump")
+            for worker in relay.workers():
+                os.kill(worker, signal.SIGKILL)
+        else:
+            client, _ = meet(Secure(relay), relay.connect())
+            os.kill(relay.forwarder(), signal.SIGKILL)
+        assert client.receive(1) == b"", "the end, told as TLS does"
+        client.close()
+        expect_no_pumps()
+        exchange(*meet(Secure(relay), Secure(relay)))
+
+
+@behaviour()
+def a_killed_pump_ends_its_pair_and_no_other():
+    with secure_relay() as relay:
+        first, second = meet(Secure(relay), relay.connect())
+        victim = wait_until(pumps, "the pump")[0]
+        other = meet(Secure(relay), relay.connect())
+        os.kill(victim, signal.SIGKILL)
+        second.expect_end()
+        first.close()
+        second.close()
+        exchange(*other)
+        relay.wait_for(joined=2, used=2)
+
+
+@behaviour()
+def workers_killed_in_every_step_of_a_handshake_leave_nothing_behind():
+    with secure_relay() as relay:
+        for round_ in range(30):
+            client = Pieces(relay)
+            try:
+                client.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                client.flush()
+            time.sleep(round_ * 0.0002)
+            for worker in relay.workers():
+                os.kill(worker, signal.SIGKILL)
+            client.close()
+        wait_until(lambda: relay.workers(), "new workers")
+        expect_no_pumps()
+        relay.wait_for(used=0)
+        exchange(*meet(Secure(relay), Secure(relay)))
+
+
+@behaviour()
+def a_killed_keeper_is_replaced():
+    certificate = renewable("kept")
+    with secure_relay(certificate=certificate) as relay:
+        before = wait_until(lambda: keeper(relay), "the keeper")
+        os.kill(before, signal.SIGKILL)
+        with Secure(relay) as client:
+            assert client.name() == "first"
+        wait_until(lambda: keeper(relay) not in (0, before), "another keeper")
+        SECOND.install_as(certificate)
+
+        def served():
+            with Secure(relay, SECOND.context()) as client:
+                return client.name()
+
+        # Workers from before have nobody to ask; those that come can.
+        for worker in relay.workers():
+            os.kill(worker, signal.SIGTERM)
+        wait_until(relay.workers, "new workers")
+        assert served() == "second"
+
+
+@behaviour()
+def a_stalled_keeper_holds_nobody_up_for_long():
+    with secure_relay() as relay:
+        stalled = wait_until(lambda: keeper(relay), "the keeper")
+        os.kill(stalled, signal.SIGSTOP)
+        try:
+            exchange(*meet(Secure(relay), Secure(relay)))
+        finally:
+            os.kill(stalled, signal.SIGCONT)
+
+
+@behaviour()
+def stopping_ends_pairs_as_it_does_without_TLS_and_leaves_no_process():
+    relay = secure_relay()
+    with relay:
+        first, second = meet(Secure(relay), relay.connect())
+        kept = keeper(relay)
+        assert relay.stop() == 0
+        assert first.receive(1) == b"", "the end, told as TLS does"
+        second.expect_end()
+        first.close()
+        expect_no_pumps()
+        wait_until(lambda: not alive(kept), "the keeper to end")
+
+
+@behaviour()
+def connections_in_TLS_are_counted_by_their_source():
+    with secure_relay(options=["--per-source=2"]) as relay:
+        meet(Secure(relay), Secure(relay))
+        with relay.connect() as client:
+            client.expect_end()
+
+
+@behaviour()
+def where_the_kernel_carries_TLS_no_pump_is_needed():
+    with open("/proc/sys/net/ipv4/tcp_available_ulp", encoding="ascii") as file:
+        if "tls" not in file.read().split():
+            raise Skip("this kernel has no TLS of its own (tcp_available_ulp)")
+    context = FIRST.context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with secure_relay() as relay:
+        first, second = meet(Secure(relay, context), relay.connect())
+        assert not pumps(), "a pump"
+        exchange(first, second, 1 << 20)
+
+
+# ---- p2p-copy's own spelling ----------------------------------------------------------
+
+
+@behaviour()
+def run_relay_server_wants_a_certificate_or_to_be_told_that_there_is_none():
+    result = subprocess.run(
+        [RELAY, "run-relay-server", "127.0.0.1", str(free_port()), f"--runtime-dir={work}/none-run"],
+        stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
+    text = result.stderr.decode()
+    assert result.returncode != 0 and text.count("\n") == 1, text
+    assert "--certfile" in text and "--no-tls" in text, text
+
+
+@behaviour()
+def run_relay_server_takes_host_and_port_anywhere_and_nothing_else():
+    for words in ([], ["127.0.0.1"], ["127.0.0.1", "8765", "more"], ["127.0.0.1", "x"],
+                  ["127.0.0.1", "65536"], ["", ""]):
+        result = subprocess.run(
+            [RELAY, "run-relay-server", "--no-tls", *words, f"--runtime-dir={work}/none-run"],
+            stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
+        text = result.stderr.decode()
+        assert result.returncode == 2 and text.count("\n") == 1, (words, text)
+
+
+class RelayServer(Relay):
+    """run-relay-server, with its words in the order given."""
+
+    def __init__(self, *words):
+        self.words = words
+        super().__init__()
+
+    def _command(self, address):
+        words = [str(self.port) if word == "PORT" else word for word in self.words]
+        return [RELAY, "run-relay-server", *words, *self.options]
+
+
+@behaviour()
+def run_relay_server_serves_with_TLS():
+    with RelayServer("127.0.0.1", "PORT", "--tls", "--certfile", FIRST.certfile,
+                     "--keyfile", FIRST.keyfile) as relay:
+        exchange(*meet(Secure(relay), Secure(relay)))
+
+
+@behaviour()
+def run_relay_server_serves_without_TLS():
+    with RelayServer("--no-tls", "127.0.0.1", "--max-use", "3", "PORT") as relay:
+        exchange(*make_pair(relay))
+
+
+if __name__ == "__main__":
+    try:
+        run()
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
