@@ -319,6 +319,33 @@ def sources_behind_a_real_proxy_are_told_apart(kind):
         assert is_admitted(From(proxy.port, "127.0.0.3"))
 
 
+@behaviour()
+def web_clients_come_through_nginx_beside_a_site():
+    with tempfile.TemporaryDirectory(prefix="relay-proxy-") as directory:
+        os.chmod(directory, 0o755)
+        path = os.path.join(directory, "web.sock")
+        with Relay(address=f"unix:{path}") as relay:
+            wait_until(lambda: os.path.exists(path), "the socket")
+            changes = {"unix:/run/relay/web.sock": f"unix:{path}",
+                       "worker_connections 20000": "worker_connections 500"}
+            with Proxy("nginx", "nginx-web.conf",
+                       lambda port: {"listen 80": f"listen 127.0.0.1:{port}", **changes}) as proxy:
+                with From(proxy.port) as client:
+                    client.send(b"GET / HTTP/1.1\r\nHost: relay.test\r\nConnection: close\r\n\r\n")
+                    answer = client.receive(1 << 20)
+                    assert answer.startswith(b"HTTP/1.1 200"), answer
+                with From(proxy.port) as client:
+                    client.send(b"GET /introduction/somebody HTTP/1.1\r\nHost: relay.test\r\n"
+                                b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+                                b"Sec-WebSocket-Version: 13\r\n"
+                                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+                    answer = client.receive(1)
+                    while not answer.endswith(b"\r\n\r\n"):
+                        answer += client.receive(1)
+                    assert answer.startswith(b"HTTP/1.1 101"), answer
+                    assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in answer, answer
+
+
 @behaviour("haproxy v2", "haproxy v1")
 def health_checks_of_a_real_proxy_are_quiet(kind):
     with Relay(options=TRUST) as relay:

@@ -282,6 +282,37 @@ def messages_of_every_size_around_a_records_arrive():
             exchange(first, second, size)
 
 
+def get(client, path):
+    """The status of an answer to a request, and all of the answer."""
+    client.send(f"GET {path} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode())
+    answer = client.receive(1 << 20)
+    return int(answer.split()[1]), answer
+
+
+@behaviour(*WAYS)
+def the_page_and_the_health_are_served_in_TLS(how):
+    with secure_relay(how) as relay:
+        for path, expected in (("/", 200), ("/healthz", 200), ("/none", 404)):
+            with Secure(relay) as client:
+                status, answer = get(client, path)
+                assert status == expected, answer
+        relay.wait_for(used=0)
+    expect_no_pumps()
+
+
+@behaviour()
+def a_full_relay_says_so_in_TLS():
+    with secure_relay(options=["--max-connections=2"]) as relay:
+        kept = [relay.connect().send(line(new_token())) for _ in range(2)]
+        relay.wait_for(waiting=2)
+        with Secure(relay) as client:
+            status, answer = get(client, "/healthz")
+            assert status == 503, answer
+        for client in kept:
+            client.close()
+    expect_no_pumps()
+
+
 # ---- the handshake --------------------------------------------------------------------
 
 
