@@ -9,10 +9,10 @@ import random
 import shutil
 import subprocess
 
-from harness import TOP, Skip, behaviour, run
+from harness import RELAY, TOP, Skip, behaviour, run
 
 SCHEMA = os.path.join(TOP, "tests", "offset.capnp")
-PASS = os.path.join(TOP, "build", "tests", "capnp_tool")
+PASS = os.path.join(os.path.dirname(RELAY), "tests", "capnp_tool")
 
 
 def capnp(*arguments, data):
