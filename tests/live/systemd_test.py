@@ -56,7 +56,7 @@ ln -s /proc/self/fd dev/fd
 : > etc/fstab
 rm -f etc/machine-id
 echo 0123456789abcdef0123456789abcdef > etc/machine-id
-rm -rf etc/default/relay etc/systemd/system/*.wants
+rm -rf etc/default/relay var/lib/relay etc/systemd/system/*.wants
 for unit in "$@"; do ln -sf /dev/null "etc/systemd/system/$unit"; done
 mkdir -p old
 pivot_root . old; cd /
