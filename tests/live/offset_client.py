@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import random
+import select
 import socket
 import struct
 import threading
@@ -247,7 +248,10 @@ class Connection:
         self.sealing = threading.RLock()  # the order of frames
         self.writing = threading.Lock()   # the socket
         self.closing = threading.Event()
+        self.patience = patience
         self.socket = socket.create_connection(address, patience)
+        self.readable = select.poll()
+        self.readable.register(self.socket, select.POLLIN)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if handshake:
             try:
@@ -292,7 +296,9 @@ class Connection:
         self.output.clear()
         self.socket.sendall(data)
 
-    def receive_frame(self):
+    def receive_frame(self, until=None):
+        if until is None:
+            until = time.monotonic() + self.patience
         while True:
             if len(self.input) >= 8:
                 size = struct.unpack(">Q", self.input[:8])[0]
@@ -302,6 +308,8 @@ class Connection:
                     payload = bytes(self.input[8:8 + size])
                     del self.input[:8 + size]
                     return payload
+            if not self.readable.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise TimeoutError("waited in vain for the relay")
             try:
                 part = self.socket.recv(1 << 18)
             except ConnectionResetError:
@@ -353,8 +361,9 @@ class Connection:
 
     def receive(self):
         """The next message. Keepalives and rekeys in between are seen to; Closed at the end."""
+        until = time.monotonic() + self.patience
         while True:
-            user = self.open(self.receive_frame())
+            user = self.open(self.receive_frame(until))
             if user is None:
                 continue
             message = capnp.read_ka_message(user)
