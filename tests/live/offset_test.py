@@ -603,7 +603,6 @@ def an_identity_is_made_on_first_use_logged_and_kept():
     with tempfile.TemporaryDirectory() as directory:
         os.chmod(directory, 0o755)
         state = os.path.join(directory, "state")
-        os.mkdir(state)
         path = os.path.join(state, "relay.ident")
         seen = []
         for _ in range(2):
