@@ -187,6 +187,9 @@ static enum pair_outcome find_source(
     const struct options *options = worker->options;
     enum pair_outcome outcome = PAIR_HAPPY;
     struct sockaddr_storage peer;
+    *source = 0;
+    if (options->proxies.count == 0 && options->limits.per_source == 0)
+        return PAIR_HAPPY; /* nobody asks */
     if (listen_peer(greeting->fd, &peer) != 0) {
         *own = options->proxies.count > 0; /* a health check is reset so soon */
         return PAIR_EMPTY;
