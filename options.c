@@ -87,6 +87,7 @@ static const struct entry entries[] = {
     {"user", 0, KIND_TEXT, AT(user), 0, 0, "NAME",
         "whom root becomes after binding (relay, nobody)"},
     {"json", 0, KIND_FLAG, AT(json), 0, 0, NULL, "for status: as JSON"},
+    {"openmetrics", 0, KIND_FLAG, AT(openmetrics), 0, 0, NULL, "for status: as OpenMetrics"},
     {"debug", 0, KIND_FLAG, AT(debug), 0, 0, NULL, "log more"},
     {"help", 'h', KIND_HELP, 0, 0, 0, NULL, "show this"},
     {"version", 'v', KIND_VERSION, 0, 0, 0, NULL, "show the version"},

@@ -45,6 +45,7 @@ struct options {
     const char *idfile; /* NULL: relay.ident in the state directory */
     const char *user;   /* NULL: not given */
     bool json;
+    bool openmetrics;
     bool debug;
 };
 

@@ -32,7 +32,10 @@ static int status_main(const struct options *options)
     }
     pair_stats(table, &stats);
     pair_close(table);
-    error = options->json ? status_json(stdout, &stats) : status_text(stdout, &stats);
+    if (options->openmetrics)
+        error = status_openmetrics(stdout, &stats);
+    else
+        error = options->json ? status_json(stdout, &stats) : status_text(stdout, &stats);
     if (error != 0 || fflush(stdout) != 0) {
         log_error_errno("cannot write the status");
         return EXIT_RUN_TIME;
@@ -79,7 +82,7 @@ static const struct role roles[] = {
     {"serve", serve_role, "listen, and serve until SIGTERM", false},
     {"worker", worker_main, "serve one connection, from systemd, inetd or xinetd", false},
     {"forward", forward_role, "hold and forward what workers hand over", false},
-    {"status", status_role, "show what the relay is doing (--json)", false},
+    {"status", status_role, "show what the relay is doing (--json, --openmetrics)", false},
     {"run-relay-server", run_relay_server_role, "HOST PORT: serve there, as p2p-copy's relay does",
         true},
 };

@@ -87,3 +87,43 @@ int status_json(FILE *out, const struct pair_stats *stats)
     json_decref(object);
     return error;
 }
+
+/* ---- OpenMetrics ----------------------------------------------------------------- */
+
+static void print_family(FILE *out, const char *name, const char *type, const char *help)
+{
+    fprintf(out, "# TYPE %s %s\n# HELP %s %s\n", name, type, name, help);
+}
+
+static void print_outcomes(FILE *out, const struct pair_stats *stats)
+{
+    print_family(out, "relay_outcomes", "counter",
+        "What became of connections; happy counts pairs, once they end.");
+    for (size_t i = 0; i < protocol_count; i++)
+        for (size_t k = 0; k < PAIR_OUTCOMES; k++)
+            fprintf(out, "relay_outcomes_total{protocol=\"%s\",outcome=\"%s\"} %" PRIu64 "\n",
+                protocols[i]->name, outcome_names[k], stats->outcomes[i][k]);
+}
+
+int status_openmetrics(FILE *out, const struct pair_stats *stats)
+{
+    print_family(out, "relay_capacity", "gauge", "Connections that the table has room for.");
+    fprintf(out, "relay_capacity %" PRIu32 "\n", stats->capacity);
+    print_family(out, "relay_connections", "gauge", "Connections by what they are doing.");
+    for (size_t i = PAIR_GREETING; i <= PAIR_DISMISSED; i++)
+        fprintf(out, "relay_connections{state=\"%s\"} %" PRIu32 "\n", state_names[i],
+            stats->states[i]);
+    print_family(out, "relay_keys", "gauge", "Codes under which somebody waits.");
+    fprintf(out, "relay_keys %" PRIu32 "\n", stats->tokens);
+    print_family(out, "relay_incomplete_bytes", "gauge", "Forwarded by pairs that go on.");
+    fprintf(out, "relay_incomplete_bytes %" PRIu64 "\n", stats->incomplete_bytes);
+    print_family(out, "relay_bytes", "counter", "Forwarded by pairs that ended.");
+    fprintf(out, "relay_bytes_total %" PRIu64 "\n", stats->total_bytes);
+    print_family(out, "relay_repairs", "counter", "Locks taken over from a dead process.");
+    fprintf(out, "relay_repairs_total %" PRIu64 "\n", stats->repairs);
+    print_family(out, "relay_forwarding", "gauge", "Whether a forwarder runs.");
+    fprintf(out, "relay_forwarding %d\n", stats->forwarder > 0 ? 1 : 0);
+    print_outcomes(out, stats);
+    fputs("# EOF\n", out);
+    return ferror(out) ? -EIO : 0;
+}

@@ -289,6 +289,9 @@ void worker_greet(struct worker *worker, int fd)
         pair_count(worker->table, greeting.protocol, outcome);
         record_end(worker, opened, outcome);
     }
+    if (outcome == PAIR_ERRORY && known)
+        log_info("refused a %s connection: %s", protocols[greeting.protocol]->name,
+            reason == PAIR_DUPLICATE ? "its like is here already" : "a bad handshake");
     if (known)
         say_farewell(&greeting, outcome, reason);
     if (outcome == PAIR_EMPTY)

@@ -232,5 +232,27 @@ def no_token_side_or_address_is_logged_or_kept():
             f"listening on 127.0.0.1:{relay.port}", ""), relay.log()
 
 
+@behaviour()
+def status_as_openmetrics_counts_and_names_nobody():
+    with Relay() as relay:
+        waiting = relay.connect().send(line(new_token()))
+        pair = make_pair(relay)
+        relay.wait_for(waiting=1, joined=2)
+        text = subprocess.run(
+            [RELAY, "status", "--openmetrics", f"--runtime-dir={relay.runtime}"],
+            stdout=subprocess.PIPE, check=True, encoding="ascii").stdout
+        assert text.endswith("# EOF\n"), text
+        samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+        assert samples['relay_connections{state="waiting"}'] == "1", samples
+        assert samples['relay_connections{state="joined"}'] == "2", samples
+        assert samples['relay_outcomes_total{protocol="transit",outcome="happy"}'] == "0", samples
+        families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+        for sample in samples:
+            name = sample.partition("{")[0]
+            assert name in families or name.removesuffix("_total") in families, sample
+        for end in (waiting, *pair):
+            end.close()
+
+
 if __name__ == "__main__":
     run()
