@@ -118,8 +118,9 @@ fuzz: packages-fuzz
 
 .PHONY: bench
 bench: packages-bench
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/cipher
 	@bench/run
+	@$(BUILD)/bench/cipher
 
 # ---- installing ----------------------------------------------------------------------
 

@@ -69,9 +69,9 @@ static size_t make_frames(void *client, size_t message_size)
 static double time_forwarding(void *from, void *to, size_t size)
 {
     double start = now();
-    for (size_t at = 0; at < size; at += FLOW_CHUNK) {
+    for (size_t at = 0; at < size; at += FLOW_MESSAGES_CHUNK) {
         uint8_t *input = frames + at;
-        size_t left = size - at < FLOW_CHUNK ? size - at : FLOW_CHUNK;
+        size_t left = size - at < FLOW_MESSAGES_CHUNK ? size - at : FLOW_MESSAGES_CHUNK;
         struct piece piece;
         struct iovec out;
         enum codec_event event;

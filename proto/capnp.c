@@ -15,6 +15,7 @@ enum {
     SEGMENTS_MAX = 511,
     RUN_MAX = 255, /* further words behind the first */
     DRAFT_WORDS = 32,
+    ELEMENTS_OF_A_BYTE = 2, /* a list's */
 
     FIXED = 0, /* the one pointer of Fixed128, Fixed256, Fixed512 */
 };
@@ -308,7 +309,7 @@ static bool read_data(const struct view *view, size_t index, uint8_t **data, siz
     if (!has_pointer(view, index, &at) || word_at(view->message, at) == 0)
         return true;
     if (!follow(view->message, view->segment, at, &target) ||
-        kind_of(target.pointer) != POINTER_LIST || (target.pointer >> 32 & 7) != 2)
+        kind_of(target.pointer) != POINTER_LIST || (target.pointer >> 32 & 7) != ELEMENTS_OF_A_BYTE)
         return false;
     *size = target.pointer >> 35;
     if (!is_within(view->message, target.segment, target.at, words_of(*size)))
@@ -345,9 +346,11 @@ static bool read_table(
     uint8_t table[WORD + SEGMENTS_MAX / 2 * WORD];
     if (capnp_unpack(packed, size, table, WORD) != 0)
         return false;
-    message->segments = load32(table) + 1;
-    if (message->segments == 0 || message->segments > SEGMENTS_MAX ||
-        capnp_unpack(packed, size, table + WORD, message->segments / 2 * WORD) != 0)
+    uint32_t last = load32(table);
+    if (last >= SEGMENTS_MAX)
+        return false;
+    message->segments = last + 1;
+    if (capnp_unpack(packed, size, table + WORD, message->segments / 2 * WORD) != 0)
         return false;
     uint64_t end = 0;
     for (uint32_t i = 0; i < message->segments; i++) {
@@ -387,18 +390,24 @@ static size_t take(struct draft *draft, size_t words)
     return at;
 }
 
-/* Leads from the word `pointer` to what is `offset` words behind it. */
+static uint64_t pointer_to(enum pointer_kind kind, size_t offset)
+{
+    return kind | (uint64_t)offset << 2;
+}
+
+/* Makes the word `pointer` lead to what is `offset` words behind it. */
 static void point_to_struct(
     struct draft *draft, size_t pointer, size_t offset, uint64_t data, uint64_t pointers)
 {
     store64(draft->words + pointer * WORD,
-        POINTER_STRUCT | (uint64_t)offset << 2 | data << 32 | pointers << 48);
+        pointer_to(POINTER_STRUCT, offset) | data << 32 | pointers << 48);
 }
 
 static void point_to_data(struct draft *draft, size_t pointer, size_t offset, size_t size)
 {
-    store64(draft->words + pointer * WORD,
-        POINTER_LIST | (uint64_t)offset << 2 | (uint64_t)2 << 32 | (uint64_t)size << 35);
+    store64(draft->words + pointer * WORD, pointer_to(POINTER_LIST, offset) |
+                                               (uint64_t)ELEMENTS_OF_A_BYTE << 32 |
+                                               (uint64_t)size << 35);
 }
 
 static size_t put_struct(struct draft *draft, size_t pointer, size_t data, size_t pointers)

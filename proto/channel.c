@@ -25,7 +25,7 @@ enum {
     QUIET_TIME = 16000,
     SILENT_TIME = 32000,
 
-    /* Rekeys that the other side begins, which cost us three scalar multiplications each: one a
+    /* Rekeys that the other side begins, which cost us two scalar multiplications each: one a
      * second, and as many in advance as hold nobody else up. */
     REKEY_PACE = 1000,
     REKEYS_AT_ONCE = 64,

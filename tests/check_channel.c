@@ -502,6 +502,20 @@ START_TEST(a_frame_dropped_from_a_handshake_ends_it)
 }
 END_TEST
 
+START_TEST(a_handshake_takes_nothing_once_it_is_done)
+{
+    struct side sides[2];
+    uint8_t send[CHANNEL_SEND_MAX];
+    size_t sent;
+    begin(&sides[0], &client);
+    begin(&sides[1], &relay);
+    ck_assert(shake_hands(&sides[0], &sides[1]));
+    ck_assert_int_eq(
+        channel_proceed(&sides[1].handshake, (const uint8_t[4]){0}, 4, send, &sent), -EBADMSG);
+    ck_assert_uint_eq(sent, 0);
+}
+END_TEST
+
 START_TEST(a_replayed_handshake_ends)
 {
     struct side first[2], second;
@@ -1300,6 +1314,7 @@ int main(void)
     tcase_add_test(handshake, another_version_is_refused);
     tcase_add_test(handshake, any_bit_flipped_in_a_handshake_ends_it_or_changes_nothing);
     tcase_add_test(handshake, a_frame_dropped_from_a_handshake_ends_it);
+    tcase_add_test(handshake, a_handshake_takes_nothing_once_it_is_done);
     tcase_add_test(handshake, a_replayed_handshake_ends);
     tcase_add_test(handshake, a_key_of_small_order_ends_a_handshake);
 
