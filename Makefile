@@ -24,6 +24,10 @@ override CFLAGS += -std=gnu17 $(WARNINGS) -MMD -MP
 override CPPFLAGS += -D_GNU_SOURCE -DRELAY_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(LIBRARIES) 2>/dev/null)
 override LDLIBS += $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
 
+# Everything is instrumented, and a fuzz target has libFuzzer's main().
+ifneq ($(FUZZ),)
+SANITIZE := fuzzer-no-link,address,undefined
+endif
 ifeq ($(SANITIZE),)
 override CFLAGS += $(HARDENING)
 override CPPFLAGS += -D_FORTIFY_SOURCE=2
@@ -65,6 +69,11 @@ tools: $(TOOLS)
 $(BUILD)/bench/%: bench/%.c $(MODULES)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -I. $(CFLAGS) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
+
+# And so is a fuzz target.
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(MODULES)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) -I. $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
 
 # ---- what `make run` and `make check` need, from Debian ------------------------------
 
