@@ -707,7 +707,7 @@ def heartbeats_and_unknown_messages_are_ignored():
 MALFORMED = [b"\x01\x02\x03", b"", b"\xc1", b"\x81", b"\x82\xa4type\xa4Join", b"\xdf\xff\xff\xff\xff",
              b"\x82\xa4type\xa4Join\xabdocumentIds\xdd\xff\xff\xff\xff",
              b"\x81\xa4type\xdb\xff\xff\xff\xff", b"\x91" * 10_000, os.urandom(2000),
-             msgpack.packb({"type": "Join", "documentIds": [1, None, ["doc"]]}),
+             msgpack.packb({"type": "Join", "documentIds": [1, None, {}]}),
              msgpack.packb({"type": "Join"})]
 
 
