@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum {
-    HELD_MAX = 1 << 16,        /* past it, an end that is not paired is not read */
+    HELD_MAX = 1 << 18,        /* past it, an end that is not paired is not read */
     PARKED_CHUNK = 1 << 14,    /* read at once from an end that is not paired */
     REPLIES_MAX = 1 << 12,     /* not yet written: past it, who asks for them is not read */
     HELD_ROOM_MIN = 256,
