@@ -81,7 +81,7 @@ BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev lib
 	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
 	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography \
-	openssl haproxy nginx-light libnginx-mod-stream
+	openssl haproxy nginx-light libnginx-mod-stream user-mode-linux
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay

@@ -1,6 +1,7 @@
 /* What becomes of each end that the forwarder holds: parked, in the lobby, joined, leaving, closed.
  * How bytes move is flow.c's, how messages do is messages.c's; who meets whom is the table's. */
 #include "forwarder.h"
+#include "kernel_tls.h"
 #include "log.h"
 #include "proto/proto.h"
 #include "proto/websocket.h"
@@ -102,6 +103,8 @@ static void clear_deadlines(struct end *end)
 static void close_descriptor(struct forwarder *forwarder, struct end *end)
 {
     (void)epoll_ctl(forwarder->epoll, EPOLL_CTL_DEL, end->fd, NULL);
+    if (end->kernel_tls && !end->finished)
+        (void)kernel_tls_say_end(end->fd); /* as far as it fits: this is the last chance */
     close(end->fd);
     end->fd = -1;
 }
@@ -166,9 +169,7 @@ static void shut_down(struct end *end)
     bool answered = end->coded != NULL && end->coded->codec->mutual_close;
     if (end->finished || end->ended || answered)
         return;
-    end->finished = true;
-    if (shutdown(end->fd, SHUT_WR) < 0)
-        end->ended = true;
+    flow_shut(end);
 }
 
 /* Closes so that what was written arrives: input is discarded until the other side closes, as a
@@ -415,8 +416,7 @@ static bool take_early(void *context, struct end *from, struct piece *piece)
     (void)context;
     if (protocol->binary_only && piece->text)
         coded->close_code = WEBSOCKET_UNSUPPORTED;
-    coded->unwelcome =
-        coded->close_code != 0 || !protocol->patient || !messages_hold(from, piece);
+    coded->unwelcome = coded->close_code != 0 || !protocol->patient || !messages_hold(from, piece);
     return !coded->unwelcome;
 }
 
@@ -453,6 +453,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .writable = true,
         .outlet = {.pipe = {-1, -1}},
         .opened = view->opened,
+        .kernel_tls = kernel_tls_carries(fd),
     };
     event.data.ptr = end;
     int error =
@@ -498,8 +499,7 @@ static bool is_sound(const struct handoff *handoff, const struct pair_view *view
     if (view->protocol >= protocol_count || handoff->codec >= CODEC_KINDS)
         return false;
     bool waits = handoff->lobby || view->rule == PAIR_CONNECT;
-    return !waits ||
-           (codecs[handoff->codec] != NULL && protocols[view->protocol]->lobby != NULL);
+    return !waits || (codecs[handoff->codec] != NULL && protocols[view->protocol]->lobby != NULL);
 }
 
 void ends_take(struct forwarder *forwarder, const struct handoff *handoff, int fd)
@@ -601,8 +601,7 @@ void ends_were_quiet(struct forwarder *forwarder, struct end *end)
 {
     struct coded *coded = end->coded;
     struct iovec out = {NULL, 0};
-    if (!flow_pending(end) &&
-        coded->codec->quiet(coded->state, forwarder->flow.now, &out) == 0)
+    if (!flow_pending(end) && coded->codec->quiet(coded->state, forwarder->flow.now, &out) == 0)
         flow_say(end, out.iov_base, out.iov_len);
     coded->sent = true;
     ends_touch(forwarder, end);
@@ -620,8 +619,7 @@ void ends_were_silent(struct forwarder *forwarder, struct end *end)
 {
     struct coded *coded = end->coded;
     struct iovec out = {NULL, 0};
-    if (is_being_read(end) &&
-        coded->codec->silent(coded->state, forwarder->flow.now, &out) != 0) {
+    if (is_being_read(end) && coded->codec->silent(coded->state, forwarder->flow.now, &out) != 0) {
         ends_lose(forwarder, end);
         return;
     }

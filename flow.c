@@ -6,6 +6,8 @@
 #include "messages.h"
 #include "proto/codec.h"
 
+#include "kernel_tls.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -226,6 +228,17 @@ void flow_flush(struct end *to)
         flush_pipe(to);
 }
 
+void flow_shut(struct end *end)
+{
+    if (end->kernel_tls && kernel_tls_say_end(end->fd) == -EAGAIN) {
+        end->writable = false;
+        return;
+    }
+    end->finished = true;
+    if (shutdown(end->fd, SHUT_WR) < 0)
+        flow_lose(end);
+}
+
 /* ---- reading --------------------------------------------------------------------- */
 
 void flow_count(struct flow *flow, struct end *from, size_t count)
@@ -234,6 +247,16 @@ void flow_count(struct flow *flow, struct end *from, size_t count)
     /* The only writer is this process; others read. */
     atomic_store_explicit(from->bytes,
         atomic_load_explicit(from->bytes, memory_order_relaxed) + count, memory_order_relaxed);
+}
+
+/* A read has failed at something that TLS says. */
+static void judge_record(struct end *from)
+{
+    int result = kernel_tls_take_record(from->fd);
+    if (result <= 0)
+        from->ended = true;
+    if (result < 0)
+        from->finished = true;
 }
 
 /* What a read has returned: true if there are bytes. */
@@ -245,6 +268,8 @@ static bool judge_read(struct end *from, ssize_t count)
         from->ended = true;
     else if (errno == EAGAIN)
         from->readable = false;
+    else if (errno == EIO && from->kernel_tls)
+        judge_record(from);
     else if (errno != EINTR)
         from->ended = from->finished = true; /* reset: both ways */
     return false;
@@ -255,8 +280,8 @@ size_t flow_read(struct flow *flow, struct end *from, size_t size)
     ssize_t count = recv(from->fd, flow->scratch, size, MSG_DONTWAIT);
     if (!judge_read(from, count))
         return 0;
-    /* A short read emptied the socket; more bytes are another edge. */
-    if ((size_t)count < size && !from->hung_up)
+    /* A short read emptied the socket (TLS reads by the record); more bytes are another edge. */
+    if ((size_t)count < size && !from->hung_up && !from->kernel_tls)
         from->readable = false;
     return (size_t)count;
 }
@@ -266,7 +291,7 @@ static void copy_once(struct flow *flow, struct end *from)
     size_t size = flow_read(flow, from, FLOW_CHUNK);
     if (size == 0)
         return;
-    from->splicing = size == FLOW_CHUNK;
+    from->splicing = size == FLOW_CHUNK && !from->kernel_tls && !from->peer->kernel_tls;
     flow_count(flow, from, size);
     flow_say(from->peer, flow->scratch, size);
 }
@@ -297,9 +322,7 @@ static void finish(struct end *from)
     struct end *to = from->peer;
     if (!from->ended || flow_pending(to) || to->finished)
         return;
-    to->finished = true;
-    if (shutdown(to->fd, SHUT_WR) < 0)
-        flow_lose(to);
+    flow_shut(to);
 }
 
 static void move_once(struct flow *flow, struct end *from)

@@ -45,13 +45,14 @@ struct end {
     uint8_t state; /* enum end_state */
     bool readable; /* as far as is known: until a read has said otherwise */
     bool writable;
-    bool hung_up;  /* its end of file is on the way: read until it is reached */
-    bool ended;    /* nothing more will be read from it */
-    bool finished; /* nothing more will be written to it */
-    bool splicing; /* from this end to its peer */
-    bool queued;   /* in the forwarder's list of ends with work left */
-    bool moved;    /* something was written to it since this was last cleared */
-    bool crowded;  /* spares of its side may be waiting yet */
+    bool hung_up;    /* its end of file is on the way: read until it is reached */
+    bool ended;      /* nothing more will be read from it */
+    bool finished;   /* nothing more will be written to it */
+    bool splicing;   /* from this end to its peer */
+    bool queued;     /* in the forwarder's list of ends with work left */
+    bool moved;      /* something was written to it since this was last cleared */
+    bool crowded;    /* spares of its side may be waiting yet */
+    bool kernel_tls; /* kernel_tls.h */
     struct pair_ref ref;
     struct end *peer;
     struct end *next; /* in that list, or in the list of the dead */
@@ -65,11 +66,11 @@ struct end {
 
 /* What the flows of a process share. */
 struct flow {
-    uint8_t *scratch; /* FLOW_MESSAGES_CHUNK bytes, and CODEC_HEAD in front */
+    uint8_t *scratch;               /* FLOW_MESSAGES_CHUNK bytes, and CODEC_HEAD in front */
     struct iovec parts[FLOW_PARTS]; /* of messages, on their way to one end */
     size_t part_count;
-    int64_t now; /* milliseconds, CLOCK_MONOTONIC: when this round began */
-    int (*pool)[2];   /* empty pipes */
+    int64_t now;    /* milliseconds, CLOCK_MONOTONIC: when this round began */
+    int (*pool)[2]; /* empty pipes */
     size_t pooled;
     size_t pipes; /* in all */
     size_t pipes_max;
@@ -86,6 +87,10 @@ bool flow_move(struct flow *flow, struct end *from);
 
 /* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */
 void flow_say(struct end *end, const uint8_t *words, size_t size);
+
+/* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
+ * unless even that does not fit now: then it is to be called again once the end is writable. */
+void flow_shut(struct end *end);
 /* The same for up to FLOW_PARTS parts. */
 void flow_write(struct end *end, const struct iovec *parts, size_t count);
 /* Writes what waits in the outlet, as far as it goes. */

@@ -4,6 +4,7 @@
 #include "worker.h"
 
 #include "handoff.h"
+#include "kernel_tls.h"
 #include "launch.h"
 #include "listen.h"
 #include "log.h"
@@ -36,6 +37,8 @@ static void part(int fd)
     char discarded[4096];
     size_t total = 0;
     int64_t until = runtime_now() + PARTING_TIME;
+    if (kernel_tls_carries(fd))
+        (void)kernel_tls_say_end(fd);
     if (shutdown(fd, SHUT_WR) == 0) {
         struct pollfd entry = {.fd = fd, .events = POLLIN};
         int64_t left;

@@ -243,6 +243,14 @@ static void acknowledge(int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on); /* not TCP: nothing is held */
 }
 
+/* Whether the kernel has taken over, both ways, with nothing left in here. Of TLS 1.3 it carries
+ * the bytes, but there a client may change its keys at any time, which would end the connection. */
+static bool kernel_carries(SSL *ssl)
+{
+    return SSL_version(ssl) == TLS1_2_VERSION && BIO_get_ktls_send(SSL_get_wbio(ssl)) &&
+           BIO_get_ktls_recv(SSL_get_rbio(ssl)) && SSL_has_pending(ssl) == 0;
+}
+
 /* The table is the only thing that a pump has besides descriptors. */
 static void give_up_table(void *table)
 {
@@ -259,6 +267,10 @@ int tls_open(struct tls *tls, struct greeting *greeting)
     }
     int status = shake_hands(ssl, greeting);
     acknowledge(greeting->fd);
+    if (status == 0 && kernel_carries(ssl)) {
+        SSL_free(ssl);
+        return 0;
+    }
     int plain = status == 0
                     ? pump_start(ssl, greeting->fd, tls->stay, give_up_table, greeting->table)
                     : status;
