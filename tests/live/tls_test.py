@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+import warnings
 
 from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, descriptors,
                      exchange, free_port, line, make_pair, new_side, new_token, process_name, run,
@@ -363,8 +364,10 @@ def older_versions_are_refused(version):
     with secure_relay() as relay:
         context = FIRST.context()
         context.set_ciphers("ALL:@SECLEVEL=0")
-        context.minimum_version = ssl.TLSVersion.TLSv1
-        context.maximum_version = getattr(ssl.TLSVersion, version)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = getattr(ssl.TLSVersion, version)
         try:
             Secure(relay, context)
             raise AssertionError("it was let in")
