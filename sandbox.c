@@ -5,12 +5,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #ifdef RELAY_NO_SANDBOX
 
@@ -18,6 +24,11 @@ int sandbox_enter(enum sandbox_role role, int handoff_socket)
 {
     (void)role;
     (void)handoff_socket;
+    return 0;
+}
+
+int sandbox_prepare_pumps(void)
+{
     return 0;
 }
 
@@ -165,9 +176,61 @@ static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_sock
     return error == 0 && role == SANDBOX_TLS_WORKER ? allow_fork(filter) : error;
 }
 
+static int refuse(int error)
+{
+    errno = -error;
+    log_error_errno("cannot filter system calls");
+    return -1;
+}
+
+/* ---- pumps ----------------------------------------------------------------------- */
+
+static struct sock_fprog pump_program;
+
+/* Takes the program out of libseccomp, which only writes it to a file. */
+static int export_program(scmp_filter_ctx filter, struct sock_fprog *program)
+{
+    int fd = memfd_create("relay-filter", MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int error = seccomp_export_bpf(filter, fd);
+    off_t size = error == 0 ? lseek(fd, 0, SEEK_END) : 0;
+    struct sock_filter *code = size > 0 ? malloc((size_t)size) : NULL;
+    if (code == NULL)
+        error = error == 0 ? -ENOMEM : error;
+    else if (pread(fd, code, (size_t)size, 0) != size)
+        error = -EIO;
+    close(fd);
+    if (error != 0) {
+        free(code);
+        return error;
+    }
+    *program = (struct sock_fprog){(unsigned short)((size_t)size / sizeof *code), code};
+    return 0;
+}
+
+int sandbox_prepare_pumps(void)
+{
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    int error = filter == NULL ? -ENOMEM : fill(filter, SANDBOX_PUMP, -1);
+    if (error == 0)
+        error = export_program(filter, &pump_program);
+    seccomp_release(filter);
+    return error == 0 ? 0 : refuse(error);
+}
+
+/* On top of its worker's filter, under which there are no new privileges already. */
+static int enter_pump(void)
+{
+    long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &pump_program);
+    return result == 0 ? 0 : refuse(-errno);
+}
+
 int sandbox_enter(enum sandbox_role role, int handoff_socket)
 {
     int error = -ENOMEM;
+    if (role == SANDBOX_PUMP)
+        return enter_pump();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
         log_error_errno("cannot give up privileges");
         return -1;
@@ -178,11 +241,7 @@ int sandbox_enter(enum sandbox_role role, int handoff_socket)
     if (error == 0)
         error = seccomp_load(filter);
     seccomp_release(filter);
-    if (error == 0)
-        return 0;
-    errno = -error;
-    log_error_errno("cannot filter system calls");
-    return -1;
+    return error == 0 ? 0 : refuse(error);
 }
 
 #endif

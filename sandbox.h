@@ -15,4 +15,9 @@ enum sandbox_role {
  * worker may connect. Logs, returns -1 on failure. */
 int sandbox_enter(enum sandbox_role role, int handoff_socket);
 
+/* Pumps come and go by the connection, and most of the time to make one would be that for making
+ * their filter: so it is made here, once. Before the first SANDBOX_TLS_WORKER. Logs, returns -1 on
+ * failure. */
+int sandbox_prepare_pumps(void);
+
 #endif

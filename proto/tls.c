@@ -8,6 +8,7 @@
 #include "../certificate.h"
 #include "../keeper.h"
 #include "../log.h"
+#include "../sandbox.h"
 #include "pump.h"
 
 #include <errno.h>
@@ -140,7 +141,9 @@ int tls_load(const struct options *options, struct tls **ret)
     }
     tls->options = options;
     tls->keeper = -1;
-    int status = certificate_read(options, &certificate);
+    int status = sandbox_prepare_pumps();
+    if (status == 0)
+        status = certificate_read(options, &certificate);
     if (status == 0)
         status = set_certificate(tls, &certificate);
     sodium_memzero(&certificate, sizeof certificate);

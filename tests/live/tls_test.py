@@ -563,6 +563,23 @@ def a_pump_outlives_its_worker_and_holds_two_descriptors():
     expect_no_pumps()
 
 
+def filters(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return int(next(text for text in file if text.startswith("Seccomp_filters:")).split()[1])
+
+
+@behaviour()
+def a_pump_may_do_less_than_its_worker():
+    with secure_relay() as relay:
+        meet(Secure(relay), relay.connect())
+        pump = wait_until(pumps, "the pump")[0]
+        worker = filters(relay.workers()[0])
+        if worker == 0:
+            raise Skip("this build has no sandbox")
+        assert filters(pump) == worker + 1
+        assert filters(keeper(relay)) == worker
+
+
 @behaviour()
 def pumps_that_ended_are_no_zombies():
     with secure_relay() as relay:
