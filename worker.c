@@ -229,9 +229,11 @@ static enum pair_outcome reveal(const struct worker *worker, struct greeting *gr
     case 0:
         return PAIR_HAPPY;
     case -ENOTSUP:
+        log_info("refused a TLS connection: there is no certificate");
         tls_refuse(greeting);
         return PAIR_ERRORY;
     case -EPROTO:
+        log_info("refused a TLS connection: a bad handshake");
         return PAIR_ERRORY;
     case -ETIMEDOUT:
     case -ECONNRESET:

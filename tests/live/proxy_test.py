@@ -127,13 +127,13 @@ def a_health_check_leaves_no_trace(version):
                 client.send(LOCAL[version])
                 client.finish()
                 client.expect_end()
+        assert relay.log() == lines, relay.log()
         with From(relay.port) as client:
             client.send(header(version, "192.0.2.1") + b"nonsense\n")
             client.receive(100)
         relay.wait_for(used=0)
         relay.wait_for_outcomes(errory=1)
         assert sum(sum(counts.values()) for counts in relay.status()["protocols"].values()) == 1
-        assert relay.log() == lines, relay.log()
     with open(reading, "rb") as records:
         assert records.read().count(b"\n") == 1, "of the one that spoke"
 
@@ -156,6 +156,7 @@ def a_trusted_proxy_without_a_good_header_is_refused(what):
         relay.wait_for(used=0)
         said = relay.log().count("PROXY header")
         assert said == (0 if what == "cut short" else 1), relay.log()
+        assert relay.log().count("refused") == said, relay.log()
         assert "192.0.2.1" not in relay.log()
 
 

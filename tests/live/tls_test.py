@@ -341,6 +341,7 @@ def garbage_that_begins_like_TLS_is_answered_with_an_alert():
                 assert answer[:1] == b"\x15" and answer[5:6] == b"\x02", answer
         make_pair(relay)
         relay.wait_for_outcomes(errory=2)
+        assert relay.log().count("refused a TLS connection: a bad handshake") == 2, relay.log()
 
 
 @behaviour()
@@ -385,6 +386,7 @@ def without_a_certificate_TLS_is_refused_as_TLS_does_it():
             assert "HANDSHAKE_FAILURE" in str(error).upper(), error
         make_pair(relay)
         relay.wait_for_outcomes(errory=1)
+        assert relay.log().count("refused a TLS connection: there is no certificate") == 1
 
 
 @behaviour()
@@ -571,13 +573,14 @@ def filters(pid):
 @behaviour()
 def a_pump_may_do_less_than_its_worker():
     with secure_relay() as relay:
-        meet(Secure(relay), relay.connect())
+        pair = meet(Secure(relay), relay.connect())
         pump = wait_until(pumps, "the pump")[0]
         worker = filters(relay.workers()[0])
         if worker == 0:
             raise Skip("this build has no sandbox")
         assert filters(pump) == worker + 1
         assert filters(keeper(relay)) == worker
+        exchange(*pair)
 
 
 @behaviour()
@@ -706,9 +709,10 @@ def stopping_ends_pairs_as_it_does_without_TLS_and_leaves_no_process():
 @behaviour()
 def connections_in_TLS_are_counted_by_their_source():
     with secure_relay(options=["--per-source=2"]) as relay:
-        meet(Secure(relay), Secure(relay))
+        kept = meet(Secure(relay), Secure(relay))
         with relay.connect() as client:
             client.expect_end()
+        exchange(*kept)
 
 
 @behaviour("TLSv1_2", "TLSv1_3")
