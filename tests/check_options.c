@@ -53,7 +53,7 @@ static int read_list(const char *const *list)
     ck_assert_int_eq(fflush(stdout), 0);
     ck_assert_int_ge(dup2(fileno(capture), STDERR_FILENO), 0);
     ck_assert_int_ge(dup2(fileno(capture), STDOUT_FILENO), 0);
-    int status = options_read(&options, count, arguments);
+    int status = options_read(&options, count, arguments, false);
     ck_assert_int_eq(fflush(stdout), 0);
     ck_assert_int_ge(dup2(error, STDERR_FILENO), 0);
     ck_assert_int_ge(dup2(output, STDOUT_FILENO), 0);

@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t at = 0; at < size && count <= ARGUMENTS_MAX; at += strlen(text + at) + 1)
         arguments[count++] = text + at;
     hide_errors(true);
-    int status = options_read(&options, count, arguments);
+    int status = options_read(&options, count, arguments, false);
     hide_errors(false);
     if (status != -1 && status != 0 && status != EXIT_USAGE)
         abort();
