@@ -1,0 +1,63 @@
+"""Clients that stall, or flood, hold nobody else up, and leave nothing behind when they go: those who
+never read, who send one byte at a time, who stop in the middle of something, who ask for more than
+they take."""
+
+import contextlib
+import socket
+
+from harness import Relay, behaviour, run
+from web_protocols import connection, connection_pair, exchange, hello, new_code, p2p_pair
+from websocket_client import BINARY, PING, WebSocket, frame
+
+
+def narrow(client):
+    """Takes little from the network that it does not read."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    return client
+
+
+def send_until_blocked(client, data):
+    """Sends the same bytes over and over, until nobody takes more. Returns how many went."""
+    client.socket.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            sent += client.socket.send(data)
+    return sent
+
+
+PINGS = frame(PING, bytes(100)) * 100
+
+
+@behaviour("waiting", "holding", "introduced", "paired")
+def who_floods_with_pings_and_reads_no_answer_is_stopped_and_gone_when_it_goes(how):
+    with Relay() as relay:
+        others = []
+        if how == "waiting":
+            client = WebSocket(relay, "/").send_text(hello(new_code(), "sender"))
+        elif how == "holding":
+            client = connection(relay, "alice", "bob", "doc")
+        elif how == "introduced":
+            client = WebSocket(relay, "/introduction/alice")
+        else:
+            client, *others = connection_pair(relay)
+        send_until_blocked(narrow(client), PINGS)
+        exchange(*p2p_pair(relay))
+        client.reset()
+        relay.wait_for(used=0)
+        for other in others:
+            other.expect_closed()
+
+
+@behaviour()
+def who_goes_while_all_that_it_may_say_is_held_is_forgotten():
+    with Relay() as relay:
+        client = connection(relay, "alice", "bob", "doc")
+        send_until_blocked(client, frame(BINARY, bytes(1000)))
+        relay.wait_for(waiting=1)
+        client.close()
+        relay.wait_for(used=0)
+
+
+if __name__ == "__main__":
+    run()
