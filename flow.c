@@ -125,6 +125,7 @@ void flow_break(struct flow *flow, struct end *end)
 
 void flow_lose(struct end *end)
 {
+    drop_buffer(&end->outlet);
     end->finished = true;
     end->writable = false;
     end->readable = end->hung_up = true;

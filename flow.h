@@ -105,8 +105,8 @@ void flow_count(struct flow *flow, struct end *from, size_t count);
 /* Whether something waits to be written to it. */
 bool flow_pending(const struct end *end);
 
-/* Nothing more can be written to it: what its other side sent before it went is still to be
- * read. */
+/* Nothing more can be written to it, and what waits to be is dropped: what its other side sent
+ * before it went is still to be read. */
 void flow_lose(struct end *end);
 
 /* Nothing more goes in or out; what waits for it is dropped. */
