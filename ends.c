@@ -154,22 +154,35 @@ static bool discard(void *context, struct end *from, struct piece *piece)
     return true;
 }
 
+/* Whether the other side is to answer a farewell, and its input still makes sense: what broke the
+ * protocol, or is not wanted, was not read to its end. */
+static bool is_to_answer(const struct end *end)
+{
+    const struct coded *coded = end->coded;
+    return coded != NULL && coded->codec->mutual_close && coded->verdict == CODEC_MORE &&
+           !coded->unwelcome;
+}
+
 /* Returns whether there is more to discard right now. */
 static bool discard_once(struct forwarder *forwarder, struct end *end)
 {
-    if (end->coded != NULL)
+    if (is_to_answer(end))
         return messages_read(&forwarder->flow, end, discard, NULL);
-    return end->readable && !end->ended && flow_read(&forwarder->flow, end, FLOW_CHUNK) > 0 &&
+    return end->readable && !end->gone && flow_read(&forwarder->flow, end, FLOW_CHUNK) > 0 &&
            end->readable;
 }
 
 /* Once everything is written: no more will be, unless the other side is to answer a farewell. */
 static void shut_down(struct end *end)
 {
-    bool answered = end->coded != NULL && end->coded->codec->mutual_close;
-    if (end->finished || end->ended || answered)
+    if (end->finished || end->gone || is_to_answer(end))
         return;
     flow_shut(end);
+}
+
+static bool has_left(const struct end *end)
+{
+    return end->gone || (end->coded != NULL && end->coded->verdict == CODEC_CLOSED);
 }
 
 /* Closes so that what was written arrives: input is discarded until the other side closes, as a
@@ -183,7 +196,7 @@ static void go_on_leaving(struct forwarder *forwarder, struct end *end)
         shut_down(end);
     for (int i = 0; more && i < DISCARDS_AT_ONCE; i++)
         more = discard_once(forwarder, end);
-    if (end->ended && written)
+    if (has_left(end) && written)
         ends_close(forwarder, end);
     else if (more)
         ends_queue(forwarder, end);
@@ -194,6 +207,7 @@ static void start_leaving(struct forwarder *forwarder, struct end *end)
     clear_deadlines(end);
     end->state = END_LEAVING;
     end->peer = NULL;
+    end->ended = end->gone;
     deadline_set(&end->phase, &forwarder->leaving, forwarder->flow.now);
     go_on_leaving(forwarder, end);
 }
@@ -402,7 +416,7 @@ static void judge_parked(struct forwarder *forwarder, struct end *end)
     if (count > 0) {
         ends_dismiss(forwarder, end, PAIR_IMPATIENT, PAIR_NO_REASON);
     } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
-        end->ended = true;
+        end->ended = end->gone = true;
         ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
     } else {
         end->readable = false;

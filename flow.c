@@ -119,7 +119,7 @@ static void drop_outlet(struct flow *flow, struct end *end)
 
 void flow_break(struct flow *flow, struct end *end)
 {
-    end->ended = end->finished = true;
+    end->ended = end->gone = end->finished = true;
     drop_outlet(flow, end);
 }
 
@@ -255,7 +255,7 @@ static void judge_record(struct end *from)
 {
     int result = kernel_tls_take_record(from->fd);
     if (result <= 0)
-        from->ended = true;
+        from->ended = from->gone = true;
     if (result < 0)
         from->finished = true;
 }
@@ -266,13 +266,13 @@ static bool judge_read(struct end *from, ssize_t count)
     if (count > 0)
         return true;
     if (count == 0)
-        from->ended = true;
+        from->ended = from->gone = true;
     else if (errno == EAGAIN)
         from->readable = false;
     else if (errno == EIO && from->kernel_tls)
         judge_record(from);
     else if (errno != EINTR)
-        from->ended = from->finished = true; /* reset: both ways */
+        from->ended = from->gone = from->finished = true; /* reset: both ways */
     return false;
 }
 

@@ -46,7 +46,8 @@ struct end {
     bool readable; /* as far as is known: until a read has said otherwise */
     bool writable;
     bool hung_up;    /* its end of file is on the way: read until it is reached */
-    bool ended;      /* nothing more will be read from it */
+    bool ended;      /* nothing more will be read from it for its peer */
+    bool gone;       /* nothing more will be read from it at all: it closed, or was reset */
     bool finished;   /* nothing more will be written to it */
     bool splicing;   /* from this end to its peer */
     bool queued;     /* in the forwarder's list of ends with work left */

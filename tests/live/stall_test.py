@@ -59,5 +59,20 @@ def who_goes_while_all_that_it_may_say_is_held_is_forgotten():
         relay.wait_for(used=0)
 
 
+@behaviour("waiting", "introduced", "paired")
+def who_breaks_the_protocol_and_sends_on_is_told_so_before_the_end(how):
+    with Relay() as relay:
+        if how == "waiting":
+            client = WebSocket(relay, "/").send_text(hello(new_code(), "sender"))
+        elif how == "introduced":
+            client = WebSocket(relay, "/introduction/alice")
+        else:
+            client, _ = connection_pair(relay)
+        with contextlib.suppress(BrokenPipeError):
+            client.send(frame(BINARY, reserved=1) + bytes(4 << 20))
+        client.expect_close(1002)
+        relay.wait_for(used=0)
+
+
 if __name__ == "__main__":
     run()
