@@ -188,17 +188,31 @@ def preceded_by_one_of_another_connection(number):
 
 WAYS_TO_TAMPER = (dropped, replayed, swapped_with_the_next, without_its_last_byte,
                   preceded_by_one_of_another_connection)
+WAYS_TO_LOSE = (dropped, swapped_with_the_next)
 
 
 @behaviour(*STAGES)
 def a_frame_dropped_replayed_reordered_cut_or_added_ends_the_connection(stage):
-    number = STAGES[stage]
+    number, ways = STAGES[stage], WAYS_TO_TAMPER
+    if number == NONCES:
+        ways = [way for way in ways if way not in WAYS_TO_LOSE]
     # Some of these leave the relay waiting for more.
     with OffsetRelay(options=["--handshake-timeout=2"]) as relay:
         bystanders = Bystanders(relay)
-        for way in WAYS_TO_TAMPER:
+        for way in ways:
             expect_refused(relay, way(number))
-        bystanders.expect_undisturbed(len(WAYS_TO_TAMPER))
+        bystanders.expect_undisturbed(len(ways))
+
+
+@behaviour()
+def nonces_that_do_not_arrive_end_the_connection():
+    """The relay may take what comes next for them, and then it is the node who finds out."""
+    with OffsetRelay(options=["--handshake-timeout=2"]) as relay:
+        for way in WAYS_TO_LOSE:
+            try:
+                expect_refused(relay, way(NONCES))
+            except Refused:
+                pass
 
 
 @behaviour(*STAGES)

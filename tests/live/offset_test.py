@@ -12,7 +12,8 @@ import time
 
 import offset_capnp as capnp
 from harness import Relay, behaviour, run, wait_until
-from offset_client import Closed, Connection, Identity, Refused, base64url, framed, no_padding
+from offset_client import (Closed, Connection, Identity, PADDING_MAX, Refused, base64url, framed,
+                           no_padding)
 from offset_relay import (OffsetRelay, Tally, Task, WAYS, exchange, message_of, receive_all,
                           receive_many, send_all)
 
@@ -497,6 +498,17 @@ def thousands_of_messages_up_to_a_mebibyte_pass_both_ways_at_once_in_order():
         connector, acceptor = relay.tunnel()
         converse(connector, acceptor, mixed_sizes(1500))
         converse(connector, acceptor, [random.randrange(300) for _ in range(3000)])
+
+
+@behaviour()
+def the_largest_message_with_the_largest_padding_passes():
+    with OffsetRelay() as relay:
+        ends = relay.tunnel(padding=lambda: os.urandom(PADDING_MAX))
+        for sender, receiver in (ends, ends[::-1]):
+            message = message_of(MEBIBYTE)
+            sending = Task(sender.send, message)
+            assert receiver.receive() == message
+            sending.result()
 
 
 @behaviour()
