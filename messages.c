@@ -151,6 +151,7 @@ static void decode(struct flow *flow, struct end *from, size_t size, messages_ta
                 return;
             break;
         case CODEC_REPLY:
+            coded->heard = coded->heard || coded->codec->replies_live;
             reply(from, &piece);
             break;
         case CODEC_LIFE:

@@ -219,43 +219,18 @@ static enum pair_outcome enter(const struct worker *worker, uint64_t source, int
     return PAIR_FULL;
 }
 
-/* Takes TLS off, so that whatever comes next sees plain bytes. */
-static enum pair_outcome reveal(const struct worker *worker, struct greeting *greeting)
-{
-    if (!tls_begins(greeting))
-        return PAIR_HAPPY;
-    int error = worker->tls == NULL ? -ENOTSUP : tls_open(worker->tls, greeting);
-    switch (error) {
-    case 0:
-        return PAIR_HAPPY;
-    case -ENOTSUP:
-        log_info("refused a TLS connection: there is no certificate");
-        tls_refuse(greeting);
-        return PAIR_ERRORY;
-    case -EPROTO:
-        log_info("refused a TLS connection: a bad handshake");
-        return PAIR_ERRORY;
-    case -ETIMEDOUT:
-    case -ECONNRESET:
-        return PAIR_EMPTY;
-    default:
-        errno = -error;
-        log_error_errno("cannot serve a TLS connection");
-        return PAIR_FULL;
-    }
-}
-
 /* There is no room for a connection. Only a WebSocket's client can be told so; and who asks whether
  * there is room gets an answer. */
-static void turn_away(const struct worker *worker, struct greeting *greeting)
+static void turn_away(struct greeting *greeting)
 {
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
     greeting->full = true;
     greeting->deadline = runtime_now() + PARTING_TIME;
-    if (reveal(worker, greeting) == PAIR_HAPPY &&
-        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol) == &web_protocol)
-        (void)web_protocol.greet(greeting, &request, &handoff);
+    const struct protocol *protocol =
+        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
+    if (protocol == &web_protocol || protocol == &tls_protocol)
+        (void)protocol->greet(greeting, &request, &handoff);
 }
 
 void worker_greet(struct worker *worker, int fd)
@@ -269,6 +244,7 @@ void worker_greet(struct worker *worker, int fd)
         .deadline = runtime_now() + (int64_t)worker->options->handshake_timeout * 1000,
         .table = worker->table,
         .identity = worker->identity,
+        .tls = worker->tls,
         .protocol = (uint8_t)(protocol_count - 1), /* until it is recognised */
     };
     enum pair_reason reason = PAIR_NO_REASON;
@@ -278,11 +254,9 @@ void worker_greet(struct worker *worker, int fd)
         outcome = enter(worker, source, opened, greeting.deadline, &ref);
     bool entered = outcome == PAIR_HAPPY;
     if (entered)
-        outcome = reveal(worker, &greeting);
-    else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
-        turn_away(worker, &greeting);
-    if (outcome == PAIR_HAPPY)
         outcome = greet(worker, &greeting, ref, &known, &reason);
+    else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
+        turn_away(&greeting);
     if (outcome == PAIR_HAPPY) {
         close(greeting.fd);
         return;

@@ -33,7 +33,7 @@ enum codec_event {
     CODEC_MORE,   /* the input is used up */
     CODEC_PIECE,  /* *piece is part of a message */
     CODEC_REPLY,  /* piece->bytes are to be written to this same connection as they are, before
-                   * anything that is encoded later */
+                   * anything that is encoded later; a sign of life where `replies_live` */
     CODEC_LIFE,   /* a sign of life, and nothing to pass on */
     CODEC_CLOSED, /* the other side has ended the connection in the protocol's own way */
     CODEC_FAILED, /* what came breaks the protocol; farewell() knows how */
@@ -73,6 +73,7 @@ struct codec {
     int (*quiet)(void *state, int64_t now, struct iovec *out);
     int (*silent)(void *state, int64_t now, struct iovec *out);
     int64_t quiet_time, silent_time, silent_jitter;
+    bool replies_live; /* what is replied to is a sign of life */
 };
 
 /* By which a handoff names them. */

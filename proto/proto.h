@@ -16,6 +16,7 @@
 #include <sys/types.h>
 
 struct identity;
+struct tls;
 struct lobby_rules;
 
 enum {
@@ -38,7 +39,9 @@ struct greeting {
     int64_t deadline; /* milliseconds, CLOCK_MONOTONIC */
     struct pair_table *table;
     const struct identity *identity; /* this relay's: Offset */
-    bool full;                       /* this relay takes no more connections */
+    struct tls *tls;                 /* its certificate; NULL: none */
+    bool in_tls;                     /* fd carries what was found inside */
+    bool full;                       /* this relay takes no more connections: only say so */
     uint8_t protocol;                /* index of the one that was recognised */
     enum codec_kind codec;           /* what carries words to the client by now */
     struct words refusal;            /* said in the place of farewell() when it has a code */
@@ -111,6 +114,7 @@ void greeting_say(const struct greeting *greeting, const void *words, size_t siz
 void greeting_interrupt(int signal);
 void greeting_resume(void);
 
+extern const struct protocol tls_protocol;
 extern const struct protocol web_protocol;
 extern const struct protocol offset_protocol;
 extern const struct protocol p2pcopy_protocol;

@@ -13,6 +13,7 @@
 
 /* The order decides where prefixes are alike; the last one takes whatever comes. */
 const struct protocol *const protocols[] = {
+    &tls_protocol,
     &web_protocol,
     &offset_protocol,
     &p2pcopy_protocol,

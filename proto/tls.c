@@ -9,6 +9,7 @@
 #include "../keeper.h"
 #include "../log.h"
 #include "../sandbox.h"
+#include "proto.h"
 #include "pump.h"
 
 #include <errno.h>
@@ -21,11 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum {
-    HANDSHAKE_RECORD = 0x16, /* how TLS begins: a record of this kind, of version 3.x */
-    MAJOR_VERSION = 3,
-};
 
 struct tls {
     const struct options *options;
@@ -203,21 +199,6 @@ static void renew(struct tls *tls)
     sodium_memzero(&certificate, sizeof certificate);
 }
 
-/* ---- the beginning --------------------------------------------------------------- */
-
-bool tls_begins(const struct greeting *greeting)
-{
-    uint8_t head[2];
-    ssize_t count = greeting_peek(greeting, head, sizeof head);
-    return count > 0 && head[0] == HANDSHAKE_RECORD && (count < 2 || head[1] == MAJOR_VERSION);
-}
-
-void tls_refuse(const struct greeting *greeting)
-{
-    static const uint8_t alert[] = {0x15, 3, 1, 0, 2, 2, 40}; /* fatal: handshake_failure */
-    greeting_say(greeting, alert, sizeof alert);
-}
-
 /* ---- the handshake --------------------------------------------------------------- */
 
 static int shake_hands(SSL *ssl, const struct greeting *greeting)
@@ -260,7 +241,10 @@ static void give_up_table(void *table)
     pair_close(table);
 }
 
-int tls_open(struct tls *tls, struct greeting *greeting)
+/* The handshake. Then greeting->fd carries the plain bytes, and the descriptor before it is
+ * closed, or a pump's. Returns 0, -EPROTO for a bad handshake, -ECONNRESET or -ETIMEDOUT for none,
+ * another negative errno for want of something. */
+static int open_tls(struct tls *tls, struct greeting *greeting)
 {
     renew(tls);
     SSL *ssl = SSL_new(tls->context);
@@ -284,3 +268,66 @@ int tls_open(struct tls *tls, struct greeting *greeting)
     greeting->fd = plain;
     return 0;
 }
+
+/* ---- the protocol ---------------------------------------------------------------- */
+
+static enum pair_outcome refuse_tls(const struct greeting *greeting)
+{
+    static const uint8_t alert[] = {0x15, 3, 1, 0, 2, 2, 40}; /* fatal: handshake_failure */
+    greeting_say(greeting, alert, sizeof alert);
+    return PAIR_ERRORY;
+}
+
+static enum pair_outcome take_off(struct greeting *greeting)
+{
+    int error = open_tls(greeting->tls, greeting);
+    switch (error) {
+    case 0:
+        greeting->in_tls = true;
+        return PAIR_HAPPY;
+    case -EPROTO:
+        return PAIR_ERRORY;
+    case -ETIMEDOUT:
+    case -ECONNRESET:
+        return PAIR_EMPTY;
+    default:
+        errno = -error;
+        log_error_errno("cannot serve a TLS connection");
+        return PAIR_FULL;
+    }
+}
+
+static enum pair_outcome tls_greet(
+    struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
+{
+    if (greeting->tls == NULL || greeting->in_tls)
+        return refuse_tls(greeting);
+    enum pair_outcome outcome = take_off(greeting);
+    if (outcome != PAIR_HAPPY)
+        return outcome;
+    const struct protocol *protocol =
+        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
+    if (protocol == NULL)
+        return PAIR_EMPTY;
+    if (greeting->full && protocol != &web_protocol)
+        return PAIR_FULL;
+    return protocol->greet(greeting, request, handoff);
+}
+
+/* An alert was all. */
+static void tls_farewell(enum pair_outcome outcome, enum pair_reason reason, struct words *words)
+{
+    (void)outcome;
+    (void)reason;
+    (void)words;
+}
+
+static const uint8_t prefix[] = {0x16, 3}; /* a record of a handshake, of version 3.x */
+
+const struct protocol tls_protocol = {
+    .name = "tls",
+    .prefix = prefix,
+    .prefix_size = sizeof prefix,
+    .greet = tls_greet,
+    .farewell = tls_farewell,
+};

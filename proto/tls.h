@@ -1,10 +1,9 @@
-/* TLS: found by its first bytes, taken off before any protocol is looked for. No greeting, and
- * nothing in the forwarder, knows whether a connection came in TLS. */
+/* TLS: a protocol whose greeting takes it off, and then greets whatever is inside. No other
+ * greeting, and nothing in the forwarder, knows whether a connection came in TLS. */
 #ifndef RELAY_TLS_H
 #define RELAY_TLS_H
 
 #include "../options.h"
-#include "proto.h"
 
 #include <sys/types.h>
 
@@ -21,16 +20,5 @@ pid_t tls_keep(struct tls *tls);
 /* This process was started for one connection, and whoever started it takes its end for that of
  * the connection: it is this process that stays as the pump, and a child that goes on. */
 void tls_stay(struct tls *tls);
-
-/* Whether the connection begins like TLS: its first byte is no other protocol's. */
-bool tls_begins(const struct greeting *greeting);
-
-/* Says, as TLS does, that there is none here. */
-void tls_refuse(const struct greeting *greeting);
-
-/* The handshake, against the deadline. Then greeting->fd is the descriptor that carries the plain
- * bytes, and the one before it is closed or a pump's. Returns 0, -EPROTO for a bad handshake,
- * -ECONNRESET or -ETIMEDOUT for none, another negative errno for want of something. */
-int tls_open(struct tls *tls, struct greeting *greeting);
 
 #endif

@@ -432,6 +432,7 @@ const struct codec websocket_codec = {
     .silent = websocket_silent,
     .silent_time = SILENT_TIME,
     .silent_jitter = SILENT_JITTER,
+    .replies_live = true,
 };
 
 /* ---- in a greeting --------------------------------------------------------------- */
