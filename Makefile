@@ -81,10 +81,13 @@ BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev lib
 	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
 	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography \
-	openssl haproxy nginx-light libnginx-mod-stream user-mode-linux
+	openssl haproxy nginx-light libnginx-mod-stream user-mode-linux \
+	python3-websockets python3-msgpack
+# For the real clients that are not Debian's (tests/live/peers/install); a node that is there is kept.
+PEERS_PACKAGES := python3-venv openssl chromium $(if $(shell command -v npm),,nodejs npm)
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
-BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay
+BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay $(filter-out chromium,$(PEERS_PACKAGES))
 
 .PHONY: packages-build packages-check packages-lint packages-fuzz packages-bench
 packages-build:
@@ -129,6 +132,8 @@ fuzz: packages-fuzz
 bench: packages-bench
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/cipher
 	@bench/run
+	@tests/live/peers/install
+	@bench/websocket
 	@$(BUILD)/bench/cipher
 
 # ---- installing ----------------------------------------------------------------------

@@ -199,7 +199,7 @@ const scenarios = {
   async early_messages() {
     const alice = new WebSocket(`${url}/connection/alice/bob/doc`)
     await new Promise(resolve => alice.on("open", resolve))
-    const early = Array.from({ length: 50 }, (_, i) => randomBytes(i * 100))
+    const early = Array.from({ length: 50 }, (_, i) => randomBytes(i * 20))
     for (const data of early) alice.send(data)
     await new Promise(resolve => { alice.once("pong", resolve); alice.ping() })
     const bob = new WebSocket(`${url}/connection/bob/alice/doc`)
