@@ -225,15 +225,15 @@ class Relay:
         except AssertionError:
             raise AssertionError(f"expected {states} in the table, found {seen}") from None
 
-    def outcomes(self):
-        return self.status()["protocols"]["transit"]
+    def outcomes(self, protocol="transit"):
+        return self.status()["protocols"][protocol]
 
-    def wait_for_outcomes(self, **counts):
+    def wait_for_outcomes(self, protocol="transit", **counts):
         seen = {}
 
         def matches():
             seen.clear()
-            seen.update(self.outcomes() if self.status() else {})
+            seen.update(self.outcomes(protocol) if self.status() else {})
             return seen and all(seen[name] == count for name, count in counts.items())
 
         try:
