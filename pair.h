@@ -71,7 +71,7 @@ enum pair_rule {
     /* The other role matches; the same role twice refuses both (p2p-copy). */
     PAIR_ROLES,
     /* The other side matches; the same side takes the place of the older one
-     * (localfirst: a pipe's two ends; a peer's introduction, which nothing matches). */
+     * (localfirst: the two ends of a connection). */
     PAIR_NEWEST,
     /* One listener per key, a second one is refused; nothing matches it, others are
      * addressed to it (Offset listen). */

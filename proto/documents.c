@@ -1,5 +1,5 @@
-/* Documents and their holders: two hash tables (uthash), one of documents by their id, one of
- * holdings by peer and document, under a secret hash, so that nobody can choose ids that
+/* Documents and their holders: three hash tables (uthash), of peers and of documents by their ids,
+ * and of holdings by peer and document, under a secret hash, so that nobody can choose ids that
  * collide. */
 #include "documents.h"
 
@@ -36,6 +36,7 @@ struct holding {
 };
 
 struct documents_peer {
+    UT_hash_handle hh;
     void *context;
     struct holding *first, *last;
     size_t count;
@@ -43,8 +44,10 @@ struct documents_peer {
     struct documents_peer *next;
     struct holding *first_common, *last_common;
     size_t common;
+    char id[];
 };
 
+static struct documents_peer *peers;
 static struct document *documents;
 static struct holding *holdings;
 
@@ -184,12 +187,25 @@ void documents_remove(struct documents_peer *peer, struct documents_id id)
 
 /* ---- peers ----------------------------------------------------------------------- */
 
-struct documents_peer *documents_enter(void *context)
+struct documents_peer *documents_find(struct documents_id id)
 {
-    struct documents_peer *peer = calloc(1, sizeof *peer);
-    if (peer != NULL)
-        peer->context = context;
+    struct documents_peer *peer;
+    HASH_FIND(hh, peers, id.bytes, id.size, peer);
     return peer;
+}
+
+struct documents_peer *documents_enter(struct documents_id id, void *context)
+{
+    struct documents_peer *peer = calloc(1, sizeof *peer + id.size);
+    if (peer == NULL)
+        return NULL;
+    peer->context = context;
+    memcpy(peer->id, id.bytes, id.size);
+    HASH_ADD_KEYPTR(hh, peers, peer->id, id.size, peer);
+    if (peer->hh.tbl != NULL)
+        return peer;
+    free(peer);
+    return NULL;
 }
 
 void documents_leave(struct documents_peer *peer)
@@ -198,6 +214,7 @@ void documents_leave(struct documents_peer *peer)
         return;
     while (peer->first != NULL)
         drop_holding(peer->first);
+    HASH_DELETE(hh, peers, peer);
     free(peer);
 }
 

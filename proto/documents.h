@@ -19,9 +19,11 @@ struct documents_id {
     size_t size;
 };
 
-/* Makes a peer without documents, for somebody known to the caller by `context`. NULL: no
- * memory. */
-struct documents_peer *documents_enter(void *context);
+/* Makes a peer without documents, for somebody known to the caller by `context`. There must be
+ * none with this id. NULL: no memory. */
+struct documents_peer *documents_enter(struct documents_id id, void *context);
+/* NULL: there is none. */
+struct documents_peer *documents_find(struct documents_id id);
 /* Forgets the peer and all that it holds. NULL: nothing. */
 void documents_leave(struct documents_peer *peer);
 void *documents_context(const struct documents_peer *peer);

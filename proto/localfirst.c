@@ -85,6 +85,7 @@ static void request_connection(const struct greeting *greeting,
     const struct localfirst_id *first = swapped ? &path->remote : &path->local;
     const struct localfirst_id *second = swapped ? &path->local : &path->remote;
     struct iovec parts[] = {part(first), part(second), part(&path->document)};
+    request->rule = PAIR_NEWEST;
     request->key = pair_key(greeting->table, greeting->protocol, parts, 3);
     request->side = pair_side(greeting->table, path->local.bytes, path->local.size);
 }
@@ -93,6 +94,7 @@ static void request_introductions(const struct greeting *greeting,
     const struct localfirst_path *path, struct pair_request *request, struct handoff *handoff)
 {
     struct iovec parts[] = {part(&path->local)};
+    request->rule = PAIR_SIDES; /* all are of one side, so nobody ever meets */
     request->key = pair_key(greeting->table, greeting->protocol, parts, 1);
     request->side = SIDE_PEER;
     handoff->lobby = true;
@@ -104,7 +106,6 @@ static bool localfirst_greet_path(struct greeting *greeting, const char *path, s
     struct pair_request *request, struct handoff *handoff)
 {
     struct localfirst_path parsed;
-    request->rule = PAIR_NEWEST;
     request->protocol = greeting->protocol;
     switch (localfirst_parse(path, size, &parsed)) {
     case LOCALFIRST_CONNECTION:
@@ -122,10 +123,19 @@ static bool localfirst_greet_path(struct greeting *greeting, const char *path, s
 
 /* ---- in the lobby ---------------------------------------------------------------- */
 
+/* The newest connection of a peer is the one that counts. The one before it is not closed: its
+ * client, which may be another window of the same browser, would only come again at once. */
 static bool localfirst_enter(struct lobby *lobby, struct end *end)
 {
     (void)lobby;
-    struct documents_peer *peer = documents_enter(end);
+    struct documents_id id;
+    id.bytes = (const char *)lobby_name(end, &id.size);
+    struct documents_peer *before = documents_find(id);
+    if (before != NULL) {
+        lobby_set_member(documents_context(before), NULL);
+        documents_leave(before);
+    }
+    struct documents_peer *peer = documents_enter(id, end);
     lobby_set_member(end, peer);
     return peer != NULL;
 }
@@ -194,6 +204,8 @@ static bool localfirst_hear(
     struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
 {
     struct introduction_documents documents;
+    if (lobby_member(end) == NULL)
+        return true; /* a newer one speaks for this peer */
     switch (introduction_read(message, size, &documents)) {
     case INTRODUCTION_JOIN:
         return join(lobby, end, &documents);
