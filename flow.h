@@ -18,7 +18,7 @@
 
 enum {
     FLOW_CHUNK = 65536,            /* read at once when copying bytes */
-    FLOW_MESSAGES_CHUNK = 1 << 18, /* when reading messages, which cost more per read */
+    FLOW_MESSAGES_CHUNK = 1 << 20, /* at most when reading messages, while they go on at once */
     FLOW_PARTS = 64,               /* written at once */
 };
 
@@ -54,6 +54,7 @@ struct end {
     bool moved;      /* something was written to it since this was last cleared */
     bool crowded;    /* spares of its side may be waiting yet */
     bool kernel_tls; /* kernel_tls.h */
+    uint32_t chunk;  /* read at once when reading messages: what went on the last time */
     struct pair_ref ref;
     struct end *peer;
     struct end *next; /* in that list, or in the list of the dead */

@@ -186,9 +186,20 @@ static bool is_held_up(const struct end *end)
     return end->coded != NULL && end->coded->replies > REPLIES_MAX && flow_pending(end);
 }
 
+/* The more at once, the cheaper; but what a slow reader leaves has to be kept. */
+static void set_chunk(struct end *from, size_t size)
+{
+    if (flow_pending(from->peer))
+        from->chunk = FLOW_CHUNK;
+    else if (size == from->chunk && from->chunk < FLOW_MESSAGES_CHUNK)
+        from->chunk *= 2;
+}
+
 void messages_move(struct flow *flow, struct end *from)
 {
-    size_t size = flow_read(flow, from, FLOW_MESSAGES_CHUNK);
+    if (from->chunk == 0)
+        from->chunk = FLOW_CHUNK;
+    size_t size = flow_read(flow, from, from->chunk);
     if (size == 0)
         return;
     if (from->coded != NULL) {
@@ -199,6 +210,7 @@ void messages_move(struct flow *flow, struct end *from)
         put(flow, from->peer, &piece);
     }
     write_parts(flow, from->peer);
+    set_chunk(from, size);
 }
 
 bool messages_may_read(const struct end *end)
