@@ -266,10 +266,13 @@ void ends_part(struct forwarder *forwarder, struct end *end)
     start_leaving(forwarder, peer);
 }
 
-static bool over_limit(const struct forwarder *forwarder, const struct end *end)
+/* A pair that has had its share is not read any more, and ends as if both had closed: what was read
+ * is delivered. */
+static void limit_pair(const struct forwarder *forwarder, struct end *end)
 {
     uint64_t limit = forwarder->options->session_bytes;
-    return limit > 0 && pair_total(end) >= limit && !flow_pending(end) && !flow_pending(end->peer);
+    if (limit > 0 && pair_total(end) >= limit)
+        end->ended = end->peer->ended = true;
 }
 
 /* What came from this end has all been delivered, and no more will come. */
@@ -309,7 +312,10 @@ static void run_pair(struct forwarder *forwarder, struct end *end)
         ends_queue(forwarder, end);
     if (flow_move(&forwarder->flow, peer))
         ends_queue(forwarder, peer);
-    if (is_over(end) || over_limit(forwarder, end)) {
+    limit_pair(forwarder, end);
+    flow_finish(end);
+    flow_finish(peer);
+    if (is_over(end)) {
         ends_part(forwarder, end);
         return;
     }

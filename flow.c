@@ -317,11 +317,10 @@ static void splice_once(struct flow *flow, struct end *from)
 
 /* ---- both directions ------------------------------------------------------------- */
 
-/* Passes on an end of file once everything before it has been delivered. */
-static void finish(struct end *from)
+void flow_finish(struct end *from)
 {
     struct end *to = from->peer;
-    if (!from->ended || flow_pending(to) || to->finished)
+    if (messages_between(from) || !from->ended || flow_pending(to) || to->finished)
         return;
     flow_shut(to);
 }
@@ -356,8 +355,6 @@ bool flow_move(struct flow *flow, struct end *from)
         drop_outlet(flow, to);
     if (from->finished)
         drop_outlet(flow, from);
-    if (!messages_between(from))
-        finish(from);
     if (to->outlet.piped == 0)
         give_pipe_back(flow, &to->outlet);
     return can_move(from);

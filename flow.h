@@ -83,9 +83,11 @@ int flow_open(struct flow *flow, size_t pipes_max);
 void flow_close(struct flow *flow);
 
 /* Moves what can be moved from `from` to its peer, up to a fair share; returns whether there
- * is more to do right now. Sets ended and finished as they come true: when `from` ended and
- * everything has been delivered, its peer is shut down for writing. */
+ * is more to do right now. Sets ended and finished as they come true. */
 bool flow_move(struct flow *flow, struct end *from);
+/* Passes on the end of bytes once everything before it has been delivered: the peer is shut down
+ * for writing. Messages end with their pair. */
+void flow_finish(struct end *from);
 
 /* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */
 void flow_say(struct end *end, const uint8_t *words, size_t size);

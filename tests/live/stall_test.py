@@ -4,15 +4,16 @@ they take."""
 
 import contextlib
 import socket
+import threading
 
-from harness import Relay, behaviour, run
-from web_protocols import connection, connection_pair, exchange, hello, new_code, p2p_pair
+from harness import PATIENCE, Relay, behaviour, make_pair, run
+from web_protocols import PAIRS, connection, connection_pair, exchange, hello, new_code, p2p_pair
 from websocket_client import BINARY, PING, WebSocket, frame
 
 
-def narrow(client):
+def narrow(client, size=4096):
     """Takes little from the network that it does not read."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
     return client
 
 
@@ -71,6 +72,30 @@ def who_breaks_the_protocol_and_sends_on_is_told_so_before_the_end(how):
         with contextlib.suppress(BrokenPipeError):
             client.send(frame(BINARY, reserved=1) + bytes(4 << 20))
         client.expect_close(1002)
+        relay.wait_for(used=0)
+
+
+@behaviour("plain", *PAIRS)
+def the_limit_of_a_pair_holds_also_when_its_reader_is_slow(how):
+    limit = 8 << 20
+    with Relay(options=[f"--session-bytes={limit}"]) as relay:
+        first, second = make_pair(relay) if how == "plain" else PAIRS[how](relay)
+        narrow(second, 1 << 17)
+        data = bytes(1 << 20) if how == "plain" else frame(BINARY, bytes(1 << 20))
+
+        def send():
+            with contextlib.suppress(ConnectionError):
+                for _ in range(64):
+                    first.send(data)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while part := second.socket.recv(1 << 14):
+                received += len(part)
+        thread.join()
+        assert limit <= received <= limit + (2 << 20), received
         relay.wait_for(used=0)
 
 
