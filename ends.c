@@ -478,6 +478,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .protocol = view->protocol,
         .state = END_PARKED,
         .writable = true,
+        .chunk = FLOW_CHUNK,
         .outlet = {.pipe = {-1, -1}},
         .opened = view->opened,
         .kernel_tls = kernel_tls_carries(fd),

@@ -20,7 +20,7 @@ enum {
     PIPE_SIZE = 1 << 20, /* as large as a user's pipe may be: the more at once, the cheaper */
     POOL_MAX = 64,
     SPLICE_MIN = 16384, /* less at once than this, and copying is cheaper */
-    TURNS = 4,          /* reads, before another pair has its turn */
+    TURNS = 4,          /* reads of bytes, before another pair has its turn */
 };
 
 /* ---- pipes ----------------------------------------------------------------------- */
@@ -192,6 +192,13 @@ void flow_say(struct end *end, const uint8_t *words, size_t size)
     flow_write(end, &part, 1);
 }
 
+void flow_gather(struct end *end, const uint8_t *words, size_t size)
+{
+    struct iovec part = {(void *)(uintptr_t)words, size};
+    if (!end->finished)
+        keep(end, &part, 1, 0);
+}
+
 static void flush_buffer(struct end *to)
 {
     struct outlet *outlet = &to->outlet;
@@ -345,7 +352,8 @@ static bool can_move(const struct end *from)
 bool flow_move(struct flow *flow, struct end *from)
 {
     struct end *to = from->peer;
-    for (int turn = 0; turn < TURNS; turn++) {
+    int turns = messages_between(from) ? 1 : TURNS;
+    for (int turn = 0; turn < turns; turn++) {
         flow_flush(to);
         if (!can_move(from))
             break;

@@ -54,7 +54,7 @@ struct end {
     bool moved;      /* something was written to it since this was last cleared */
     bool crowded;    /* spares of its side may be waiting yet */
     bool kernel_tls; /* kernel_tls.h */
-    uint32_t chunk;  /* read at once when reading messages: what went on the last time */
+    uint32_t chunk;  /* read at once when reading messages: see messages.c */
     struct pair_ref ref;
     struct end *peer;
     struct end *next; /* in that list, or in the list of the dead */
@@ -91,14 +91,16 @@ void flow_finish(struct end *from);
 
 /* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */
 void flow_say(struct end *end, const uint8_t *words, size_t size);
-
-/* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
- * unless even that does not fit now: then it is to be called again once the end is writable. */
-void flow_shut(struct end *end);
+/* The same, with the next flow_flush(). */
+void flow_gather(struct end *end, const uint8_t *words, size_t size);
 /* The same for up to FLOW_PARTS parts. */
 void flow_write(struct end *end, const struct iovec *parts, size_t count);
 /* Writes what waits in the outlet, as far as it goes. */
 void flow_flush(struct end *end);
+
+/* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
+ * unless even that does not fit now: then it is to be called again once the end is writable. */
+void flow_shut(struct end *end);
 
 /* Reads up to `size` bytes into the scratch buffer. Returns how many; 0: there are none now, or it
  * has ended. */

@@ -16,6 +16,8 @@ enum {
     PARKED_CHUNK = 1 << 14,    /* read at once from an end that is not paired */
     REPLIES_MAX = 1 << 12,     /* not yet written: past it, who asks for them is not read */
     HELD_ROOM_MIN = 256,
+    CHUNK_MIN = 1 << 12,
+    EVENTS_FAIR = 1 << 9, /* at once, of one connection, before others have their turn: about */
 };
 
 /* In front of each piece that is held, where its encoder wants room. */
@@ -36,6 +38,7 @@ int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
         return -ENOMEM;
     coded->codec = codec;
     coded->end = end;
+    end->chunk = PARKED_CHUNK;
     coded->name_size = handoff->name_size;
     memcpy(coded->name, handoff->name, handoff->name_size);
     end->coded = coded;
@@ -125,30 +128,52 @@ static void reply(struct end *end, const struct piece *piece)
     struct coded *coded = end->coded;
     if (coded->parted)
         return;
-    flow_say(end, piece->bytes, piece->size);
-    if (!flow_pending(end))
-        coded->replies = 0;
-    else
-        coded->replies += piece->size;
+    flow_gather(end, piece->bytes, piece->size);
+    coded->replies += piece->size;
 }
 
-/* Decodes what was read, and gives each piece to take(), until that has had enough. */
-static void decode(struct flow *flow, struct end *from, size_t size, messages_taker *take,
+static void write_replies(struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded->replies == 0)
+        return;
+    flow_flush(end);
+    if (!flow_pending(end))
+        coded->replies = 0;
+}
+
+/* The more is read at once, the cheaper it is. But many small messages at once would hold others up,
+ * and what a slow reader leaves has to be kept. */
+static void adapt_chunk(struct end *from, size_t size, size_t events)
+{
+    bool slow = from->peer != NULL && flow_pending(from->peer);
+    if (events > EVENTS_FAIR && from->chunk > CHUNK_MIN)
+        from->chunk /= 2;
+    else if (slow && from->chunk > FLOW_CHUNK)
+        from->chunk = FLOW_CHUNK;
+    else if (!slow && size == from->chunk && events < EVENTS_FAIR / 4 &&
+             from->chunk < FLOW_MESSAGES_CHUNK)
+        from->chunk *= 2;
+}
+
+/* Decodes what was read, and gives each piece to take(), until that has had enough. Returns how many
+ * events there were. */
+static size_t decode_all(struct flow *flow, struct end *from, size_t size, messages_taker *take,
     void *context)
 {
     struct coded *coded = from->coded;
     uint8_t *input = flow->scratch;
     struct piece piece;
-    for (;;) {
+    for (size_t events = 0;; events++) {
         enum codec_event event =
             coded->codec->decode(coded->state, &input, &size, flow->now, &piece);
         switch (event) {
         case CODEC_MORE:
-            return;
+            return events;
         case CODEC_PIECE:
             coded->heard = true;
             if (!take(context, from, &piece))
-                return;
+                return events;
             break;
         case CODEC_REPLY:
             coded->heard = coded->heard || coded->codec->replies_live;
@@ -161,9 +186,17 @@ static void decode(struct flow *flow, struct end *from, size_t size, messages_ta
         case CODEC_FAILED:
             coded->verdict = event;
             from->ended = true;
-            return;
+            return events;
         }
     }
+}
+
+static size_t decode(struct flow *flow, struct end *from, size_t size, messages_taker *take,
+    void *context)
+{
+    size_t events = decode_all(flow, from, size, take, context);
+    write_replies(from);
+    return events;
 }
 
 static bool pass_on(void *context, struct end *from, struct piece *piece)
@@ -186,31 +219,20 @@ static bool is_held_up(const struct end *end)
     return end->coded != NULL && end->coded->replies > REPLIES_MAX && flow_pending(end);
 }
 
-/* The more at once, the cheaper; but what a slow reader leaves has to be kept. */
-static void set_chunk(struct end *from, size_t size)
-{
-    if (flow_pending(from->peer))
-        from->chunk = FLOW_CHUNK;
-    else if (size == from->chunk && from->chunk < FLOW_MESSAGES_CHUNK)
-        from->chunk *= 2;
-}
-
 void messages_move(struct flow *flow, struct end *from)
 {
-    if (from->chunk == 0)
-        from->chunk = FLOW_CHUNK;
-    size_t size = flow_read(flow, from, from->chunk);
+    size_t size = flow_read(flow, from, from->chunk), events = 0;
     if (size == 0)
         return;
     if (from->coded != NULL) {
-        decode(flow, from, size, pass_on, flow);
+        events = decode(flow, from, size, pass_on, flow);
     } else {
         struct piece piece = {flow->scratch, size, false, true, true};
         flow_count(flow, from, size);
         put(flow, from->peer, &piece);
     }
     write_parts(flow, from->peer);
-    set_chunk(from, size);
+    adapt_chunk(from, size, events);
 }
 
 bool messages_may_read(const struct end *end)
@@ -222,9 +244,10 @@ bool messages_may_read(const struct end *end)
 bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context)
 {
     if (from->readable && !from->ended && messages_may_read(from)) {
-        size_t size = flow_read(flow, from, PARKED_CHUNK);
+        size_t chunk = from->chunk < PARKED_CHUNK ? from->chunk : PARKED_CHUNK;
+        size_t size = flow_read(flow, from, chunk);
         if (size > 0)
-            decode(flow, from, size, take, context);
+            adapt_chunk(from, size, decode(flow, from, size, take, context));
     }
     return from->fd >= 0 && from->readable && !from->ended && messages_may_read(from);
 }
