@@ -26,6 +26,7 @@ enum {
     DISMISSED_TICKS = 15,   /* sweeps between two looks at every slot */
     WATCH = 15000,          /* between two looks at whether a peer lives */
     LEAVE = 5000,           /* for an end to read why it is closed */
+    REST = 100,             /* of one who has others told much */
     IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
     IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
     LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
@@ -146,6 +147,8 @@ static void expire(struct forwarder *forwarder)
         ends_close(forwarder, end_of_phase(due));
     while ((due = deadline_expired(&forwarder->watching, now)) != NULL)
         ends_check_life(forwarder, end_of_watch(due));
+    while ((due = deadline_expired(&forwarder->resting, now)) != NULL)
+        ends_run(forwarder, end_of_phase(due));
     expire_codecs(forwarder);
 }
 
@@ -207,6 +210,7 @@ static int64_t next_deadline(const struct forwarder *forwarder, int64_t next)
     next = deadline_next(&forwarder->arriving, next);
     next = deadline_next(&forwarder->lingering, next);
     next = deadline_next(&forwarder->leaving, next);
+    next = deadline_next(&forwarder->resting, next);
     return deadline_next(&forwarder->watching, next);
 }
 
@@ -308,6 +312,7 @@ static void prepare_deadlines(struct forwarder *forwarder, const struct options 
     forwarder->lingering.length = (int64_t)options->linger * 1000;
     forwarder->leaving.length = LEAVE;
     forwarder->watching.length = WATCH;
+    forwarder->resting.length = REST;
     for (size_t i = 0; i < protocol_count; i++)
         forwarder->waiting[i].length =
             protocols[i]->wait_time > 0 ? protocols[i]->wait_time : wait_time;

@@ -33,7 +33,7 @@ struct forwarder {
     size_t ends;
     size_t descriptors_max;
     struct deadline_list waiting[PAIR_PROTOCOLS_MAX];
-    struct deadline_list arriving, lingering, leaving, watching;
+    struct deadline_list arriving, lingering, leaving, watching, resting;
     struct deadline_list quiet[CODEC_KINDS], silent[CODEC_KINDS][FORWARDER_JITTERS];
     int epoll;
     int socket; /* handoffs come from here */

@@ -10,11 +10,13 @@
 
 enum {
     TOLD_MAX = 1 << 20, /* bytes of news not yet written, past which there is no more */
+    TOLD_AT_ONCE = 64,  /* messages that one's words may cause before it has to rest */
 };
 
 struct lobby {
     struct forwarder *forwarder;
     struct end *early; /* callers whose listener's descriptor is on its way */
+    uint64_t told;     /* messages in all */
 };
 
 static const struct lobby_rules *rules_of(const struct end *end)
@@ -148,13 +150,26 @@ static bool hear(void *context, struct end *from, struct piece *piece)
     return !coded->unwelcome;
 }
 
+/* Who has others told much rests for a while, so that it cannot do so all the time. */
+static bool tires(struct lobby *lobby, struct end *end)
+{
+    uint64_t before = lobby->told;
+    if (rules_of(end)->heard != NULL)
+        rules_of(end)->heard(lobby, end);
+    return lobby->told - before > TOLD_AT_ONCE;
+}
+
 void lobby_read(struct forwarder *forwarder, struct end *end)
 {
+    if (deadline_is_set(&end->phase))
+        return; /* it rests */
     bool more = messages_read(&forwarder->flow, end, hear, forwarder);
     if (end->coded->unwelcome || end->coded->verdict == CODEC_FAILED)
         ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
     else if (end->ended)
         ends_dismiss(forwarder, end, PAIR_HAPPY, PAIR_NO_REASON);
+    else if (tires(forwarder->lobby, end))
+        deadline_set(&end->phase, &forwarder->resting, forwarder->flow.now);
     else if (more)
         ends_queue(forwarder, end);
 }
@@ -167,6 +182,7 @@ bool lobby_tell(struct lobby *lobby, struct end *end, const uint8_t *message, si
     if (end->outlet.size - end->outlet.start > TOLD_MAX ||
         !messages_say(&forwarder->flow, end, message, size))
         return false;
+    lobby->told++;
     ends_touch(forwarder, end);
     return true;
 }

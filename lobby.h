@@ -26,6 +26,8 @@ struct lobby_rules {
     void (*leave)(struct lobby *lobby, struct end *end);
     /* A whole message from one. False: it ends the connection. */
     bool (*hear)(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size);
+    /* All that came at once has been heard. NULL: nothing to do. */
+    void (*heard)(struct lobby *lobby, struct end *end);
     /* `caller` waits to be accepted by `listener`. False: the listener cannot be told. */
     bool (*announce)(struct lobby *lobby, struct end *listener, struct end *caller);
 };

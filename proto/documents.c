@@ -40,6 +40,7 @@ struct documents_peer {
     void *context;
     struct holding *first, *last;
     size_t count;
+    bool joined; /* something, since it was last matched */
     /* While peers are matched: the next one, and what it has in common. */
     struct documents_peer *next;
     struct holding *first_common, *last_common;
@@ -160,6 +161,7 @@ int documents_add(struct documents_peer *peer, struct documents_id id)
     struct document *document = find_or_make_document(id);
     if (document == NULL)
         return -ENOMEM;
+    peer->joined = true;
     if (find_holding(peer, document) != NULL)
         return 0;
     struct holding *holding = NULL;
@@ -223,6 +225,11 @@ void *documents_context(const struct documents_peer *peer)
     return peer->context;
 }
 
+bool documents_joined(const struct documents_peer *peer)
+{
+    return peer->joined;
+}
+
 /* ---- matching -------------------------------------------------------------------- */
 
 struct match {
@@ -276,6 +283,7 @@ void documents_match(struct documents_peer *peer,
 {
     struct documents_id ids[DOCUMENTS_PER_PEER];
     struct match match = {.first = NULL};
+    peer->joined = false;
     find_matches(peer, &match);
     for (struct documents_peer *other = match.first; other != NULL; other = other->next) {
         size_t count = 0;

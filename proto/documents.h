@@ -33,6 +33,9 @@ void *documents_context(const struct documents_peer *peer);
 int documents_add(struct documents_peer *peer, struct documents_id id);
 void documents_remove(struct documents_peer *peer, struct documents_id id);
 
+/* Whether it has joined a document, for the first time or again, since it was last matched. */
+bool documents_joined(const struct documents_peer *peer);
+
 /* Calls introduce() for other peers who have documents in common with this one, and these
  * documents, in the order in which this one joined them. It may change nothing here. */
 void documents_match(struct documents_peer *peer,

@@ -177,19 +177,12 @@ static void introduce(void *context, struct documents_peer *peer, struct documen
     tell_of(introducer, other_end, end, documents, count);
 }
 
-static bool join(struct lobby *lobby, struct end *end, struct introduction_documents *documents)
+static bool join(struct end *end, struct introduction_documents *documents)
 {
-    struct introducer introducer = {.lobby = lobby};
     struct introduction_text id;
-    struct documents_peer *peer = lobby_member(end);
     while (introduction_next(documents, &id))
-        if (documents_add(peer, (struct documents_id){id.bytes, id.size}) != 0)
+        if (documents_add(lobby_member(end), (struct documents_id){id.bytes, id.size}) != 0)
             return false;
-    introducer.message = malloc(INTRODUCTION_SIZE_MAX);
-    if (introducer.message == NULL)
-        return false;
-    documents_match(peer, introduce, &introducer);
-    free(introducer.message);
     return true;
 }
 
@@ -204,11 +197,12 @@ static bool localfirst_hear(
     struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
 {
     struct introduction_documents documents;
+    (void)lobby;
     if (lobby_member(end) == NULL)
         return true; /* a newer one speaks for this peer */
     switch (introduction_read(message, size, &documents)) {
     case INTRODUCTION_JOIN:
-        return join(lobby, end, &documents);
+        return join(end, &documents);
     case INTRODUCTION_LEAVE:
         leave(end, &documents);
         return true;
@@ -221,10 +215,25 @@ static bool localfirst_hear(
     return false;
 }
 
+/* However many Joins came at once, they are one introduction: a Join of a few bytes can cause
+ * hundreds of messages. */
+static void localfirst_heard(struct lobby *lobby, struct end *end)
+{
+    struct documents_peer *peer = lobby_member(end);
+    struct introducer introducer = {.lobby = lobby};
+    if (peer == NULL || !documents_joined(peer))
+        return;
+    introducer.message = malloc(INTRODUCTION_SIZE_MAX);
+    if (introducer.message != NULL)
+        documents_match(peer, introduce, &introducer);
+    free(introducer.message);
+}
+
 static const struct lobby_rules rules = {
     .enter = localfirst_enter,
     .leave = localfirst_leave,
     .hear = localfirst_hear,
+    .heard = localfirst_heard,
 };
 
 /* ---- words ----------------------------------------------------------------------- */
