@@ -42,7 +42,7 @@ static void record_single(
 {
     struct usage_record entry = usage_single(end->opened, outcome);
     pair_count(forwarder->table, end->protocol, outcome);
-    if (outcome == PAIR_SERVED)
+    if (outcome == PAIR_SERVED || end->state == END_LOBBY)
         return; /* neither a pair, nor one that never met */
     ends_record(forwarder, &entry);
 }
@@ -222,6 +222,8 @@ static bool say_farewell(struct forwarder *forwarder, struct end *end, enum pair
         protocols[end->protocol]->farewell(outcome, reason, &words);
     if (coded != NULL && coded->close_code != 0)
         words = (struct words){.code = coded->close_code};
+    else if (coded != NULL && coded->verdict == CODEC_MORE && forwarder->stopping)
+        words = (struct words){.code = WEBSOCKET_GOING_AWAY, .reason = "the relay stops"};
     return messages_speak(&forwarder->flow, end, &words, true);
 }
 
@@ -610,7 +612,8 @@ void ends_lose(struct forwarder *forwarder, struct end *end)
     if (end->state == END_JOINED)
         run_pair(forwarder, end);
     else
-        ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
+        ends_dismiss(forwarder, end, end->state == END_LOBBY ? PAIR_SERVED : PAIR_LONELY,
+            PAIR_NO_REASON);
 }
 
 void ends_check_life(struct forwarder *forwarder, struct end *end)
@@ -635,12 +638,12 @@ void ends_were_quiet(struct forwarder *forwarder, struct end *end)
     ends_touch(forwarder, end);
 }
 
-/* Who is not being read cannot be blamed for silence. */
+/* Who is not being read for its peer's sake cannot be blamed for silence. */
 static bool is_being_read(const struct end *end)
 {
-    if (end->state == END_JOINED && (flow_pending(end->peer) || end->peer->finished))
-        return false;
-    return messages_may_read(end);
+    if (end->state != END_JOINED)
+        return !messages_are_full(end);
+    return !flow_pending(end->peer) && !end->peer->finished && messages_may_read(end);
 }
 
 void ends_were_silent(struct forwarder *forwarder, struct end *end)

@@ -359,6 +359,7 @@ static int prepare(struct forwarder *forwarder, const struct forward_setup *setu
 static void release(struct forwarder *forwarder)
 {
     struct deadline *leaving;
+    forwarder->stopping = true;
     for (uint32_t i = 0; forwarder->slots != NULL && i < pair_capacity(forwarder->table); i++) {
         struct end *end = forwarder->slots[i];
         if (end == NULL)

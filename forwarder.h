@@ -39,6 +39,7 @@ struct forwarder {
     int socket; /* handoffs come from here */
     int recorder;
     bool listening;        /* to the socket: not while short of descriptors */
+    bool stopping;         /* who is connected is told so */
     int64_t last_wait;     /* for events: nanoseconds */
     uint64_t moved_before; /* this round: bytes */
     int64_t next_tick;

@@ -167,7 +167,7 @@ void lobby_read(struct forwarder *forwarder, struct end *end)
     if (end->coded->unwelcome || end->coded->verdict == CODEC_FAILED)
         ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
     else if (end->ended)
-        ends_dismiss(forwarder, end, PAIR_HAPPY, PAIR_NO_REASON);
+        ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
     else if (tires(forwarder->lobby, end))
         deadline_set(&end->phase, &forwarder->resting, forwarder->flow.now);
     else if (more)

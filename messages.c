@@ -235,10 +235,14 @@ void messages_move(struct flow *flow, struct end *from)
     adapt_chunk(from, size, events);
 }
 
+bool messages_are_full(const struct end *end)
+{
+    return end->state == END_PARKED && end->coded != NULL && end->coded->held_size >= HELD_MAX;
+}
+
 bool messages_may_read(const struct end *end)
 {
-    return !is_held_up(end) &&
-           (end->state != END_PARKED || end->coded == NULL || end->coded->held_size < HELD_MAX);
+    return !is_held_up(end) && !messages_are_full(end);
 }
 
 bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context)

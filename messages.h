@@ -65,6 +65,8 @@ typedef bool messages_taker(void *context, struct end *from, struct piece *piece
 bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context);
 /* Whether an end without a peer may be read: not while it is held up by what it said. */
 bool messages_may_read(const struct end *end);
+/* Whether all is held for its peer to come that may be. */
+bool messages_are_full(const struct end *end);
 
 /* Appends a piece to what is held. False: there is no memory for it. */
 bool messages_hold(struct end *from, const struct piece *piece);

@@ -9,6 +9,7 @@ import time
 
 from harness import (RELAY, Relay, behaviour, exchange, line, make_pair, new_side, new_token, run,
                      wait_until)
+from web_protocols import expect_introduction, introduced
 
 
 class Records:
@@ -252,6 +253,21 @@ def status_as_openmetrics_counts_and_names_nobody():
             assert name in families or name.removesuffix("_total") in families, sample
         for end in (waiting, *pair):
             end.close()
+
+
+@behaviour()
+def who_waits_for_news_leaves_no_record():
+    with Records() as records:
+        alice, bob = (introduced(records.relay, peer, "doc") for peer in ("alice", "bob"))
+        expect_introduction(bob, "alice", "doc")
+        alice.close()
+        bob.close_politely()
+        introduced(records.relay, "alice").reset()
+        records.relay.wait_for(used=0)
+        in_one_file(make_pair(records.relay))
+        assert records.wait(1)[0]["mood"] == "happy"
+        counts = records.relay.status()["protocols"]["localfirst"]
+        assert counts["happy"] == 0, counts
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ protocols on top of it, held against the real process, byte by byte."""
 import base64
 import hashlib
 import os
+import signal
 import socket
 import threading
 
@@ -955,6 +956,18 @@ def an_idle_relay_is_left_clean():
         relay.wait_for(used=0)
         wait_until(lambda: len(os.listdir(f"/proc/{relay.forwarder()}/fd")) <= count,
                    "the forwarder to close what it held")
+
+
+@behaviour()
+def who_is_connected_when_the_relay_stops_is_told_1001():
+    with Relay() as relay:
+        clients = [introduced(relay, "alice"), sender(relay, new_code())]
+        clients += [client for pair in PAIRS.values() for client in pair(relay)]
+        relay.wait_for(used=len(clients))
+        forwarder = relay.forwarder()
+        os.kill(forwarder, signal.SIGTERM)
+        for client in clients:
+            client.expect_close(1001)
 
 
 if __name__ == "__main__":
