@@ -80,7 +80,7 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(MODULES)
 BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev libjansson-dev \
 	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
-	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography \
+	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography libfaketime \
 	openssl haproxy nginx-light libnginx-mod-stream user-mode-linux \
 	python3-websockets python3-msgpack
 # For the real clients that are not Debian's (tests/live/peers/install); a node that is there is kept.

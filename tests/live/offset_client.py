@@ -234,10 +234,12 @@ class Connection:
     outgoing(number, bytes) is what leaves in place of a frame (0: version, 1: nonces, 2: keys)."""
 
     def __init__(self, address, identity, relay_key, *, padding=padding_like_the_reference,
-                 lively=True, outgoing=None, handshake=True, patience=PATIENCE):
+                 lively=True, keepalive=KEEPALIVE, outgoing=None, handshake=True,
+                 patience=PATIENCE):
         self.identity = identity
         self.channel = Channel(identity, relay_key)
         self.padding = padding
+        self.keepalive = keepalive
         self.outgoing = outgoing
         self.frames_sent = 0
         self.last_sent = time.monotonic()
@@ -374,12 +376,15 @@ class Connection:
     def open(self, frame):
         user, rekey = self.channel.open(frame)
         if rekey is not None:
-            with self.sealing:
-                answer = self.channel.complete_rekey(rekey, padding=self.padding())
-                if answer is not None:
-                    self.send_frame(answer)
-            self.flush(wait=False)
+            self.complete_rekey(rekey)
         return user
+
+    def complete_rekey(self, rekey):
+        with self.sealing:
+            answer = self.channel.complete_rekey(rekey, padding=self.padding())
+            if answer is not None:
+                self.send_frame(answer)
+        self.flush(wait=False)
 
     def expect_closed(self):
         """No further message, and the end."""
@@ -410,8 +415,8 @@ class Connection:
     # The rest.
 
     def _keep_alive(self):
-        while not self.closing.wait(max(0.1, self.last_sent + KEEPALIVE - time.monotonic())):
-            if time.monotonic() >= self.last_sent + KEEPALIVE:
+        while not self.closing.wait(max(0.1, self.last_sent + self.keepalive - time.monotonic())):
+            if time.monotonic() >= self.last_sent + self.keepalive:
                 try:
                     self.send_keepalive()
                 except (Closed, OSError):

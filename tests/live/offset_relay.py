@@ -37,10 +37,9 @@ class OffsetRelay(Relay):
         shutil.rmtree(self.identity_directory, ignore_errors=True)
         return status
 
-    def open(self, identity=None, **options):
+    def open(self, identity=None, kind=Connection, **options):
         """A node's connection, after the handshake."""
-        return Connection(("127.0.0.1", self.port), identity or Identity(), self.identity.key,
-                          **options)
+        return kind(("127.0.0.1", self.port), identity or Identity(), self.identity.key, **options)
 
     def try_to_listen(self, identity, **options):
         """A connection that listens, or None if the relay closed it. As a relay confirms nothing,

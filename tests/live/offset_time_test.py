@@ -1,12 +1,14 @@
 """What takes its time with Offset: keepalives, silence, half tunnels that nobody accepts, a reader
-that stalls. All of it happens at once, on one relay, and each statement waits for its own."""
+that stalls, the hourly rekey. All of it happens at once, and each statement waits for its own."""
 
 import atexit
 import functools
+import glob
+import os
 import time
 
-from harness import behaviour, run, wait_until
-from offset_client import Closed, Identity, KEEPALIVE, no_padding
+from harness import Skip, behaviour, run, wait_until
+from offset_client import Closed, Connection, Identity, KEEPALIVE, no_padding
 from offset_relay import OffsetRelay, Task, exchange, receive_many, send_all
 
 IDLE = 32        # seconds without a sign of life, after which a connection is closed
@@ -206,6 +208,71 @@ def a_reader_that_stalls_longer_than_any_silence_loses_nothing(relay):
     assert received == sending.result()
     assert listening.result() >= 1, "no keepalives to whoever waits"
     exchange(connector, acceptor)
+
+
+# ---- the relay's own new keys ----------------------------------------------------------
+
+SPEED = 40  # of the relay's clock, so that its hour comes soon
+
+
+class Talker(Connection):
+    """Says numbers, and knows which it has to hear next."""
+
+    said = heard = 0
+
+    def say(self):
+        with self.sealing:
+            self.said += 1
+            self.send(b"%d" % self.said)
+
+    def hear(self):
+        self.heard += 1
+        assert self.receive() == b"%d" % self.heard
+
+
+class Crosser(Talker):
+    """When the relay begins a rekey it has just begun one as well, and it goes on for a while
+    before it takes notice of the relay's."""
+
+    crossed = 0
+
+    def complete_rekey(self, rekey):
+        if self.channel.pending is None:
+            self.crossed += 1
+            with self.sealing:
+                self.begin_rekey()
+                for _ in range(5):
+                    self.say()
+        super().complete_rekey(rekey)
+
+
+def talk(first, second):
+    for sender, receiver in ((first, second), (second, first)):
+        sender.say()
+        while receiver.heard < sender.said:
+            receiver.hear()
+
+
+@meanwhile
+def the_relay_begins_new_keys_within_its_hour_and_they_may_cross_with_the_nodes_own(_):
+    libraries = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not libraries:
+        raise Skip("libfaketime is not installed")
+    if "ASAN_OPTIONS" in os.environ:
+        raise Skip("AddressSanitizer does not go with libfaketime")
+    clock = {"LD_PRELOAD": libraries[0], "FAKETIME": f"+0 x{SPEED}"}
+    with OffsetRelay(environment=clock, options=["--handshake-timeout=600"]) as relay:
+        listener = relay.listener(keepalive=KEEPALIVE / SPEED / 2)
+        connector = relay.connector(listener, kind=Talker)
+        acceptor = relay.acceptor(listener, connector, kind=Crosser)
+        until = time.monotonic() + 2 * 3600 / SPEED
+        while not (connector.channel.rekeys and acceptor.channel.rekeys):
+            assert time.monotonic() < until, "the relay begins none"
+            talk(connector, acceptor)
+            time.sleep(0.05)
+        for _ in range(20):
+            talk(connector, acceptor)
+        assert acceptor.crossed == acceptor.channel.rekeys == connector.channel.rekeys == 1
 
 
 if __name__ == "__main__":
