@@ -87,7 +87,7 @@ CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux li
 PEERS_PACKAGES := python3-venv openssl chromium $(if $(shell command -v npm),,nodejs npm)
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
-BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay $(filter-out chromium,$(PEERS_PACKAGES))
+BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay python3-cryptography $(filter-out chromium,$(PEERS_PACKAGES))
 
 .PHONY: packages-build packages-check packages-lint packages-fuzz packages-bench
 packages-build:
@@ -135,6 +135,7 @@ bench: packages-bench
 	@tests/live/peers/install
 	@bench/websocket
 	@$(BUILD)/bench/cipher
+	@bench/offset
 
 # ---- installing ----------------------------------------------------------------------
 
