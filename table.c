@@ -503,10 +503,10 @@ static int make_file(const char *path, uint32_t capacity)
     int error = ftruncate(fd, (off_t)layout.size) == 0 ? 0 : -errno;
     if (error == 0)
         error = map_file(fd, layout.size, PROT_READ | PROT_WRITE, &memory);
-    if (error == 0)
+    if (memory != NULL) {
         error = init_header(memory, capacity, &layout);
-    if (memory != NULL)
         munmap(memory, layout.size);
+    }
     if (error == 0 && link(temporary, path) < 0 && errno != EEXIST)
         error = -errno;
     (void)unlink(temporary);
@@ -545,7 +545,7 @@ static int open_file(const char *path, struct pair_table **ret)
     if (error == 0)
         error = map_file(fd, size, PROT_READ | PROT_WRITE, &memory);
     close(fd);
-    if (error == 0)
+    if (memory != NULL)
         error = check_header(memory, size);
     if (error == 0 && (table = calloc(1, sizeof *table)) == NULL)
         error = -ENOMEM;
