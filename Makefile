@@ -85,7 +85,7 @@ CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux li
 	python3-websockets python3-msgpack
 # For the real clients that are not Debian's (tests/live/peers/install); a node that is there is kept.
 PEERS_PACKAGES := python3-venv openssl chromium $(if $(shell command -v npm),,nodejs npm)
-LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc
+LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc shellcheck
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay python3-cryptography $(filter-out chromium,$(PEERS_PACKAGES))
 

@@ -29,18 +29,19 @@ static void forget_arguments(void)
 static void forget_environment(void)
 {
     static const char *const names[] = {"PORT", "RUNTIME_DIRECTORY", "STATE_DIRECTORY",
-        "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"};
+        "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME", "CREDENTIALS_DIRECTORY"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         ck_assert_int_eq(unsetenv(names[i]), 0);
 }
 
 /* Reads arguments, ended by NULL, and keeps what was said about them. */
-static int read_list(const char *const *list)
+static int read_as(const char *command, bool place, const char *const *list)
 {
-    static char command[] = "relay serve";
+    char name[32];
     int count = 1;
     forget_arguments();
-    arguments[0] = command;
+    (void)snprintf(name, sizeof name, "%s", command);
+    arguments[0] = name;
     while (list[count - 1] != NULL) {
         ck_assert_int_lt(count, ARGUMENTS_MAX - 1);
         arguments[count] = strdup(list[count - 1]);
@@ -53,7 +54,7 @@ static int read_list(const char *const *list)
     ck_assert_int_eq(fflush(stdout), 0);
     ck_assert_int_ge(dup2(fileno(capture), STDERR_FILENO), 0);
     ck_assert_int_ge(dup2(fileno(capture), STDOUT_FILENO), 0);
-    int status = options_read(&options, count, arguments, false);
+    int status = options_read(&options, count, arguments, place);
     ck_assert_int_eq(fflush(stdout), 0);
     ck_assert_int_ge(dup2(error, STDERR_FILENO), 0);
     ck_assert_int_ge(dup2(output, STDOUT_FILENO), 0);
@@ -65,6 +66,14 @@ static int read_list(const char *const *list)
     return status;
 }
 
+static int read_list(const char *const *list)
+{
+    return read_as("relay serve", false, list);
+}
+
+#define READ_PLACE(...)                                                                            \
+    read_as("relay run-relay-server", true, (const char *const[]){__VA_ARGS__, NULL})
+#define READ_STRELAY(...) read_as("strelay", false, (const char *const[]){__VA_ARGS__, NULL})
 #define READ(...) read_list((const char *const[]){__VA_ARGS__, NULL})
 
 static int read_nothing(void)
@@ -243,6 +252,46 @@ START_TEST(sizes_and_rates_have_units)
 }
 END_TEST
 
+START_TEST(a_certificate_has_its_key_in_the_same_file_or_in_its_own)
+{
+    ck_assert_int_eq(READ("--certfile=/c.pem"), GO_ON);
+    ck_assert_str_eq(options.certfile, "/c.pem");
+    ck_assert_str_eq(options.keyfile, "/c.pem");
+    ck_assert_int_eq(READ("--certfile=/c.pem", "--keyfile=/k.pem", "--no-tls"), GO_ON);
+    ck_assert_str_eq(options.keyfile, "/k.pem");
+    ck_assert(options.plain);
+    ck_assert_int_eq(READ("--no-tls", "--tls"), GO_ON);
+    ck_assert(!options.plain);
+}
+END_TEST
+
+START_TEST(an_identity_is_named_in_every_spelling)
+{
+    ck_assert_int_eq(READ("-i", "/one"), GO_ON);
+    ck_assert_str_eq(options.idfile, "/one");
+    ck_assert_int_eq(READ("--idfile=/two"), GO_ON);
+    ck_assert_str_eq(options.idfile, "/two");
+}
+END_TEST
+
+START_TEST(host_and_port_stand_among_the_options_where_they_belong)
+{
+    ck_assert_int_eq(READ_PLACE("localhost", "8000", "--no-tls"), GO_ON);
+    ck_assert_uint_eq(options.listen_count, 1);
+    ck_assert_str_eq(options.listen[0], "localhost:8000");
+    ck_assert_int_eq(READ_PLACE("--no-tls", "::1", "8000"), GO_ON);
+    ck_assert_str_eq(options.listen[0], "[::1]:8000");
+}
+END_TEST
+
+START_TEST(strelay_takes_what_is_published_for_it)
+{
+    ck_assert_int_eq(READ_STRELAY("--idfile", "/id", "--laddr", "0.0.0.0:8000"), GO_ON);
+    ck_assert_str_eq(options.idfile, "/id");
+    ck_assert_str_eq(options.listen[0], "0.0.0.0:8000");
+}
+END_TEST
+
 START_TEST(reading_again_starts_anew)
 {
     ck_assert_int_eq(READ("--linger=1", "--json"), GO_ON);
@@ -346,6 +395,29 @@ START_TEST(values_are_given_where_they_belong)
 }
 END_TEST
 
+START_TEST(a_key_without_a_certificate_is_refused)
+{
+    expect_refusal(READ("--keyfile=/k.pem"),
+        "relay: a key and no certificate: expected --certfile with --keyfile\n");
+}
+END_TEST
+
+START_TEST(host_and_port_are_both_needed)
+{
+    expect_refusal(READ_PLACE("localhost"), "relay: 1 arguments: expected HOST PORT\n");
+    expect_refusal(READ_PLACE("a", "1", "b"), "relay: 3 arguments: expected HOST PORT\n");
+    expect_refusal(READ_PLACE("localhost", "65536"),
+        "relay: bad port \"65536\": expected one from 0 to 65535\n");
+}
+END_TEST
+
+START_TEST(strelay_has_no_defaults)
+{
+    expect_refusal(READ_STRELAY("--laddr=:1"), "relay: strelay needs --idfile=FILE\n");
+    expect_refusal(READ_STRELAY("--idfile=/id"), "relay: strelay needs --laddr=ADDR\n");
+}
+END_TEST
+
 START_TEST(there_are_at_most_sixteen_addresses)
 {
     const char *list[OPTIONS_LISTEN_MAX + 2] = {NULL};
@@ -395,12 +467,19 @@ int main(void)
     tcase_add_test(tests, texts_and_flags_are_set);
     tcase_add_test(tests, addresses_add_up_in_every_spelling);
     tcase_add_test(tests, sizes_and_rates_have_units);
+    tcase_add_test(tests, a_certificate_has_its_key_in_the_same_file_or_in_its_own);
+    tcase_add_test(tests, an_identity_is_named_in_every_spelling);
+    tcase_add_test(tests, host_and_port_stand_among_the_options_where_they_belong);
+    tcase_add_test(tests, strelay_takes_what_is_published_for_it);
     tcase_add_test(tests, reading_again_starts_anew);
     tcase_add_test(tests, each_number_has_a_range);
     tcase_add_test(tests, zero_is_refused_where_it_would_mean_nothing);
     tcase_add_test(tests, a_bad_size_or_rate_is_refused);
     tcase_add_test(tests, what_is_unknown_is_refused);
     tcase_add_test(tests, values_are_given_where_they_belong);
+    tcase_add_test(tests, a_key_without_a_certificate_is_refused);
+    tcase_add_test(tests, host_and_port_are_both_needed);
+    tcase_add_test(tests, strelay_has_no_defaults);
     tcase_add_test(tests, there_are_at_most_sixteen_addresses);
     tcase_add_test(tests, the_first_mistake_is_the_one_that_is_told);
     tcase_add_test(tests, version_and_help_end_well);

@@ -1,5 +1,5 @@
-/* Command lines: arguments are separated by zero bytes. They are read, or refused with a status;
- * what was read is in its range. */
+/* Command lines: arguments are separated by zero bytes, and an odd number of bytes has HOST and
+ * PORT among them. They are read, or refused with a status; what was read is in its range. */
 #include "options.h"
 
 #include <fcntl.h>
@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t at = 0; at < size && count <= ARGUMENTS_MAX; at += strlen(text + at) + 1)
         arguments[count++] = text + at;
     hide_errors(true);
-    int status = options_read(&options, count, arguments, false);
+    int status = options_read(&options, count, arguments, size % 2 != 0);
     hide_errors(false);
     if (status != -1 && status != 0 && status != EXIT_USAGE)
         abort();
