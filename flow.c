@@ -27,15 +27,17 @@ enum {
 
 int flow_open(struct flow *flow, size_t pipes_max)
 {
+    uint8_t *memory = malloc(CODEC_HEAD + FLOW_MESSAGES_CHUNK);
+    int(*pool)[2] = calloc(POOL_MAX, sizeof *pool);
     *flow = (struct flow){.pipes_max = pipes_max};
-    uint8_t *scratch = malloc(CODEC_HEAD + FLOW_MESSAGES_CHUNK);
-    if (scratch != NULL)
-        flow->scratch = scratch + CODEC_HEAD;
-    flow->pool = calloc(POOL_MAX, sizeof *flow->pool);
-    if (flow->scratch != NULL && flow->pool != NULL)
-        return 0;
-    flow_close(flow);
-    return -ENOMEM;
+    if (memory == NULL || pool == NULL) {
+        free(memory);
+        free(pool);
+        return -ENOMEM;
+    }
+    flow->scratch = memory + CODEC_HEAD;
+    flow->pool = pool;
+    return 0;
 }
 
 static void close_pipe(struct flow *flow, int *pipe)

@@ -394,7 +394,8 @@ static int sleep_time(const struct forwarder *forwarder)
 static bool idle_for_long(const struct forwarder *forwarder)
 {
     int64_t idle = (int64_t)forwarder->options->idle_timeout * 1000;
-    return idle > 0 && forwarder->idle_since >= 0 && forwarder->flow.now - forwarder->idle_since >= idle;
+    return idle > 0 && forwarder->idle_since >= 0 &&
+           forwarder->flow.now - forwarder->idle_since >= idle;
 }
 
 int forward_run(const struct forward_setup *setup)

@@ -35,7 +35,7 @@ struct coded {
     struct deadline silent;
     /* In the lobby: who calls it; or whom it calls, and its place among those who do. */
     struct end *callers, *next_caller, *prev_caller;
-    struct end **calls;      /* the list that it is in; NULL: none */
+    struct end **calls;     /* the list that it is in; NULL: none */
     struct pair_ref called; /* the listener's slot */
     void *member;           /* the protocol's own */
     size_t name_size;

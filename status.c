@@ -111,8 +111,8 @@ int status_openmetrics(FILE *out, const struct pair_stats *stats)
     fprintf(out, "relay_capacity %" PRIu32 "\n", stats->capacity);
     print_family(out, "relay_connections", "gauge", "Connections by what they are doing.");
     for (size_t i = PAIR_GREETING; i <= PAIR_DISMISSED; i++)
-        fprintf(out, "relay_connections{state=\"%s\"} %" PRIu32 "\n", state_names[i],
-            stats->states[i]);
+        fprintf(
+            out, "relay_connections{state=\"%s\"} %" PRIu32 "\n", state_names[i], stats->states[i]);
     print_family(out, "relay_keys", "gauge", "Codes under which somebody waits.");
     fprintf(out, "relay_keys %" PRIu32 "\n", stats->tokens);
     print_family(out, "relay_incomplete_bytes", "gauge", "Forwarded by pairs that go on.");

@@ -528,10 +528,33 @@ static int check_header(const struct table_header *header, size_t size)
     return 0;
 }
 
+/* The memory is the table's from here on, or is unmapped. */
+static int use_memory(void *memory, size_t size, struct pair_table **ret)
+{
+    struct table_header *header = memory;
+    struct pair_table *table = NULL;
+    int error = check_header(header, size);
+    if (error == 0 && (table = calloc(1, sizeof *table)) == NULL)
+        error = -ENOMEM;
+    if (table == NULL) {
+        munmap(memory, size);
+        return error;
+    }
+    table->header = header;
+    table->capacity = header->capacity;
+    struct layout layout = layout_for(table->capacity);
+    table->key_buckets = (slot_link *)((char *)memory + layout.key_buckets);
+    table->source_buckets = (slot_link *)((char *)memory + layout.source_buckets);
+    table->slots = (struct slot *)((char *)memory + layout.slots);
+    table->size = size;
+    table->bucket_mask = layout.buckets - 1;
+    *ret = table;
+    return 0;
+}
+
 static int open_file(const char *path, struct pair_table **ret)
 {
     struct stat status;
-    struct pair_table *table = NULL;
     void *memory = NULL;
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
@@ -545,25 +568,7 @@ static int open_file(const char *path, struct pair_table **ret)
     if (error == 0)
         error = map_file(fd, size, PROT_READ | PROT_WRITE, &memory);
     close(fd);
-    if (memory != NULL)
-        error = check_header(memory, size);
-    if (error == 0 && (table = calloc(1, sizeof *table)) == NULL)
-        error = -ENOMEM;
-    if (error != 0) {
-        if (memory != NULL)
-            munmap(memory, size);
-        return error;
-    }
-    table->header = memory;
-    table->capacity = table->header->capacity;
-    struct layout layout = layout_for(table->capacity);
-    table->key_buckets = (slot_link *)((char *)memory + layout.key_buckets);
-    table->source_buckets = (slot_link *)((char *)memory + layout.source_buckets);
-    table->slots = (struct slot *)((char *)memory + layout.slots);
-    table->size = size;
-    table->bucket_mask = layout.buckets - 1;
-    *ret = table;
-    return 0;
+    return memory == NULL ? error : use_memory(memory, size, ret);
 }
 
 int pair_open_existing(const char *path, struct pair_table **ret)

@@ -174,7 +174,7 @@ int capnp_unpack(const uint8_t **packed, size_t *size, uint8_t *unpacked, size_t
             *out++ = (tag & 1u << i) != 0 ? *in++ : 0;
         if (!run)
             continue;
-        ptrdiff_t further = *in++ * WORD;
+        ptrdiff_t further = (ptrdiff_t)*in++ * WORD;
         if (further > out_end - out || (tag != 0 && further > in_end - in))
             return -EBADMSG;
         if (tag == 0) {
@@ -350,12 +350,12 @@ static bool read_table(
     if (last >= SEGMENTS_MAX)
         return false;
     message->segments = last + 1;
-    if (capnp_unpack(packed, size, table + WORD, message->segments / 2 * WORD) != 0)
+    if (capnp_unpack(packed, size, table + WORD, (size_t)(message->segments / 2) * WORD) != 0)
         return false;
     uint64_t end = 0;
     for (uint32_t i = 0; i < message->segments; i++) {
         message->start[i] = (uint32_t)end;
-        end += load32(table + 4 + i * 4);
+        end += load32(table + 4 + (size_t)i * 4);
         if (end > words_max)
             return false;
     }

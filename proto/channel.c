@@ -301,7 +301,7 @@ static int send_rekey(struct channel *channel, uint8_t *frame, size_t *size)
 /* Whether the other side may begin a rekey now, which is then counted. */
 static bool afford_rekey(struct channel *channel, int64_t now)
 {
-    if (channel->rekeys_paid > now + (REKEYS_AT_ONCE - 1) * REKEY_PACE)
+    if (channel->rekeys_paid > now + (int64_t)(REKEYS_AT_ONCE - 1) * REKEY_PACE)
         return false;
     if (channel->rekeys_paid < now)
         channel->rekeys_paid = now;

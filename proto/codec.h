@@ -16,7 +16,7 @@
 #include <sys/uio.h>
 
 enum {
-    CODEC_HEAD = 16,        /* bytes in front of every input and piece that may be overwritten */
+    CODEC_HEAD = 16,          /* bytes in front of every input and piece that may be overwritten */
     CODEC_FAREWELL_MAX = 160, /* bytes that a farewell takes at most */
 };
 

@@ -78,8 +78,8 @@ static int compare(const struct localfirst_id *a, const struct localfirst_id *b)
 }
 
 /* Both ends of a connection ask for the same key, and are its two sides. */
-static void request_connection(const struct greeting *greeting,
-    const struct localfirst_path *path, struct pair_request *request)
+static void request_connection(const struct greeting *greeting, const struct localfirst_path *path,
+    struct pair_request *request)
 {
     bool swapped = compare(&path->local, &path->remote) > 0;
     const struct localfirst_id *first = swapped ? &path->remote : &path->local;
@@ -159,8 +159,7 @@ static void tell_of(const struct introducer *introducer, struct end *end, const 
     size_t size;
     const uint8_t *name = lobby_name(of, &size);
     struct introduction_text peer = {(const char *)name, size};
-    size = introduction_write(
-        introducer->message, INTRODUCTION_SIZE_MAX, peer, documents, count);
+    size = introduction_write(introducer->message, INTRODUCTION_SIZE_MAX, peer, documents, count);
     if (size > 0)
         (void)lobby_tell(introducer->lobby, end, introducer->message, size);
 }

@@ -86,8 +86,8 @@ static enum pair_outcome shake_hands(
     return PAIR_HAPPY;
 }
 
-/* Decodes one whole frame. PAIR_HAPPY when it was an InitConnection, PAIR_LONELY when something else
- * that may come before it. */
+/* Decodes one whole frame. PAIR_HAPPY when it was an InitConnection, PAIR_LONELY when something
+ * else that may come before it. */
 static enum pair_outcome take_frame(const struct greeting *greeting, void *state, uint8_t *frame,
     size_t size, struct init_connection *init)
 {
@@ -229,8 +229,7 @@ static void offset_welcome(const uint8_t *name, size_t name_size, struct words *
     (void)words;
 }
 
-static void offset_farewell(
-    enum pair_outcome outcome, enum pair_reason reason, struct words *words)
+static void offset_farewell(enum pair_outcome outcome, enum pair_reason reason, struct words *words)
 {
     (void)outcome;
     (void)reason;

@@ -1,4 +1,5 @@
-/* p2p-copy: one sender and one receiver meet by a code. The first message is a hello, a JSON object:
+/* p2p-copy: one sender and one receiver meet by a code. The first message is a hello, a JSON
+ * object:
  * {"type":"hello","code_hash_hex":"...","role":"sender"}; at the match the sender, and only the
  * sender, is told that all is ready; then whole messages go both ways. */
 #include "p2pcopy.h"

@@ -103,8 +103,7 @@ static void pause_briefly(void)
     nanosleep(&pause, NULL);
 }
 
-ssize_t greeting_peek_more(
-    const struct greeting *greeting, void *buffer, size_t size, size_t known)
+ssize_t greeting_peek_more(const struct greeting *greeting, void *buffer, size_t size, size_t known)
 {
     int fd = greeting->fd;
     ssize_t count = peek(fd, buffer, size, greeting->deadline);

@@ -260,8 +260,8 @@ static _Noreturn void be_pump(SSL *ssl, int tcp, int plain)
     sigset_t all;
     sigfillset(&all);
     runtime_close_others(tcp, plain);
-    uint8_t *buffers =
-        mmap(NULL, 2 * BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *buffers = mmap(
+        NULL, (size_t)2 * BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     /* It ends when either side does: who stops relay stops the forwarder, and that ends pairs. */
     if (buffers == MAP_FAILED || sigprocmask(SIG_SETMASK, &all, NULL) < 0 ||
         prctl(PR_SET_NAME, "relay-tls") < 0 || sandbox_enter(SANDBOX_PUMP, -1) < 0)

@@ -12,8 +12,7 @@ enum {
     FIRST_MESSAGE_MAX = 8192, /* a hello, or a transit line */
 };
 
-static const struct protocol *protocol_for_path(
-    const char *path, size_t size, uint8_t *index)
+static const struct protocol *protocol_for_path(const char *path, size_t size, uint8_t *index)
 {
     for (size_t i = 0; i < protocol_count; i++) {
         if (protocols[i]->claims_path != NULL && protocols[i]->claims_path(path, size)) {
@@ -81,7 +80,8 @@ static enum pair_outcome web_greet(
         return answer_request(greeting, answer, &http);
     const struct protocol *protocol =
         protocol_for_path(http.path, http.path_size, &greeting->protocol);
-    if (protocol != NULL && !protocol->greet_path(greeting, http.path, http.path_size, request, handoff))
+    if (protocol != NULL &&
+        !protocol->greet_path(greeting, http.path, http.path_size, request, handoff))
         return answer_request(greeting, HTTP_NOT_FOUND, &http);
     http_say(greeting, HTTP_SWITCH, &http);
     greeting->codec = CODEC_WEBSOCKET;

@@ -502,8 +502,8 @@ static int read_some(const struct greeting *greeting, struct reader *reader)
         return count == 0 ? -ECONNRESET : (int)count;
     size_t left = (size_t)count;
     int error = read_bytes(greeting, reader, &input, &left);
-    bool announced = reader->websocket.phase == IN_DATA &&
-                     reader->websocket.left > reader->size - reader->done;
+    bool announced =
+        reader->websocket.phase == IN_DATA && reader->websocket.left > reader->size - reader->done;
     if (error == 0 && announced)
         error = -EMSGSIZE;
     int lost = greeting_consume(greeting, bytes, (size_t)count - left);
