@@ -89,11 +89,13 @@ LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay python3-cryptography $(filter-out chromium,$(PEERS_PACKAGES))
 
-.PHONY: packages-build packages-check packages-lint packages-fuzz packages-bench
+.PHONY: packages-build packages-check packages-peers packages-lint packages-fuzz packages-bench
 packages-build:
 	@tests/packages $(BUILD_PACKAGES)
 packages-check:
 	@tests/packages $(CHECK_PACKAGES)
+packages-peers:
+	@tests/packages $(CHECK_PACKAGES) $(PEERS_PACKAGES)
 packages-lint:
 	@tests/packages $(LINT_PACKAGES)
 packages-fuzz:
@@ -112,9 +114,11 @@ run: packages-build
 # Fewer with PATTERN=...: those whose file names match.
 PATTERN ?=
 
-.PHONY: check check-sanitized check-valgrind
+.PHONY: check check-peers check-sanitized check-valgrind
 check: packages-check
 	@tests/run plain '$(PATTERN)'
+check-peers: packages-peers
+	@tests/run peers '$(PATTERN)'
 check-sanitized: packages-check
 	@tests/run sanitized '$(PATTERN)'
 check-valgrind: packages-check
