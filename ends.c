@@ -612,8 +612,8 @@ void ends_lose(struct forwarder *forwarder, struct end *end)
     if (end->state == END_JOINED)
         run_pair(forwarder, end);
     else
-        ends_dismiss(forwarder, end, end->state == END_LOBBY ? PAIR_SERVED : PAIR_LONELY,
-            PAIR_NO_REASON);
+        ends_dismiss(
+            forwarder, end, end->state == END_LOBBY ? PAIR_SERVED : PAIR_LONELY, PAIR_NO_REASON);
 }
 
 void ends_check_life(struct forwarder *forwarder, struct end *end)

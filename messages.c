@@ -12,9 +12,9 @@
 #include <string.h>
 
 enum {
-    HELD_MAX = 1 << 18,        /* past it, an end that is not paired is not read */
-    PARKED_CHUNK = 1 << 14,    /* read at once from an end that is not paired */
-    REPLIES_MAX = 1 << 12,     /* not yet written: past it, who asks for them is not read */
+    HELD_MAX = 1 << 18,     /* past it, an end that is not paired is not read */
+    PARKED_CHUNK = 1 << 14, /* read at once from an end that is not paired */
+    REPLIES_MAX = 1 << 12,  /* not yet written: past it, who asks for them is not read */
     HELD_ROOM_MIN = 256,
     CHUNK_MIN = 1 << 12,
     EVENTS_FAIR = 1 << 9, /* at once, of one connection, before others have their turn: about */
@@ -142,8 +142,8 @@ static void write_replies(struct end *end)
         coded->replies = 0;
 }
 
-/* The more is read at once, the cheaper it is. But many small messages at once would hold others up,
- * and what a slow reader leaves has to be kept. */
+/* The more is read at once, the cheaper it is. But many small messages at once would hold others
+ * up, and what a slow reader leaves has to be kept. */
 static void adapt_chunk(struct end *from, size_t size, size_t events)
 {
     bool slow = from->peer != NULL && flow_pending(from->peer);
@@ -156,10 +156,10 @@ static void adapt_chunk(struct end *from, size_t size, size_t events)
         from->chunk *= 2;
 }
 
-/* Decodes what was read, and gives each piece to take(), until that has had enough. Returns how many
- * events there were. */
-static size_t decode_all(struct flow *flow, struct end *from, size_t size, messages_taker *take,
-    void *context)
+/* Decodes what was read, and gives each piece to take(), until that has had enough. Returns how
+ * many events there were. */
+static size_t decode_all(
+    struct flow *flow, struct end *from, size_t size, messages_taker *take, void *context)
 {
     struct coded *coded = from->coded;
     uint8_t *input = flow->scratch;
@@ -191,8 +191,8 @@ static size_t decode_all(struct flow *flow, struct end *from, size_t size, messa
     }
 }
 
-static size_t decode(struct flow *flow, struct end *from, size_t size, messages_taker *take,
-    void *context)
+static size_t decode(
+    struct flow *flow, struct end *from, size_t size, messages_taker *take, void *context)
 {
     size_t events = decode_all(flow, from, size, take, context);
     write_replies(from);

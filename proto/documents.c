@@ -269,8 +269,7 @@ static void find_matches(struct documents_peer *peer, struct match *match)
     for (struct holding *own = peer->first; own != NULL; own = own->next) {
         size_t steps = 0;
         for (struct holding *holding = own->key.document->holders;
-             holding != NULL && match->weighed < DOCUMENTS_WEIGHED &&
-             steps <= DOCUMENTS_INTRODUCED;
+             holding != NULL && match->weighed < DOCUMENTS_WEIGHED && steps <= DOCUMENTS_INTRODUCED;
              holding = holding->next_holder, steps++)
             if (holding != own)
                 weigh(match, holding);
@@ -290,8 +289,8 @@ void documents_match(struct documents_peer *peer,
         size_t count = 0;
         for (struct holding *holding = other->first_common; holding != NULL;
              holding = holding->next_common)
-            ids[count++] = (struct documents_id){
-                holding->key.document->id, holding->key.document->size};
+            ids[count++] =
+                (struct documents_id){holding->key.document->id, holding->key.document->size};
         other->common = 0;
         introduce(context, peer, other, ids, count);
     }

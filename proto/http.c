@@ -337,7 +337,9 @@ struct reply {
 
 static const struct reply replies[] = {
     [HTTP_PAGE] = {"200 OK",
-        HTML "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; connect-src *\r\n", page},
+        HTML
+        "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; connect-src *\r\n",
+        page},
     [HTTP_HEALTHY] = {"200 OK", TEXT, "ok\n"},
     [HTTP_BAD_REQUEST] = {"400 Bad Request", TEXT, "bad request\n"},
     [HTTP_NOT_FOUND] = {"404 Not Found", TEXT, "not found\n"},
