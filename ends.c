@@ -470,12 +470,13 @@ static void read_parked(struct forwarder *forwarder, struct end *end)
 static struct end *make_end(struct forwarder *forwarder, const struct pair_view *view,
     const struct handoff *handoff, int fd)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
+    struct epoll_event event = {.events = FLOW_EVENTS};
     struct end *end = calloc(1, sizeof *end);
     if (end == NULL)
         return NULL;
     *end = (struct end){
         .fd = fd,
+        .epoll = forwarder->epoll,
         .ref = view->ref,
         .protocol = view->protocol,
         .state = END_PARKED,

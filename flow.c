@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -101,6 +102,18 @@ static void give_pipe_back(struct flow *flow, struct outlet *outlet)
     outlet->piped = 0;
 }
 
+/* ---- waiting to write ------------------------------------------------------------ */
+
+/* Most connections never have to wait, so an event that says that they need not is only asked for
+ * by those who did. */
+static void await_writable(struct end *end)
+{
+    struct epoll_event event = {.events = FLOW_EVENTS | EPOLLOUT, .data.ptr = end};
+    end->writable = false;
+    if (!end->awaited && epoll_ctl(end->epoll, EPOLL_CTL_MOD, end->fd, &event) == 0)
+        end->awaited = true;
+}
+
 /* ---- outlets --------------------------------------------------------------------- */
 
 static void drop_buffer(struct outlet *outlet)
@@ -131,7 +144,7 @@ void flow_lose(struct end *end)
 {
     drop_buffer(&end->outlet);
     end->finished = true;
-    end->writable = false;
+    await_writable(end);
     end->readable = end->hung_up = true;
 }
 
@@ -148,7 +161,7 @@ static size_t send_some(struct end *to, const struct iovec *parts, size_t count)
             return (size_t)done;
         }
         if (errno == EAGAIN)
-            to->writable = false;
+            await_writable(to);
         else if (errno != EINTR)
             flow_lose(to);
     }
@@ -185,9 +198,11 @@ void flow_write(struct end *to, const struct iovec *parts, size_t count)
     if (size == 0 || to->finished)
         return;
     size_t done = to->outlet.buffer == NULL ? send_some(to, parts, count) : 0;
-    /* A short write has filled the socket's buffer: another would only be told so. */
-    if (done < size && !to->finished)
-        keep(to, parts, count, done);
+    if (done == size || to->finished)
+        return;
+    if (to->writable && to->outlet.buffer == NULL)
+        await_writable(to); /* a short write has filled the socket's buffer */
+    keep(to, parts, count, done);
 }
 
 void flow_say(struct end *end, const uint8_t *words, size_t size)
@@ -226,7 +241,7 @@ static void flush_pipe(struct end *to)
             outlet->piped -= (size_t)count;
             to->moved = true;
         } else if (count < 0 && errno == EAGAIN)
-            to->writable = false;
+            await_writable(to);
         else if (count == 0 || errno != EINTR)
             flow_lose(to);
     }
@@ -243,7 +258,7 @@ void flow_flush(struct end *to)
 void flow_shut(struct end *end)
 {
     if (end->kernel_tls && kernel_tls_say_end(end->fd) == -EAGAIN) {
-        end->writable = false;
+        await_writable(end);
         return;
     }
     end->finished = true;

@@ -38,13 +38,18 @@ struct outlet {
     size_t piped; /* bytes in the pipe */
 };
 
+/* What is wanted to be known of a connection; EPOLLOUT beside, once it had to be waited for. */
+#define FLOW_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+
 /* A connection that the forwarder holds. */
 struct end {
     int fd;
+    int epoll; /* tells of its events */
     uint8_t protocol;
     uint8_t state; /* enum end_state */
     bool readable; /* as far as is known: until a read has said otherwise */
     bool writable;
+    bool awaited;    /* EPOLLOUT was asked for */
     bool hung_up;    /* its end of file is on the way: read until it is reached */
     bool ended;      /* nothing more will be read from it for its peer */
     bool gone;       /* nothing more will be read from it at all: it closed, or was reset */
