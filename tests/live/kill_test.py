@@ -7,45 +7,114 @@ import signal
 import threading
 import time
 
+import web_protocols as web
 from harness import (Relay, alive, behaviour, descriptors, exchange, line, make_pair, new_side,
                      new_token, run, wait_until)
+from offset_client import Closed as OffsetClosed
+from offset_client import Identity, no_padding
+from offset_relay import OffsetRelay
+from offset_relay import exchange as exchange_through_tunnel
+from websocket_client import Closed, WebSocket
 
 WORKER_KILLS = int(os.environ.get("WORKER_KILLS", "3000"))
 FORWARDER_KILLS = int(os.environ.get("FORWARDER_KILLS", "40"))
 
 
-class Load:
-    """Clients that make pairs, over and over, whatever happens to them."""
+# ---- what clients of each protocol do ---------------------------------------------------
+# Each meets once, and has `hold` see to it that what it opens is closed.
 
-    def __init__(self, relay, count):
+HASTE = 3  # seconds until a client gives up
+
+
+def meet_by_transit(relay, hold):
+    token = new_token()
+    first, second = hold(relay.connect(HASTE)), hold(relay.connect(HASTE))
+    first.send(line(token, new_side()))
+    second.send(line(token, new_side()))
+    first.expect(b"ok\n")
+    second.expect(b"ok\n")
+    exchange(first, second, 2000)
+
+
+def meet_by_p2p_copy(relay, hold):
+    code = web.new_code()
+    sender, receiver = (hold(WebSocket(relay, patience=HASTE)) for _ in range(2))
+    receiver.send_text(web.hello(code, "receiver"))
+    sender.send_text(web.hello(code, "sender")).expect_text('{"type":"ready"}')
+    web.exchange(sender, receiver, 2000)
+
+
+def be_introduced(relay, hold):
+    document = os.urandom(8).hex()
+    alice, bob = (hold(web.introduced(relay, os.urandom(8).hex(), document, patience=HASTE))
+                  for _ in range(2))
+    web.introduction(alice)
+    web.introduction(bob)
+
+
+def be_connected(relay, hold):
+    document = os.urandom(8).hex()
+    alice = hold(web.connection(relay, "alice", "bob", document, patience=HASTE))
+    alice.send_binary(b"early")
+    bob = hold(web.connection(relay, "bob", "alice", document, patience=HASTE))
+    bob.expect_binary(b"early")
+    web.exchange(alice, bob, 2000)
+
+
+def make_a_tunnel(relay, hold):
+    how = {"lively": False, "padding": no_padding, "patience": HASTE}
+    node, other = Identity(), Identity()
+    listener = hold(relay.open(node, **how)).listen()
+    # The listener is there when its relay has taken it, which nothing tells: who is too early is closed.
+    for _ in range(10):
+        connector = hold(relay.open(other, **how)).connect_to(node.key)
+        try:
+            connector.socket.settimeout(0.1)
+            connector.receive()
+        except OffsetClosed:
+            continue
+        except TimeoutError:
+            break
+    connector.socket.settimeout(HASTE)
+    assert listener.incoming() == other.key
+    acceptor = hold(relay.open(node, **how)).accept(other.key)
+    exchange_through_tunnel(connector, acceptor)
+
+
+ALL = (meet_by_transit, meet_by_p2p_copy, be_introduced, be_connected, make_a_tunnel)
+
+
+class Load:
+    """Clients that meet, over and over, whatever happens to them: a thread for each of `meetings`."""
+
+    def __init__(self, relay, meetings):
         self.relay = relay
         self.ended = False
-        self.made = [0] * count
-        self.threads = [threading.Thread(target=self._run, args=(i,)) for i in range(count)]
+        self.made = [0] * len(meetings)
+        self.threads = [threading.Thread(target=self._run, args=(i, meeting))
+                        for i, meeting in enumerate(meetings)]
         for thread in self.threads:
             thread.start()
 
-    def _one(self):
-        token = new_token()
-        first = second = None
+    def _one(self, meet):
+        held = []
+
+        def hold(client):
+            held.append(client)
+            return client
+
         try:
-            first, second = self.relay.connect(3), self.relay.connect(3)
-            first.send(line(token, new_side()))
-            second.send(line(token, new_side()))
-            first.expect(b"ok\n")
-            second.expect(b"ok\n")
-            exchange(first, second, 2000)
+            meet(self.relay, hold)
             return True
-        except (OSError, AssertionError):
+        except (OSError, AssertionError, Closed, OffsetClosed):
             return False
         finally:
-            for client in (first, second):
-                if client is not None:
-                    client.close()
+            for client in held:
+                client.close()
 
-    def _run(self, index):
+    def _run(self, index, meet):
         while not self.ended:
-            self.made[index] += self._one()
+            self.made[index] += self._one(meet)
 
     def stop(self):
         self.ended = True
@@ -79,12 +148,25 @@ def comes_back_clean(relay, lasting):
     relay.wait_for(used=2 * lasting)
 
 
-@behaviour()
-def workers_killed_at_random_leave_nothing_and_touch_no_pair():
-    with Relay() as relay:
+def all_can_meet(relay):
+    def hold(client):
+        held.append(client)
+        return client
+
+    for meet in ALL:
+        held = []
+        meet(relay, hold)
+        for client in held:
+            client.close()
+
+
+@behaviour("transit", "all protocols")
+def workers_killed_at_random_leave_nothing_and_touch_no_pair(what):
+    meetings = ALL if what == "all protocols" else [meet_by_transit] * 4
+    with OffsetRelay() as relay:
         pairs = [make_pair(relay) for _ in range(5)]
         forwarder = relay.forwarder()
-        load = Load(relay, 4)
+        load = Load(relay, meetings)
         kills = 0
         until = time.monotonic() + 240
         try:
@@ -97,32 +179,36 @@ def workers_killed_at_random_leave_nothing_and_touch_no_pair():
                     lasting_pairs_still_talk(pairs)
         finally:
             load.stop()
-        print(f"#   {kills} workers killed, {sum(load.made)} pairs made meanwhile, "
+        print(f"#   {kills} workers killed, {load.made} met meanwhile, "
               f"{relay.status()['repairs']} locks repaired")
         assert kills >= WORKER_KILLS / 2, kills
         assert all(load.made), load.made
         lasting_pairs_still_talk(pairs)
         assert relay.forwarder() == forwarder, "the forwarder was not to be touched"
         comes_back_clean(relay, len(pairs))
+        all_can_meet(relay)
         wait_until(lambda: len(descriptors(forwarder)) < 200, "descriptors to be closed")
 
 
-@behaviour()
-def forwarders_killed_at_random_leave_nothing():
-    with Relay() as relay:
-        load = Load(relay, 4)
+@behaviour("transit", "all protocols")
+def forwarders_killed_at_random_leave_nothing(what):
+    meetings = ALL if what == "all protocols" else [meet_by_transit] * 4
+    pause = 1.5 if what == "all protocols" else 0.3  # a tunnel takes longer to make
+    with OffsetRelay() as relay:
+        load = Load(relay, meetings)
         kills = 0
         try:
             for _ in range(FORWARDER_KILLS):
                 forwarder = wait_until(relay.forwarder, "a forwarder")
-                time.sleep(random.random() * 0.3)
+                time.sleep(random.random() * pause)
                 kills += kill(forwarder)
                 wait_until(lambda pid=forwarder: not alive(pid), "it to be dead")
         finally:
             load.stop()
-        print(f"#   {kills} forwarders killed, {sum(load.made)} pairs made meanwhile")
+        print(f"#   {kills} forwarders killed, {load.made} met meanwhile")
         assert all(load.made), load.made
         comes_back_clean(relay, 0)
+        all_can_meet(relay)
 
 
 @behaviour()
@@ -190,7 +276,7 @@ def stalled_workers_hold_nobody_up():
 @behaviour()
 def workers_stalled_at_random_hold_nobody_up():
     with Relay() as relay:
-        load = Load(relay, 3)
+        load = Load(relay, [meet_by_transit] * 3)
         stalled = []
         try:
             for _ in range(150):
@@ -208,7 +294,7 @@ def workers_stalled_at_random_hold_nobody_up():
             load.stop()
             for pid in stalled:
                 kill(pid, signal.SIGCONT)
-        print(f"#   {sum(load.made)} pairs made meanwhile")
+        print(f"#   {load.made} met meanwhile")
         comes_back_clean(relay, 0)
 
 
