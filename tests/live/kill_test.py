@@ -69,13 +69,13 @@ def make_a_tunnel(relay, hold):
     for _ in range(10):
         connector = hold(relay.open(other, **how)).connect_to(node.key)
         try:
-            connector.socket.settimeout(0.1)
+            connector.patience = 0.1
             connector.receive()
         except OffsetClosed:
             continue
         except TimeoutError:
             break
-    connector.socket.settimeout(HASTE)
+    connector.patience = HASTE
     assert listener.incoming() == other.key
     acceptor = hold(relay.open(node, **how)).accept(other.key)
     exchange_through_tunnel(connector, acceptor)
