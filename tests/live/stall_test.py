@@ -54,7 +54,7 @@ def who_floods_with_pings_and_reads_no_answer_is_stopped_and_gone_when_it_goes(h
 def who_goes_while_all_that_it_may_say_is_held_is_forgotten():
     with Relay() as relay:
         client = connection(relay, "alice", "bob", "doc")
-        for _ in range(100):
+        for _ in range(300):
             client.send_binary(bytes(1000))
         client.close()
         relay.wait_for(used=0)

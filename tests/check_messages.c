@@ -1,0 +1,535 @@
+/* Messages between two ends that the forwarder holds (messages.c), by the real codec of WebSocket,
+ * over real sockets. */
+#include "messages.h"
+#include "proto/proto.h"
+#include "proto/websocket.h"
+
+#include <check.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    CONTINUATION = 0x0, /* opcodes */
+    TEXT = 0x1,
+    BINARY = 0x2,
+    CLOSE = 0x8,
+    PING = 0x9,
+    PONG = 0xa,
+    FINAL = 0x80,
+    MASKED = 0x80,
+    HEAD_MAX = 14,
+    FRAME_MAX = 1 << 16,
+};
+
+static struct flow flow;
+static struct end first, second;
+static int first_client, second_client; /* what is at the other side of each */
+static _Atomic uint64_t first_bytes, second_bytes;
+
+static uint8_t protocol_named(const char *name)
+{
+    for (size_t i = 0; i < protocol_count; i++)
+        if (strcmp(protocols[i]->name, name) == 0)
+            return (uint8_t)i;
+    ck_abort_msg("there is no protocol %s", name);
+}
+
+static void open_end(struct end *end, int *client, _Atomic uint64_t *bytes, enum codec_kind codec)
+{
+    struct handoff handoff = {.codec = (uint8_t)codec};
+    int ends[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    *client = ends[1];
+    *bytes = 0;
+    *end = (struct end){
+        .fd = ends[0],
+        .protocol = protocol_named("p2p-copy"),
+        .state = END_PARKED,
+        .writable = true,
+        .outlet = {.pipe = {-1, -1}},
+        .bytes = bytes,
+    };
+    if (codec != CODEC_PLAIN)
+        ck_assert_int_eq(messages_open(end, &handoff, 0), 0);
+}
+
+static void open_both(enum codec_kind first_codec, enum codec_kind second_codec)
+{
+    open_end(&first, &first_client, &first_bytes, first_codec);
+    open_end(&second, &second_client, &second_bytes, second_codec);
+}
+
+static void join(void)
+{
+    first.peer = &second;
+    second.peer = &first;
+    first.state = second.state = END_JOINED;
+}
+
+static void setup(void)
+{
+    ck_assert_int_eq(flow_open(&flow, 16), 0);
+}
+
+static void close_end(struct end *end, int client)
+{
+    flow_break(&flow, end);
+    messages_close(end);
+    close(end->fd);
+    close(client);
+}
+
+static void teardown(void)
+{
+    close_end(&first, first_client);
+    close_end(&second, second_client);
+    flow_close(&flow);
+}
+
+/* ---- what a client sends and gets ------------------------------------------------ */
+
+static size_t make_frame(uint8_t *frame, uint8_t head, const void *payload, size_t size)
+{
+    static const uint8_t mask[] = {0x12, 0x34, 0x56, 0x78};
+    const uint8_t *bytes = payload;
+    size_t at = 0;
+    frame[at++] = head;
+    if (size < 126) {
+        frame[at++] = (uint8_t)(MASKED | size);
+    } else {
+        frame[at++] = MASKED | 126;
+        frame[at++] = (uint8_t)(size >> 8);
+        frame[at++] = (uint8_t)size;
+    }
+    memcpy(frame + at, mask, sizeof mask);
+    at += sizeof mask;
+    for (size_t i = 0; i < size; i++)
+        frame[at++] = bytes[i] ^ mask[i % sizeof mask];
+    return at;
+}
+
+static void client_writes(int client, const void *bytes, size_t size)
+{
+    ck_assert_int_eq(send(client, bytes, size, MSG_NOSIGNAL), (ssize_t)size);
+}
+
+static void client_sends(int client, uint8_t head, const char *payload)
+{
+    uint8_t frame[HEAD_MAX + 256];
+    client_writes(client, frame, make_frame(frame, head, payload, strlen(payload)));
+}
+
+/* Moves as much as there is; an edge is whatever the client has done meanwhile. */
+static void move(struct end *from)
+{
+    from->readable = from->writable = from->peer->writable = true;
+    flow_flush(from);
+    while (flow_move(&flow, from))
+        continue;
+}
+
+static size_t client_reads(int client, uint8_t *bytes, size_t size)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t count = recv(client, bytes + done, size - done, 0);
+        if (count <= 0)
+            break;
+        done += (size_t)count;
+    }
+    return done;
+}
+
+static void expect_bytes(int client, const char *expected)
+{
+    uint8_t bytes[256];
+    size_t size = client_reads(client, bytes, sizeof bytes);
+    ck_assert_uint_eq(size, strlen(expected));
+    ck_assert_mem_eq(bytes, expected, size);
+}
+
+/* One unmasked frame. */
+static void expect_frame(int client, uint8_t head, const char *expected)
+{
+    uint8_t bytes[2 + 125];
+    ck_assert_uint_eq(client_reads(client, bytes, 2), 2);
+    ck_assert_uint_eq(bytes[0], head);
+    ck_assert_uint_eq(bytes[1], strlen(expected));
+    ck_assert_uint_eq(client_reads(client, bytes, strlen(expected)), strlen(expected));
+    ck_assert_mem_eq(bytes, expected, strlen(expected));
+}
+
+static void expect_nothing(int client)
+{
+    uint8_t byte;
+    ck_assert_int_eq(recv(client, &byte, 1, 0), -1);
+    ck_assert_int_eq(errno, EAGAIN);
+}
+
+/* ---- passing on ------------------------------------------------------------------ */
+
+START_TEST(text_stays_text_and_binary_stays_binary)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    client_sends(first_client, FINAL | TEXT, "text");
+    client_sends(first_client, FINAL | BINARY, "binary");
+    client_sends(first_client, FINAL | BINARY, "");
+    move(&first);
+    expect_frame(second_client, FINAL | TEXT, "text");
+    expect_frame(second_client, FINAL | BINARY, "binary");
+    expect_frame(second_client, FINAL | BINARY, "");
+    expect_nothing(second_client);
+    ck_assert_uint_eq(first_bytes, strlen("text") + strlen("binary"));
+}
+END_TEST
+
+START_TEST(a_message_is_passed_on_in_pieces_as_it_arrives)
+{
+    uint8_t frame[HEAD_MAX + 6];
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    size_t size = make_frame(frame, FINAL | TEXT, "pieces", 6);
+    client_writes(first_client, frame, size - 4);
+    move(&first);
+    expect_frame(second_client, TEXT, "pi");
+    client_writes(first_client, frame + size - 4, 1);
+    move(&first);
+    expect_frame(second_client, CONTINUATION, "e");
+    client_writes(first_client, frame + size - 3, 3);
+    move(&first);
+    expect_frame(second_client, FINAL | CONTINUATION, "ces");
+}
+END_TEST
+
+START_TEST(bytes_become_binary_messages_and_messages_become_bytes)
+{
+    open_both(CODEC_PLAIN, CODEC_WEBSOCKET);
+    join();
+    client_writes(first_client, "bytes", 5);
+    move(&first);
+    expect_frame(second_client, FINAL | BINARY, "bytes");
+    client_sends(second_client, BINARY, "a message ");
+    client_sends(second_client, FINAL | CONTINUATION, "in two");
+    move(&second);
+    expect_bytes(first_client, "a message in two");
+}
+END_TEST
+
+START_TEST(more_messages_than_are_written_at_once_arrive_in_order)
+{
+    char text[8];
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    for (int i = 0; i < 3 * FLOW_PARTS + 1; i++) {
+        (void)snprintf(text, sizeof text, "%d", i);
+        client_sends(first_client, FINAL | BINARY, text);
+    }
+    move(&first);
+    for (int i = 0; i < 3 * FLOW_PARTS + 1; i++) {
+        (void)snprintf(text, sizeof text, "%d", i);
+        expect_frame(second_client, FINAL | BINARY, text);
+    }
+    expect_nothing(second_client);
+}
+END_TEST
+
+START_TEST(text_ends_a_protocol_that_is_binary_only)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    first.protocol = second.protocol = protocol_named("transit");
+    join();
+    client_sends(first_client, FINAL | BINARY, "before");
+    client_sends(first_client, FINAL | TEXT, "text");
+    client_sends(first_client, FINAL | BINARY, "behind");
+    move(&first);
+    expect_frame(second_client, FINAL | BINARY, "before");
+    expect_nothing(second_client);
+    ck_assert(first.ended && first.coded->unwelcome && !first.gone);
+    ck_assert_uint_eq(first.coded->close_code, WEBSOCKET_UNSUPPORTED);
+}
+END_TEST
+
+START_TEST(what_breaks_the_protocol_ends_it_after_what_came_before)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    client_sends(first_client, FINAL | BINARY, "before");
+    client_sends(first_client, FINAL | CONTINUATION, "of nothing");
+    move(&first);
+    expect_frame(second_client, FINAL | BINARY, "before");
+    ck_assert_int_eq(first.coded->verdict, CODEC_FAILED);
+    ck_assert(first.ended && !first.gone && !second.ended);
+}
+END_TEST
+
+/* ---- answering ------------------------------------------------------------------- */
+
+START_TEST(a_ping_is_answered_and_not_passed_on)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    client_sends(first_client, BINARY, "half a message");
+    client_sends(first_client, FINAL | PING, "?");
+    client_sends(first_client, FINAL | CONTINUATION, ", and the rest");
+    move(&first);
+    expect_frame(first_client, FINAL | PONG, "?");
+    expect_frame(second_client, BINARY, "half a message");
+    expect_frame(second_client, FINAL | CONTINUATION, ", and the rest");
+}
+END_TEST
+
+/* Fills what is on the way to the second client with whole frames of `size` bytes, and returns how
+ * many they were. */
+static size_t fill_second(size_t size)
+{
+    static uint8_t frame[HEAD_MAX + FRAME_MAX], payload[FRAME_MAX];
+    size_t count = 0;
+    while (!flow_pending(&second)) {
+        size_t whole = make_frame(frame, FINAL | BINARY, payload, size);
+        for (size_t done = 0; done < whole;) {
+            ssize_t sent = send(first_client, frame + done, whole - done, MSG_NOSIGNAL);
+            if (sent > 0)
+                done += (size_t)sent;
+            move(&first);
+        }
+        count++;
+    }
+    return count;
+}
+
+/* Takes so many bytes of binary messages, in whatever pieces, off what the second client gets, and
+ * counts the pongs between them. */
+static size_t read_second(size_t size)
+{
+    static uint8_t payload[1 << 18];
+    size_t pongs = 0;
+    while (size > 0) {
+        uint8_t head[10];
+        second.writable = true;
+        flow_flush(&second);
+        ck_assert_uint_eq(client_reads(second_client, head, 2), 2);
+        size_t length = head[1], wide = length == 127 ? 8 : length == 126 ? 2 : 0;
+        ck_assert_uint_eq(client_reads(second_client, head + 2, wide), wide);
+        for (size_t i = length = wide == 0 ? length : 0; i < wide; i++)
+            length = length << 8 | head[2 + i];
+        ck_assert_uint_le(length, sizeof payload);
+        for (size_t done = 0; done < length; flow_flush(&second)) {
+            second.writable = true;
+            done += client_reads(second_client, payload + done, length - done);
+        }
+        if ((head[0] & 0xf) == PONG) {
+            pongs++;
+            continue;
+        }
+        ck_assert_uint_le(length, size);
+        size -= length;
+    }
+    return pongs;
+}
+
+START_TEST(a_ping_of_one_who_does_not_read_is_answered_between_two_frames)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    size_t count = fill_second(50000);
+    client_sends(second_client, FINAL | PING, "?");
+    second.writable = false; /* as it was found to be */
+    second.readable = true;
+    (void)flow_move(&flow, &second);
+    size_t pongs = read_second(count * 50000);
+    if (pongs == 0) { /* it is behind everything */
+        second.writable = true;
+        flow_flush(&second);
+        expect_frame(second_client, FINAL | PONG, "?");
+    }
+    ck_assert_uint_le(pongs, 1);
+    ck_assert(!flow_pending(&second));
+    expect_nothing(second_client);
+}
+END_TEST
+
+START_TEST(nothing_is_read_while_the_peer_does_not_read)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    size_t count = fill_second(50000);
+    client_sends(first_client, FINAL | BINARY, "behind");
+    first.readable = true;
+    ck_assert(!flow_move(&flow, &first));
+    ck_assert(first.readable);
+    ck_assert_uint_le(second.outlet.size, FLOW_MESSAGES_CHUNK + 64);
+    /* The other direction goes on. */
+    client_sends(second_client, FINAL | BINARY, "the other way");
+    second.readable = first.writable = true;
+    (void)flow_move(&flow, &second);
+    expect_frame(first_client, FINAL | BINARY, "the other way");
+    ck_assert_uint_eq(read_second(count * 50000), 0);
+    move(&first);
+    expect_frame(second_client, FINAL | BINARY, "behind");
+}
+END_TEST
+
+START_TEST(who_pings_and_reads_no_answer_is_not_read_until_it_does)
+{
+    static uint8_t pings[100 * 131], bytes[1 << 16];
+    size_t size = 0, sent = 0, received = 0, read;
+    char payload[126] = "";
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    memset(payload, '.', sizeof payload - 1);
+    for (int i = 0; i < 100; i++)
+        size += make_frame(pings + size, FINAL | PING, payload, 125);
+    join();
+    while (messages_may_read(&first)) {
+        ssize_t count = send(first_client, pings + sent % size, size - sent % size, MSG_NOSIGNAL);
+        if (count > 0)
+            sent += (size_t)count;
+        move(&first);
+    }
+    ck_assert(flow_pending(&first));
+    ck_assert_uint_le(first.outlet.size, FLOW_MESSAGES_CHUNK);
+    while ((read = client_reads(first_client, bytes, sizeof bytes)) > 0) {
+        received += read;
+        move(&first);
+    }
+    ck_assert(messages_may_read(&first));
+    ck_assert_uint_eq(received, sent / 131 * 127);
+}
+END_TEST
+
+/* ---- holding --------------------------------------------------------------------- */
+
+static bool hold(void *context, struct end *from, struct piece *piece)
+{
+    (void)context;
+    return messages_hold(from, piece);
+}
+
+START_TEST(what_is_held_comes_first_and_as_it_was)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    client_sends(first_client, FINAL | TEXT, "text");
+    client_sends(first_client, BINARY, "begun");
+    client_sends(first_client, FINAL | PING, "?");
+    first.readable = true;
+    (void)messages_read(&flow, &first, hold, NULL);
+    expect_frame(first_client, FINAL | PONG, "?");
+    ck_assert_uint_eq(first_bytes, 0);
+    client_sends(first_client, FINAL | CONTINUATION, "ended");
+    join();
+    messages_release(&flow, &first);
+    ck_assert_uint_eq(first.coded->held_size, 0);
+    move(&first);
+    expect_frame(second_client, FINAL | TEXT, "text");
+    expect_frame(second_client, BINARY, "begun");
+    expect_frame(second_client, FINAL | CONTINUATION, "ended");
+    ck_assert_uint_eq(first_bytes, strlen("textbegunended"));
+}
+END_TEST
+
+START_TEST(what_is_held_becomes_bytes_for_one_without_a_codec)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_PLAIN);
+    client_sends(first_client, FINAL | BINARY, "one ");
+    client_sends(first_client, FINAL | BINARY, "two");
+    first.readable = true;
+    (void)messages_read(&flow, &first, hold, NULL);
+    join();
+    messages_release(&flow, &first);
+    expect_bytes(second_client, "one two");
+}
+END_TEST
+
+START_TEST(what_is_held_is_bounded_and_the_rest_waits_in_the_socket)
+{
+    size_t sent = 0;
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    for (int i = 0; i < 100000 && messages_may_read(&first); i++) {
+        client_sends(first_client, FINAL | BINARY, "x");
+        first.readable = true;
+        (void)messages_read(&flow, &first, hold, NULL);
+        sent++;
+    }
+    ck_assert(messages_are_full(&first));
+    ck_assert_uint_le(first.coded->held_room, 1 << 19);
+    client_sends(first_client, FINAL | BINARY, "behind");
+    first.readable = true;
+    ck_assert(!messages_read(&flow, &first, hold, NULL));
+    join();
+    messages_release(&flow, &first);
+    for (size_t i = 0; i < sent; i++) {
+        second.writable = true;
+        flow_flush(&second);
+        expect_frame(second_client, FINAL | BINARY, "x");
+    }
+    move(&first);
+    expect_frame(second_client, FINAL | BINARY, "behind");
+}
+END_TEST
+
+/* ---- saying ---------------------------------------------------------------------- */
+
+START_TEST(a_farewell_is_said_once_and_nothing_behind_it)
+{
+    struct words words = {.code = WEBSOCKET_GOING_AWAY};
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    ck_assert(messages_say(&flow, &first, (const uint8_t *)"news", 4));
+    ck_assert(messages_speak(&flow, &first, &words, true));
+    ck_assert(!messages_speak(&flow, &first, &words, true));
+    client_sends(first_client, FINAL | PING, "?");
+    move(&first);
+    expect_frame(first_client, FINAL | BINARY, "news");
+    expect_frame(first_client, FINAL | CLOSE, "\x03\xe9");
+    expect_nothing(first_client);
+}
+END_TEST
+
+START_TEST(a_message_is_assembled_up_to_its_limit)
+{
+    uint8_t bytes[] = "12345678";
+    struct piece piece = {bytes, 8, false, true, false};
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    ck_assert(messages_assemble(&first, &piece, 20));
+    ck_assert(messages_assemble(&first, &piece, 20));
+    ck_assert(!messages_assemble(&first, &piece, 20));
+    piece.size = 4;
+    ck_assert(messages_assemble(&first, &piece, 20));
+    ck_assert_uint_eq(first.coded->held_size, 20);
+    ck_assert_mem_eq(first.coded->held, "12345678123456781234", 20);
+    messages_drop_held(&first);
+    ck_assert_uint_eq(first.coded->held_size, 0);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("messages");
+    TCase *test_case = tcase_create("all");
+    tcase_add_checked_fixture(test_case, setup, teardown);
+    tcase_add_test(test_case, text_stays_text_and_binary_stays_binary);
+    tcase_add_test(test_case, a_message_is_passed_on_in_pieces_as_it_arrives);
+    tcase_add_test(test_case, bytes_become_binary_messages_and_messages_become_bytes);
+    tcase_add_test(test_case, more_messages_than_are_written_at_once_arrive_in_order);
+    tcase_add_test(test_case, text_ends_a_protocol_that_is_binary_only);
+    tcase_add_test(test_case, what_breaks_the_protocol_ends_it_after_what_came_before);
+    tcase_add_test(test_case, a_ping_is_answered_and_not_passed_on);
+    tcase_add_test(test_case, a_ping_of_one_who_does_not_read_is_answered_between_two_frames);
+    tcase_add_test(test_case, nothing_is_read_while_the_peer_does_not_read);
+    tcase_add_test(test_case, who_pings_and_reads_no_answer_is_not_read_until_it_does);
+    tcase_add_test(test_case, what_is_held_comes_first_and_as_it_was);
+    tcase_add_test(test_case, what_is_held_becomes_bytes_for_one_without_a_codec);
+    tcase_add_test(test_case, what_is_held_is_bounded_and_the_rest_waits_in_the_socket);
+    tcase_add_test(test_case, a_farewell_is_said_once_and_nothing_behind_it);
+    tcase_add_test(test_case, a_message_is_assembled_up_to_its_limit);
+    suite_add_tcase(suite, test_case);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
