@@ -50,6 +50,7 @@ static void open_end(struct end *end, int *client, _Atomic uint64_t *bytes, enum
         .protocol = protocol_named("p2p-copy"),
         .state = END_PARKED,
         .writable = true,
+        .chunk = FLOW_CHUNK,
         .outlet = {.pipe = {-1, -1}},
         .bytes = bytes,
     };
