@@ -159,7 +159,7 @@ install: all
 	for name in $(OFFSET_NAMES); do ln -sf relay $(DESTDIR)$(bindir)/$$name || exit 1; done
 	install -m 644 $(OFFSET_NAMES:%=man/%.1) $(DESTDIR)$(mandir)/man1
 	install -m 644 man/relay.8 $(DESTDIR)$(mandir)/man8/relay.8
-	install -m 644 man/relay-proxies.7 $(DESTDIR)$(mandir)/man7/relay-proxies.7
+	install -m 644 man/relay-protocols.7 man/relay-proxies.7 $(DESTDIR)$(mandir)/man7
 	install -m 644 $(SAMPLES:%=samples/%) $(DESTDIR)$(docdir)
 	install -m 644 $(DOCS) $(DESTDIR)$(docdir)
 	install -m 644 units/relay-sysusers.conf $(DESTDIR)$(sysusersdir)/relay.conf
@@ -173,7 +173,7 @@ install: all
 .PHONY: uninstall
 uninstall:
 	rm -f $(DESTDIR)$(bindir)/relay $(DESTDIR)$(mandir)/man8/relay.8 \
-		$(DESTDIR)$(mandir)/man7/relay-proxies.7 \
+		$(DESTDIR)$(mandir)/man7/relay-protocols.7 $(DESTDIR)$(mandir)/man7/relay-proxies.7 \
 		$(DESTDIR)$(sysusersdir)/relay.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
 	rm -f $(OFFSET_NAMES:%=$(DESTDIR)$(bindir)/%) $(OFFSET_NAMES:%=$(DESTDIR)$(mandir)/man1/%.1)
 	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(DOCS) $(DAEMONS) $(SAMPLES))
