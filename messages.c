@@ -33,12 +33,13 @@ static_assert(sizeof(struct held_piece) <= CODEC_HEAD, "a held piece has room fo
 int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
 {
     const struct codec *codec = codecs[handoff->codec];
-    struct coded *coded = calloc(1, sizeof *coded + codec->state_size);
+    struct coded *coded = calloc(1, sizeof *coded + codec->state_size + handoff->name_size);
     if (coded == NULL)
         return -ENOMEM;
     coded->codec = codec;
     coded->end = end;
     end->chunk = PARKED_CHUNK;
+    coded->name = (uint8_t *)coded->state + codec->state_size;
     coded->name_size = handoff->name_size;
     memcpy(coded->name, handoff->name, handoff->name_size);
     end->coded = coded;

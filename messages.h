@@ -39,7 +39,7 @@ struct coded {
     struct pair_ref called; /* the listener's slot */
     void *member;           /* the protocol's own */
     size_t name_size;
-    uint8_t name[HANDOFF_NAME_MAX];
+    uint8_t *name;       /* whom its protocol knows it as: behind the state */
     max_align_t state[]; /* the codec's */
 };
 
