@@ -13,6 +13,7 @@
 
 enum {
     HELD_MAX = 1 << 18,     /* past it, an end that is not paired is not read */
+    HELD_END = 1 << 21,     /* past it, one whose few bytes have unpacked to so much is closed */
     PARKED_CHUNK = 1 << 14, /* read at once from an end that is not paired */
     REPLIES_MAX = 1 << 12,  /* not yet written: past it, who asks for them is not read */
     HELD_ROOM_MIN = 256,
@@ -281,6 +282,8 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
 bool messages_hold(struct end *from, const struct piece *piece)
 {
     struct held_piece head = {(uint32_t)piece->size, piece->text, piece->first, piece->last};
+    if (from->coded->held_size > HELD_END)
+        return false;
     uint8_t *at = extend_held(from->coded, CODEC_HEAD + piece->size);
     if (at == NULL)
         return false;

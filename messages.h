@@ -68,7 +68,7 @@ bool messages_may_read(const struct end *end);
 /* Whether all is held for its peer to come that may be. */
 bool messages_are_full(const struct end *end);
 
-/* Appends a piece to what is held. False: there is no memory for it. */
+/* Appends a piece to what is held. False: there is no memory for it, or it is far too much. */
 bool messages_hold(struct end *from, const struct piece *piece);
 /* Appends its bytes alone, to a message of at most `limit` bytes. */
 bool messages_assemble(struct end *from, const struct piece *piece, size_t limit);
