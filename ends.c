@@ -231,7 +231,7 @@ static void log_breach(const struct end *end)
 {
     const struct coded *coded = end->coded;
     if (coded != NULL && (coded->verdict == CODEC_FAILED || coded->unwelcome))
-        log_info("closed a %s connection: what it sent breaks the protocol",
+        log_info("closed a connection (%s): what it sent breaks the protocol",
             protocols[end->protocol]->name);
 }
 

@@ -269,7 +269,7 @@ void worker_greet(struct worker *worker, int fd)
         record_end(worker, opened, outcome);
     }
     if (outcome == PAIR_ERRORY && known)
-        log_info("refused a %s connection: %s", protocols[greeting.protocol]->name,
+        log_info("refused a connection (%s): %s", protocols[greeting.protocol]->name,
             reason == PAIR_DUPLICATE ? "its like is here already" : "a bad handshake");
     if (known)
         say_farewell(&greeting, outcome, reason);

@@ -341,7 +341,7 @@ def garbage_that_begins_like_TLS_is_answered_with_an_alert():
                 assert answer[:1] == b"\x15" and answer[5:6] == b"\x02", answer
         make_pair(relay)
         relay.wait_for_outcomes("tls", errory=2)
-        assert relay.log().count("refused a tls connection: a bad handshake") == 2, relay.log()
+        assert relay.log().count("refused a connection (tls): a bad handshake") == 2, relay.log()
 
 
 @behaviour()
@@ -386,7 +386,7 @@ def without_a_certificate_TLS_is_refused_as_TLS_does_it():
             assert "HANDSHAKE_FAILURE" in str(error).upper(), error
         make_pair(relay)
         relay.wait_for_outcomes("tls", errory=1)
-        assert relay.log().count("refused a tls connection: a bad handshake") == 1
+        assert relay.log().count("refused a connection (tls): a bad handshake") == 1
 
 
 @behaviour()
