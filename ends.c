@@ -657,4 +657,5 @@ void ends_were_silent(struct forwarder *forwarder, struct end *end)
     }
     flow_say(end, out.iov_base, out.iov_len);
     ends_touch(forwarder, end);
+    ends_queue(forwarder, end); /* what it may hold may be more by now */
 }

@@ -3,6 +3,7 @@
  * said EAGAIN, and there is no call but those that move something. */
 #include "flow.h"
 
+#include "budget.h"
 #include "messages.h"
 #include "proto/codec.h"
 
@@ -119,6 +120,7 @@ static void await_writable(struct end *end)
 static void drop_buffer(struct outlet *outlet)
 {
     free(outlet->buffer);
+    budget_give(outlet->size);
     outlet->buffer = NULL;
     outlet->start = outlet->size = 0;
 }
@@ -181,6 +183,7 @@ static void keep(struct end *to, const struct iovec *parts, size_t count, size_t
         return;
     }
     outlet->buffer = buffer;
+    budget_take(size - done);
     for (size_t i = 0; i < count; i++) {
         size_t skip = done < parts[i].iov_len ? done : parts[i].iov_len;
         size_t left = parts[i].iov_len - skip;
@@ -315,7 +318,7 @@ size_t flow_read(struct flow *flow, struct end *from, size_t size)
 
 static void copy_once(struct flow *flow, struct end *from)
 {
-    size_t size = flow_read(flow, from, FLOW_CHUNK);
+    size_t size = flow_read(flow, from, budget_share(FLOW_CHUNK_MIN, FLOW_CHUNK));
     if (size == 0)
         return;
     from->splicing = size == FLOW_CHUNK && !from->kernel_tls && !from->peer->kernel_tls;

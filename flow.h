@@ -18,6 +18,7 @@
 
 enum {
     FLOW_CHUNK = 65536,            /* read at once when copying bytes */
+    FLOW_CHUNK_MIN = 4096,         /* the least, when there is too much that others hold */
     FLOW_MESSAGES_CHUNK = 1 << 20, /* at most when reading messages, while they go on at once */
     FLOW_PARTS = 64,               /* written at once */
 };

@@ -1,6 +1,7 @@
 /* The lobby: who is in it, who calls whom, and the messages they say. */
 #include "lobby.h"
 
+#include "budget.h"
 #include "forwarder.h"
 #include "proto/proto.h"
 
@@ -10,6 +11,7 @@
 
 enum {
     TOLD_MAX = 1 << 20, /* bytes of news not yet written, past which there is no more */
+    TOLD_MIN = 1 << 14, /* the same, when there is too much that others hold */
     TOLD_AT_ONCE = 64,  /* messages that one's words may cause before it has to rest */
 };
 
@@ -179,7 +181,7 @@ void lobby_read(struct forwarder *forwarder, struct end *end)
 bool lobby_tell(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
 {
     struct forwarder *forwarder = lobby->forwarder;
-    if (end->outlet.size - end->outlet.start > TOLD_MAX ||
+    if (end->outlet.size - end->outlet.start > budget_share(TOLD_MIN, TOLD_MAX) ||
         !messages_say(&forwarder->flow, end, message, size))
         return false;
     lobby->told++;

@@ -2,6 +2,7 @@
  * call for as many as came with one read. */
 #include "messages.h"
 
+#include "budget.h"
 #include "proto/proto.h"
 #include "proto/websocket.h"
 
@@ -14,6 +15,7 @@
 enum {
     HELD_MAX = 1 << 18,     /* past it, an end that is not paired is not read */
     HELD_END = 1 << 21,     /* past it, one whose few bytes have unpacked to so much is closed */
+    HELD_MIN = 1 << 12,     /* the same, when there is too much that others hold */
     PARKED_CHUNK = 1 << 14, /* read at once from an end that is not paired */
     REPLIES_MAX = 1 << 12,  /* not yet written: past it, who asks for them is not read */
     HELD_ROOM_MIN = 256,
@@ -223,7 +225,8 @@ static bool is_held_up(const struct end *end)
 
 void messages_move(struct flow *flow, struct end *from)
 {
-    size_t size = flow_read(flow, from, from->chunk), events = 0;
+    size_t chunk = budget_share(FLOW_CHUNK_MIN, from->chunk);
+    size_t size = flow_read(flow, from, chunk), events = 0;
     if (size == 0)
         return;
     if (from->coded != NULL) {
@@ -239,7 +242,8 @@ void messages_move(struct flow *flow, struct end *from)
 
 bool messages_are_full(const struct end *end)
 {
-    return end->state == END_PARKED && end->coded != NULL && end->coded->held_size >= HELD_MAX;
+    return end->state == END_PARKED && end->coded != NULL &&
+           end->coded->held_size >= budget_share(HELD_MIN, HELD_MAX);
 }
 
 bool messages_may_read(const struct end *end)
@@ -271,6 +275,7 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
         uint8_t *held = realloc(coded->held, room);
         if (held == NULL)
             return NULL;
+        budget_take(room - coded->held_room);
         coded->held = held;
         coded->held_room = room;
     }
@@ -282,7 +287,7 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
 bool messages_hold(struct end *from, const struct piece *piece)
 {
     struct held_piece head = {(uint32_t)piece->size, piece->text, piece->first, piece->last};
-    if (from->coded->held_size > HELD_END)
+    if (from->coded->held_size > budget_share(2 * HELD_MAX, HELD_END))
         return false;
     uint8_t *at = extend_held(from->coded, CODEC_HEAD + piece->size);
     if (at == NULL)
@@ -326,6 +331,7 @@ void messages_drop_held(struct end *end)
 {
     struct coded *coded = end->coded;
     free(coded->held);
+    budget_give(coded->held_room);
     coded->held = NULL;
     coded->held_size = coded->held_room = 0;
 }

@@ -6,6 +6,8 @@
  * are the process's: one message is decoded, then encoded, at a time. */
 #include "channel.h"
 
+#include "../budget.h"
+
 #include <assert.h>
 #include <endian.h>
 #include <errno.h>
@@ -341,6 +343,7 @@ static int channel_open(void *state, const uint8_t *session, size_t size, int64_
 static void drop_partial(struct channel *channel)
 {
     free(channel->partial);
+    budget_give(channel->room);
     channel->partial = NULL;
     channel->held = channel->room = 0;
 }
@@ -365,11 +368,14 @@ int channel_suspend(const void *state, struct channel_session *session)
 static int hold(struct channel *channel, uint8_t **input, size_t *size, size_t count, size_t whole)
 {
     size_t needed = channel->held + count;
+    if (whole > budget_share(CHANNEL_HEADER, CHANNEL_HEADER + CHANNEL_FRAME_MAX))
+        return -ENOBUFS;
     if (needed > channel->room) {
         size_t room = needed * 2 < whole ? needed * 2 : whole;
         uint8_t *partial = realloc(channel->partial, room);
         if (partial == NULL)
             return -ENOMEM;
+        budget_take(room - channel->room);
         channel->partial = partial;
         channel->room = room;
     }

@@ -3,6 +3,8 @@
  * collide. */
 #include "documents.h"
 
+#include "../budget.h"
+
 #include <errno.h>
 #include <sodium.h>
 #include <stdint.h>
@@ -86,10 +88,12 @@ static struct document *find_or_make_document(struct documents_id id)
     document->size = id.size;
     memcpy(document->id, id.bytes, id.size);
     HASH_ADD_KEYPTR(hh, documents, document->id, document->size, document);
-    if (document->hh.tbl != NULL)
-        return document;
-    free(document);
-    return NULL;
+    if (document->hh.tbl == NULL) {
+        free(document);
+        return NULL;
+    }
+    budget_take(sizeof *document + document->size);
+    return document;
 }
 
 static void drop_if_unheld(struct document *document)
@@ -97,6 +101,7 @@ static void drop_if_unheld(struct document *document)
     if (document->holders != NULL)
         return;
     HASH_DELETE(hh, documents, document);
+    budget_give(sizeof *document + document->size);
     free(document);
 }
 
@@ -125,6 +130,7 @@ static void link_holding(struct holding *holding)
         peer->first = holding;
     peer->last = holding;
     peer->count++;
+    budget_take(sizeof *holding);
 }
 
 static void unlink_holding(struct holding *holding)
@@ -145,6 +151,7 @@ static void unlink_holding(struct holding *holding)
     else
         peer->first = holding->next;
     peer->count--;
+    budget_give(sizeof *holding);
 }
 
 static void drop_holding(struct holding *holding)
@@ -166,7 +173,7 @@ int documents_add(struct documents_peer *peer, struct documents_id id)
     if (find_holding(peer, document) != NULL)
         return 0;
     struct holding *holding = NULL;
-    int error = peer->count < DOCUMENTS_PER_PEER ? 0 : -ENOSPC;
+    int error = peer->count == DOCUMENTS_PER_PEER ? -ENOSPC : budget_share(0, 1) == 0 ? -ENOMEM : 0;
     if (error == 0 && (holding = calloc(1, sizeof *holding)) != NULL) {
         holding->key = (struct holding_key){peer, document};
         HASH_ADD(hh, holdings, key, sizeof holding->key, holding);

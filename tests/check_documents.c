@@ -1,6 +1,8 @@
 /* Who holds which documents, and who is introduced to whom (documents.c). */
 #include "proto/documents.h"
 
+#include "budget.h"
+
 #include <check.h>
 #include <errno.h>
 #include <stdio.h>
@@ -83,6 +85,7 @@ static void leave_all(void)
 {
     for (int i = 0; i < PEERS_MAX; i++)
         leave(i);
+    ck_assert_uint_eq(budget_used(), 0);
 }
 
 START_TEST(peers_are_introduced_for_all_that_they_have_in_common)
@@ -237,6 +240,18 @@ START_TEST(many_documents_of_many_peers_are_weighed_up_to_a_bound)
 }
 END_TEST
 
+START_TEST(nobody_joins_while_others_hold_too_much)
+{
+    enter(0);
+    add(0, "before");
+    budget_take(BUDGET);
+    ck_assert_int_eq(documents_add(peers[0], id_of("now")), -ENOMEM);
+    add(0, "before");
+    budget_give(BUDGET);
+    add(0, "now");
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("documents");
@@ -252,6 +267,7 @@ int main(void)
     tcase_add_test(test_case, a_peer_holds_so_many_documents_and_no_more);
     tcase_add_test(test_case, a_match_introduces_so_many_peers_the_latest_first);
     tcase_add_test(test_case, many_documents_of_many_peers_are_weighed_up_to_a_bound);
+    tcase_add_test(test_case, nobody_joins_while_others_hold_too_much);
     suite_add_tcase(suite, test_case);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

@@ -1,6 +1,8 @@
 /* Messages between two ends that the forwarder holds (messages.c), by the real codec of WebSocket,
  * over real sockets. */
 #include "messages.h"
+
+#include "budget.h"
 #include "proto/proto.h"
 #include "proto/websocket.h"
 
@@ -89,6 +91,7 @@ static void teardown(void)
     close_end(&first, first_client);
     close_end(&second, second_client);
     flow_close(&flow);
+    ck_assert_uint_eq(budget_used(), 0);
 }
 
 /* ---- what a client sends and gets ------------------------------------------------ */
@@ -472,6 +475,22 @@ START_TEST(what_is_held_is_bounded_and_the_rest_waits_in_the_socket)
 }
 END_TEST
 
+START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    budget_take(BUDGET - (1 << 20));
+    for (int i = 0; i < 100000 && messages_may_read(&first); i++) {
+        client_sends(first_client, FINAL | BINARY, "x");
+        first.readable = true;
+        (void)messages_read(&flow, &first, hold, NULL);
+    }
+    ck_assert_uint_ge(first.coded->held_size, 1 << 12);
+    ck_assert_uint_lt(first.coded->held_size, 1 << 15);
+    budget_give(BUDGET - (1 << 20));
+    ck_assert(messages_may_read(&first));
+}
+END_TEST
+
 /* ---- saying ---------------------------------------------------------------------- */
 
 START_TEST(a_farewell_is_said_once_and_nothing_behind_it)
@@ -525,6 +544,7 @@ int main(void)
     tcase_add_test(test_case, what_is_held_comes_first_and_as_it_was);
     tcase_add_test(test_case, what_is_held_becomes_bytes_for_one_without_a_codec);
     tcase_add_test(test_case, what_is_held_is_bounded_and_the_rest_waits_in_the_socket);
+    tcase_add_test(test_case, the_less_is_left_for_all_the_less_one_may_hold);
     tcase_add_test(test_case, a_farewell_is_said_once_and_nothing_behind_it);
     tcase_add_test(test_case, a_message_is_assembled_up_to_its_limit);
     suite_add_tcase(suite, test_case);
