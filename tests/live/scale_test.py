@@ -9,8 +9,13 @@ import time
 
 from harness import (PATIENCE, Relay, Skip, behaviour, exchange, line, make_pair, new_side, new_token,
                      run, wait_until)
+from offset_client import no_padding
+from offset_relay import OffsetRelay
+from web_protocols import connection, hello, introduced, new_code
+from websocket_client import WebSocket
 
 WAITING, PAIRS = 8000, 4000
+MESSENGERS = 2000
 
 
 def need_descriptors(count):
@@ -82,6 +87,49 @@ def eight_thousand_wait_beside_four_thousand_idle_pairs():
         for client in (*held, *first, *second):
             client.close()
         relay.wait_for(used=0, patience=60)
+
+
+def memory(pid):
+    """Bytes that are this process's alone."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        sizes = {name: value for name, _, value in (text.partition(":") for text in file)}
+    return sum(int(sizes[kind].split()[0]) * 1024 for kind in ("Private_Clean", "Private_Dirty"))
+
+
+def wait_in_p2p_copy(relay):
+    return WebSocket(relay).send_text(hello(new_code(), "receiver"))
+
+
+def wait_in_localfirst(relay):
+    return connection(relay, "alice", "bob", new_code())
+
+
+def wait_for_introductions(relay):
+    return introduced(relay, new_code(), new_code())
+
+
+def listen_in_offset(relay):
+    return relay.open(lively=False, padding=no_padding).listen()
+
+
+@behaviour("p2p-copy", "localfirst", "introductions", "offset")
+def thousands_wait_for_little_memory_and_are_forgotten_when_they_go(who):
+    come = {"p2p-copy": wait_in_p2p_copy, "localfirst": wait_in_localfirst,
+            "introductions": wait_for_introductions, "offset": listen_in_offset}[who]
+    need_descriptors(5000)
+    with OffsetRelay() as relay:
+        come(relay).close()
+        relay.wait_for(used=0)
+        before = memory(relay.forwarder())
+        clients = [come(relay) for _ in range(MESSENGERS)]
+        relay.wait_for(waiting=MESSENGERS, patience=60)
+        each = (memory(relay.forwarder()) - before) / MESSENGERS
+        print(f"#   {each:.0f} bytes of memory for each that waits")
+        assert each <= 4096, each
+        for client in clients:
+            client.close()
+        relay.wait_for(used=0, patience=60)
+        exchange(*make_pair(relay))
 
 
 @behaviour("serve", "accept")
