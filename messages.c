@@ -14,8 +14,8 @@
 
 enum {
     HELD_MAX = 1 << 18,     /* past it, an end that is not paired is not read */
-    HELD_END = 1 << 21,     /* past it, one whose few bytes have unpacked to so much is closed */
     HELD_MIN = 1 << 12,     /* the same, when there is too much that others hold */
+    HELD_END = 1 << 21,     /* past it, one whose few bytes have unpacked to so much is closed */
     PARKED_CHUNK = 1 << 14, /* read at once from an end that is not paired */
     REPLIES_MAX = 1 << 12,  /* not yet written: past it, who asks for them is not read */
     HELD_ROOM_MIN = 256,

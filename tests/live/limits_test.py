@@ -222,7 +222,7 @@ def pairs_outlive_a_server_that_uses_another_forwarder():
             wait_until(lambda: os.path.exists(os.path.join(runtime, "forward.sock")), "its socket")
             relay = Relay(options=[f"--runtime-dir={runtime}"])
             relay.runtime = runtime
-            assert "using the forwarder" in relay.log(), relay.log()
+            wait_until(lambda: "using the forwarder" in relay.log(), "it to say so")
             first, second = make_pair(relay)
             waiting = relay.connect().send(line(TOKEN := new_token(), new_side()))
             relay.wait_for(waiting=1)
