@@ -115,6 +115,16 @@ bool lobby_enter(struct forwarder *forwarder, struct end *end)
     return true;
 }
 
+/* Its listener is gone. One that was accepted just now needs none any more. */
+static void send_away(struct forwarder *forwarder, struct end *caller)
+{
+    struct pair_view view;
+    if (pair_look(forwarder->table, caller->ref, &view) == 0 && view.state == PAIR_MATCHED)
+        remove_caller(caller);
+    else
+        ends_dismiss(forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
+}
+
 void lobby_leave(struct forwarder *forwarder, struct end *end)
 {
     if (end->coded == NULL)
@@ -123,7 +133,7 @@ void lobby_leave(struct forwarder *forwarder, struct end *end)
     if (end->state != END_LOBBY)
         return;
     while (end->coded->callers != NULL)
-        ends_dismiss(forwarder, end->coded->callers, PAIR_LONELY, PAIR_NO_LISTENER);
+        send_away(forwarder, end->coded->callers);
     if (rules_of(end)->leave != NULL)
         rules_of(end)->leave(forwarder->lobby, end);
 }
