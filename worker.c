@@ -235,7 +235,7 @@ static void turn_away(struct greeting *greeting)
 
 void worker_greet(struct worker *worker, int fd)
 {
-    struct pair_ref ref, stranded;
+    struct pair_ref ref = PAIR_NONE, stranded;
     uint64_t source;
     bool own = false;
     int64_t opened = runtime_epoch();

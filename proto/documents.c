@@ -222,8 +222,10 @@ void documents_leave(struct documents_peer *peer)
 {
     if (peer == NULL)
         return;
-    while (peer->first != NULL)
-        drop_holding(peer->first);
+    for (struct holding *holding = peer->first, *next; holding != NULL; holding = next) {
+        next = holding->next;
+        drop_holding(holding);
+    }
     HASH_DELETE(hh, peers, peer);
     free(peer);
 }
