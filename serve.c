@@ -386,6 +386,15 @@ static void kill_overdue(struct server *server)
     }
 }
 
+/* Workers from before would ask one that is dead, so idle ones give way to others. */
+static int replace_keeper(struct server *server)
+{
+    if (start_keeper(server) < 0)
+        return -1;
+    dismiss_idle(server, server->board_size);
+    return 0;
+}
+
 /* Returns how long the parent may sleep: milliseconds, -1 for ever. */
 static int keep_spares(struct server *server)
 {
@@ -394,7 +403,7 @@ static int keep_spares(struct server *server)
         return (int)(server->paused_until - now);
     if (server->handoff_socket >= 0 && server->forwarder < 0 && start_forwarder(server) < 0)
         return FAILURE_PAUSE;
-    if (server->keeper < 0 && start_keeper(server) < 0)
+    if (server->keeper < 0 && replace_keeper(server) < 0)
         return FAILURE_PAUSE;
     replace_stalled(server);
     kill_overdue(server);
