@@ -15,6 +15,7 @@
 enum {
     HELD_MAX = 1 << 18,     /* past it, an end that is not paired is not read */
     HELD_MIN = 1 << 12,     /* the same, when there is too much that others hold */
+    HELD_END_MIN = 1 << 19,
     HELD_END = 1 << 21,     /* past it, one whose few bytes have unpacked to so much is closed */
     PARKED_CHUNK = 1 << 14, /* read at once from an end that is not paired */
     REPLIES_MAX = 1 << 12,  /* not yet written: past it, who asks for them is not read */
@@ -287,7 +288,7 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
 bool messages_hold(struct end *from, const struct piece *piece)
 {
     struct held_piece head = {(uint32_t)piece->size, piece->text, piece->first, piece->last};
-    if (from->coded->held_size > budget_share(2 * HELD_MAX, HELD_END))
+    if (from->coded->held_size > budget_share(HELD_END_MIN, HELD_END))
         return false;
     uint8_t *at = extend_held(from->coded, CODEC_HEAD + piece->size);
     if (at == NULL)
