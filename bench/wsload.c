@@ -2,72 +2,35 @@
  * masked once, and sent again and again; what arrives is thrown away in the kernel, except for its
  * headers. Over TLS that is not possible, and both ends cost more.
  *
- *      wsload throughput PROTOCOL PORT PAIRS BYTES      seconds
- *      wsload latency    PROTOCOL PORT ROUNDS           microseconds: p50 p99
- *      wsload setup      PROTOCOL PORT CLIENTS SECONDS  pairs per second
- *      wsload hold       PROTOCOL PORT COUNT WHAT       (waiting or pairs, until input ends)
+ *      wsload MODE PROTOCOL PORT NUMBER [NUMBER]    MODE and what follows: see measure.h
  *
  * PROTOCOL: p2p-copy, localfirst, or either with -tls after it. */
-#include <arpa/inet.h>
+#include "measure.h"
+
 #include <endian.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <openssl/ssl.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <sys/resource.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
     MESSAGE = (1 << 20) + 40, /* what p2p-copy sends at a time */
     HEADER = 14,              /* of a masked frame of that length */
-    PING = 64,
-    WARM_UP = 500,
-    THREADS_MAX = 64,
     OPCODE_TEXT = 1,
     OPCODE_BINARY = 2,
     OPCODE_CLOSE = 8,
     OPCODE_PING = 9,
 };
 
-struct stream {
-    int fd;
-    SSL *tls;
-};
-
-struct ends {
-    struct stream first, second; /* of p2p-copy: the sender and the receiver */
-};
-
 static bool p2p_copy;
 static SSL_CTX *tls;
 static uint16_t port;
-
-static _Noreturn void fail(const char *what)
-{
-    fprintf(stderr, "wsload: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
-}
 
 /* ---- streams --------------------------------------------------------------------- */
 
@@ -191,15 +154,8 @@ static void receive_payload(struct stream *stream, uint64_t left)
 
 static struct stream open_stream(const char *path)
 {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct stream stream = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-    int on = 1;
+    struct stream stream = {.fd = connect_to(port)};
     char head[1024];
-    if (stream.fd < 0 || connect(stream.fd, (struct sockaddr *)&address, sizeof address) < 0)
-        fail("cannot connect");
-    if (setsockopt(stream.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0)
-        fail("cannot set TCP_NODELAY");
     if (tls != NULL) {
         stream.tls = SSL_new(tls);
         if (stream.tls == NULL || SSL_set_fd(stream.tls, stream.fd) != 1 ||
@@ -225,15 +181,6 @@ static struct stream open_stream(const char *path)
 
 /* ---- pairs ----------------------------------------------------------------------- */
 
-static void make_name(char name[static 65])
-{
-    uint8_t bytes[32];
-    if (getrandom(bytes, sizeof bytes, 0) < 0)
-        fail("cannot get random bytes");
-    for (size_t i = 0; i < sizeof bytes; i++)
-        (void)snprintf(name + 2 * i, 3, "%02x", bytes[i]);
-}
-
 static struct stream open_end(const char *name, bool first)
 {
     char text[256];
@@ -258,7 +205,7 @@ static void exchange(struct stream *from, struct stream *to)
 
 static struct ends make_pair(void)
 {
-    char name[65];
+    char name[NAME_SIZE];
     make_name(name);
     struct ends ends = {.first = open_end(name, true), .second = open_end(name, false)};
     if (p2p_copy) {
@@ -276,9 +223,15 @@ static void close_pair(struct ends *ends)
     close_stream(&ends->second);
 }
 
-/* ---- throughput ------------------------------------------------------------------ */
+static void open_waiting(void)
+{
+    char name[NAME_SIZE];
+    make_name(name);
+    (void)open_end(name, true);
+}
 
-static size_t messages_each;
+/* ---- messages -------------------------------------------------------------------- */
+
 static int frame_file;
 static uint8_t *frame;
 static size_t frame_size;
@@ -296,139 +249,33 @@ static void make_message(void)
     free(payload);
 }
 
-static void *send_messages(void *argument)
+static void send_messages(struct stream *stream, uint64_t size)
 {
-    struct ends *ends = argument;
-    for (size_t i = 0; i < messages_each; i++) {
-        if (ends->first.tls != NULL) {
-            send_all(&ends->first, frame, frame_size);
-            continue;
-        }
-        for (off_t offset = 0; offset < (off_t)frame_size;)
-            if (sendfile(ends->first.fd, frame_file, &offset, frame_size - (size_t)offset) <= 0)
-                fail("cannot send");
+    for (uint64_t i = 0; i < size / MESSAGE; i++) {
+        if (stream->tls != NULL)
+            send_all(stream, frame, frame_size);
+        else
+            send_file(stream->fd, frame_file, frame_size);
     }
-    return NULL;
 }
 
-static void *receive_messages(void *argument)
+static void receive_messages(struct stream *stream, uint64_t size)
 {
-    struct ends *ends = argument;
-    receive_payload(&ends->second, (uint64_t)messages_each * MESSAGE);
-    return NULL;
+    receive_payload(stream, size / MESSAGE * MESSAGE);
 }
 
-static void measure_throughput(size_t pairs, uint64_t bytes_each)
-{
-    struct ends ends[THREADS_MAX / 2];
-    pthread_t threads[THREADS_MAX];
-    if (pairs > THREADS_MAX / 2)
-        fail("too many pairs");
-    messages_each = (size_t)(bytes_each / MESSAGE);
-    make_message();
-    for (size_t i = 0; i < pairs; i++)
-        ends[i] = make_pair();
-    double started = now();
-    for (size_t i = 0; i < pairs; i++) {
-        if (pthread_create(&threads[2 * i], NULL, send_messages, &ends[i]) != 0 ||
-            pthread_create(&threads[2 * i + 1], NULL, receive_messages, &ends[i]) != 0)
-            fail("cannot make a thread");
-    }
-    for (size_t i = 0; i < 2 * pairs; i++)
-        (void)pthread_join(threads[i], NULL);
-    printf("%f\n", now() - started);
-}
-
-/* ---- latency --------------------------------------------------------------------- */
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void measure_latency(size_t rounds)
-{
-    struct ends ends = make_pair();
-    double *times = calloc(rounds, sizeof *times);
-    if (times == NULL)
-        fail("cannot measure");
-    for (size_t i = 0; i < rounds + WARM_UP; i++) {
-        double started = now();
-        exchange(&ends.first, &ends.second);
-        exchange(&ends.second, &ends.first);
-        if (i >= WARM_UP)
-            times[i - WARM_UP] = now() - started;
-    }
-    qsort(times, rounds, sizeof *times, compare);
-    printf("%f %f\n", times[rounds / 2] * 1e6, times[rounds * 99 / 100] * 1e6);
-    free(times);
-}
-
-/* ---- setting up ------------------------------------------------------------------ */
-
-static double setup_until;
-static atomic_uint_fast64_t pairs_made;
-
-static void *make_pairs(void *argument)
-{
-    while (now() < setup_until) {
-        struct ends ends = make_pair();
-        close_pair(&ends);
-        atomic_fetch_add(&pairs_made, 1);
-    }
-    return argument;
-}
-
-static void measure_setup(size_t clients, double seconds)
-{
-    pthread_t threads[THREADS_MAX];
-    if (clients > THREADS_MAX)
-        fail("too many clients");
-    double started = now();
-    setup_until = started + seconds;
-    for (size_t i = 0; i < clients; i++)
-        if (pthread_create(&threads[i], NULL, make_pairs, NULL) != 0)
-            fail("cannot make a thread");
-    for (size_t i = 0; i < clients; i++)
-        (void)pthread_join(threads[i], NULL);
-    printf("%f\n", (double)pairs_made / (now() - started));
-}
-
-/* ---- holding --------------------------------------------------------------------- */
-
-static void hold(size_t count, bool pairs)
-{
-    char byte, name[65];
-    for (size_t i = 0; i < count; i++) {
-        if (pairs) {
-            (void)make_pair();
-        } else {
-            make_name(name);
-            (void)open_end(name, true);
-        }
-    }
-    puts("held");
-    (void)fflush(stdout);
-    while (read(STDIN_FILENO, &byte, 1) > 0)
-        continue;
-}
-
-/* ---------------------------------------------------------------------------------- */
-
-static void raise_descriptors(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        fail("cannot read the limit on descriptors");
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-        fail("cannot raise the limit on descriptors");
-}
+static const struct traffic traffic = {
+    .make_pair = make_pair,
+    .close_pair = close_pair,
+    .open_waiting = open_waiting,
+    .exchange = exchange,
+    .send = send_messages,
+    .receive = receive_messages,
+};
 
 int main(int argc, char **argv)
 {
-    if (argc != 6 && argc != 5) {
+    if (argc != 5 && argc != 6) {
         fputs("usage: wsload MODE PROTOCOL PORT NUMBER [NUMBER]\n", stderr);
         return 2;
     }
@@ -436,17 +283,8 @@ int main(int argc, char **argv)
     if (strstr(argv[2], "-tls") != NULL && (tls = SSL_CTX_new(TLS_client_method())) == NULL)
         fail("no TLS");
     port = (uint16_t)strtoul(argv[3], NULL, 10);
-    size_t number = strtoul(argv[4], NULL, 10);
-    const char *last = argc > 5 ? argv[5] : "0";
-    raise_descriptors();
     (void)signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
-    if (strcmp(argv[1], "throughput") == 0)
-        measure_throughput(number, strtoull(last, NULL, 10));
-    else if (strcmp(argv[1], "latency") == 0)
-        measure_latency(number);
-    else if (strcmp(argv[1], "setup") == 0)
-        measure_setup(number, strtod(last, NULL));
-    else
-        hold(number, strcmp(last, "pairs") == 0);
+    make_message();
+    measure(&traffic, argv[1], strtoul(argv[4], NULL, 10), argc > 5 ? argv[5] : "0");
     return 0;
 }
