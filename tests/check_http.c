@@ -1,14 +1,13 @@
 /* The request head and its answer: RFC 9112 where it is about requests, RFC 6455 section 4.2 (the
  * server's side of the opening handshake), and that not a byte behind a head is read. */
+#include "connection.h"
 #include "proto/http.h"
-#include "runtime.h"
 
 #include <check.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -311,48 +310,25 @@ END_TEST
 
 /* ---- in a greeting --------------------------------------------------------------- */
 
-static int client, server;
-
-static void open_connection(void)
-{
-    int ends[2];
-    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    client = ends[0];
-    server = ends[1];
-}
-
-static void close_connection(void)
-{
-    close(client);
-    close(server);
-}
-
 static int read_within(int64_t time, enum http_answer *answer)
 {
     static char head[HTTP_HEAD_MAX];
-    struct greeting greeting = {.fd = server, .deadline = runtime_now() + time};
+    struct greeting greeting = greeting_within(time);
     return http_read(&greeting, head, &request, answer);
 }
 
-static void say(const char *words)
+static void say_words(const char *words)
 {
-    ck_assert_int_eq(send(client, words, strlen(words), 0), (ssize_t)strlen(words));
-}
-
-static void expect_left(int expected)
-{
-    int count;
-    ck_assert_int_eq(ioctl(server, FIONREAD, &count), 0);
-    ck_assert_int_eq(count, expected);
+    say(words, strlen(words));
 }
 
 START_TEST(nothing_behind_a_head_is_read)
 {
     enum http_answer answer;
-    say(WHOLE "\x81\x85\r\n\r\n");
+    say_words(WHOLE "\x81\x85\r\n\r\n");
     ck_assert_int_eq(read_within(10000, &answer), 0);
     ck_assert_int_eq(answer, HTTP_SWITCH);
-    expect_left(6);
+    ck_assert_int_eq(left_to_read(), 6);
 }
 END_TEST
 
@@ -370,7 +346,7 @@ START_TEST(a_head_in_pieces_of_any_size_is_read)
         }
         ck_assert_int_eq(read_within(10000, &answer), 0);
         ck_assert_int_eq(answer, HTTP_SWITCH);
-        expect_left(0);
+        ck_assert_int_eq(left_to_read(), 0);
     }
 }
 END_TEST
@@ -382,12 +358,12 @@ START_TEST(a_head_of_8_kib_is_read_and_a_larger_one_refused)
     int size = snprintf(head, sizeof head, "GET / HTTP/1.1\r\nHost: h\r\nX: ");
     memset(head + size, 'x', sizeof head - (size_t)size);
     memcpy(head + HTTP_HEAD_MAX - 4, "\r\n\r\n", 5);
-    say(head);
+    say_words(head);
     ck_assert_int_eq(read_within(10000, &answer), 0);
     ck_assert_int_eq(answer, HTTP_PAGE);
-    expect_left(0);
+    ck_assert_int_eq(left_to_read(), 0);
     memcpy(head + HTTP_HEAD_MAX - 4, "x\r\n\r\n", 6);
-    say(head);
+    say_words(head);
     ck_assert_int_eq(read_within(10000, &answer), 0);
     ck_assert_int_eq(answer, HTTP_HEAD_TOO_LARGE);
 }
@@ -396,7 +372,7 @@ END_TEST
 START_TEST(a_head_that_does_not_end_ends_at_the_deadline_or_the_end_of_file)
 {
     enum http_answer answer;
-    say("GET / HTTP/1.1\r\nHost: h\r\n");
+    say_words("GET / HTTP/1.1\r\nHost: h\r\n");
     ck_assert_int_eq(read_within(50, &answer), -ETIMEDOUT);
     ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
     ck_assert_int_eq(read_within(10000, &answer), -ECONNRESET);
@@ -406,7 +382,7 @@ END_TEST
 START_TEST(an_answer_is_sent)
 {
     char heard[HTTP_ANSWER_MAX], expected[HTTP_ANSWER_MAX];
-    struct greeting greeting = {.fd = server, .deadline = runtime_now() + 10000};
+    struct greeting greeting = greeting_within(10000);
     request = (struct http_request){.bodiless = false};
     size_t size = http_write(HTTP_NOT_FOUND, &request, expected);
     http_say(&greeting, HTTP_NOT_FOUND, &request);

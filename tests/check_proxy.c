@@ -1,8 +1,8 @@
 /* The PROXY header: what is understood, what is refused, that not a byte beyond it is read, and
  * who is trusted to send one. */
+#include "connection.h"
 #include "proto/proto.h"
 #include "proto/proxy.h"
-#include "runtime.h"
 
 #include <arpa/inet.h>
 #include <check.h>
@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,32 +26,12 @@
     SIGNATURE "\x21\x21\x00\x24" FROM_6 "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01"                       \
               "\xdc\x04\x0f\xa1"
 
-static int client, server;
 static struct sockaddr_storage source;
 static bool own;
 
-static void set_up(void)
-{
-    int ends[2];
-    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    client = ends[0];
-    server = ends[1];
-}
-
-static void tear_down(void)
-{
-    close(client);
-    close(server);
-}
-
-static void say(const void *bytes, size_t size)
-{
-    ck_assert_int_eq(send(client, bytes, size, 0), (ssize_t)size);
-}
-
 static int read_within(int64_t time)
 {
-    struct greeting greeting = {.fd = server, .deadline = runtime_now() + time};
+    struct greeting greeting = greeting_within(time);
     source = (struct sockaddr_storage){.ss_family = AF_APPLETALK}; /* to see whether it is set */
     return proxy_read(&greeting, &source, &own);
 }
@@ -60,8 +39,8 @@ static int read_within(int64_t time)
 /* On a connection of its own, which ends after these bytes. */
 static int read_bytes(const void *bytes, size_t size)
 {
-    tear_down();
-    set_up();
+    close_connection();
+    open_connection();
     say(bytes, size);
     ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
     return read_within(10000);
@@ -70,13 +49,6 @@ static int read_bytes(const void *bytes, size_t size)
 static int read_text(const char *text)
 {
     return read_bytes(text, strlen(text));
-}
-
-static int left_to_read(void)
-{
-    int count;
-    ck_assert_int_eq(ioctl(server, FIONREAD, &count), 0);
-    return count;
 }
 
 static void expect_source(const char *expected)
@@ -303,8 +275,8 @@ END_TEST
 START_TEST(a_header_that_does_not_end_ends_at_the_deadline)
 {
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
-        tear_down();
-        set_up();
+        close_connection();
+        open_connection();
         say(good[i].bytes, good[i].size - 1);
         ck_assert_int_eq(read_within(20), -ETIMEDOUT);
     }
@@ -314,8 +286,8 @@ END_TEST
 START_TEST(nothing_beyond_a_header_is_read)
 {
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
-        tear_down();
-        set_up();
+        close_connection();
+        open_connection();
         say(good[i].bytes, good[i].size);
         say("PROXY early\n", 12);
         ck_assert_int_eq(read_within(10000), 0);
@@ -328,8 +300,8 @@ START_TEST(a_header_in_pieces_of_any_size_is_understood)
 {
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         for (size_t piece = 1; piece < good[i].size; piece++) {
-            tear_down();
-            set_up();
+            close_connection();
+            open_connection();
             pid_t child = fork();
             if (child == 0) {
                 for (size_t at = 0; at < good[i].size; at += piece)
@@ -412,7 +384,7 @@ int main(void)
 {
     Suite *suite = suite_create("proxy");
     TCase *tests = tcase_create("header");
-    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_add_checked_fixture(tests, open_connection, close_connection);
     tcase_set_timeout(tests, 120);
     tcase_add_test(tests, a_line_conveys_an_address_of_either_family);
     tcase_add_test(tests, unknown_with_or_without_more_is_the_proxys_own);

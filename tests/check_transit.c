@@ -1,4 +1,5 @@
 /* The transit line: what is understood, what is refused, and that not a byte beyond it is read. */
+#include "connection.h"
 #include "proto/proto.h"
 #include "proto/websocket.h"
 #include "runtime.h"
@@ -7,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,21 +18,6 @@
 
 static char directory[64], path[96];
 static struct pair_table *table;
-static int client, server;
-
-static void open_connection(void)
-{
-    int ends[2];
-    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    client = ends[0];
-    server = ends[1];
-}
-
-static void close_connection(void)
-{
-    close(client);
-    close(server);
-}
 
 static void set_up(void)
 {
@@ -51,15 +36,11 @@ static void tear_down(void)
     (void)rmdir(directory);
 }
 
-static void say(const void *bytes, size_t size)
-{
-    ck_assert_int_eq(send(client, bytes, size, 0), (ssize_t)size);
-}
-
 static enum pair_outcome greet_within(int64_t time, struct pair_request *request)
 {
     struct handoff handoff = {.session_size = 0};
-    struct greeting greeting = {.fd = server, .deadline = runtime_now() + time, .table = table};
+    struct greeting greeting = greeting_within(time);
+    greeting.table = table;
     enum pair_outcome outcome = transit_protocol.greet(&greeting, request, &handoff);
     if (outcome == PAIR_HAPPY)
         ck_assert_uint_eq(handoff.session_size, 0);
@@ -77,13 +58,6 @@ static enum pair_outcome greet_bytes(const void *bytes, size_t size)
     say(bytes, size);
     ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
     return greet(&request);
-}
-
-static int left_to_read(void)
-{
-    int count;
-    ck_assert_int_eq(ioctl(server, FIONREAD, &count), 0);
-    return count;
 }
 
 /* ---- what is understood ---------------------------------------------------------- */

@@ -4,15 +4,14 @@
  * What comes in is decoded three ways: at once, byte by byte, and cut at random. Every piece is
  * encoded in place, as the forwarder does, and what goes out is read by a decoder of this
  * file's own; so each expectation speaks of what the other client would get. */
+#include "connection.h"
 #include "proto/websocket.h"
-#include "runtime.h"
 
 #include <check.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -780,40 +779,22 @@ END_TEST
 
 /* ---- one message in a greeting --------------------------------------------------- */
 
-static int client, server;
-
-static void open_connection(void)
+static void set_up_connection(void)
 {
-    int ends[2];
     set_up();
-    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    client = ends[0];
-    server = ends[1];
+    open_connection();
 }
 
-static void close_connection(void)
+static void tear_down_connection(void)
 {
-    close(client);
-    close(server);
+    close_connection();
     tear_down();
-}
-
-static struct greeting greeting_within(int64_t time)
-{
-    return (struct greeting){.fd = server, .deadline = runtime_now() + time};
 }
 
 static void send_input(void)
 {
-    ck_assert_int_eq(send(client, input.at, input.size, 0), (ssize_t)input.size);
+    say(input.at, input.size);
     input.size = 0;
-}
-
-static void expect_left(int expected)
-{
-    int count;
-    ck_assert_int_eq(ioctl(server, FIONREAD, &count), 0);
-    ck_assert_int_eq(count, expected);
 }
 
 static void expect_read(const char *expected, bool expected_text)
@@ -856,9 +837,9 @@ START_TEST(a_message_is_read_and_nothing_behind_it)
     int left = (int)(input.size - first);
     send_input();
     expect_read("hello", true);
-    expect_left(left);
+    ck_assert_int_eq(left_to_read(), left);
     expect_read("next", false);
-    expect_left(0);
+    ck_assert_int_eq(left_to_read(), 0);
     expect_silence();
 }
 END_TEST
@@ -875,7 +856,7 @@ START_TEST(a_message_in_fragments_is_read_and_pings_in_between_are_answered)
     int left = (int)(input.size - first);
     send_input();
     expect_read("hello", true);
-    expect_left(left);
+    ck_assert_int_eq(left_to_read(), left);
     expect_heard("\x8a\x03one\x8a\x03two", 10);
 }
 END_TEST
@@ -891,7 +872,7 @@ START_TEST(a_message_byte_by_byte_is_read)
         _exit(0);
     }
     expect_read("hello", true);
-    expect_left(0);
+    ck_assert_int_eq(left_to_read(), 0);
 }
 END_TEST
 
@@ -1022,7 +1003,7 @@ static TCase *framing_tests(void)
 static TCase *greeting_tests(void)
 {
     TCase *tests = tcase_create("greeting");
-    tcase_add_checked_fixture(tests, open_connection, close_connection);
+    tcase_add_checked_fixture(tests, set_up_connection, tear_down_connection);
     tcase_add_test(tests, a_message_is_read_and_nothing_behind_it);
     tcase_add_test(tests, a_message_in_fragments_is_read_and_pings_in_between_are_answered);
     tcase_add_test(tests, a_message_byte_by_byte_is_read);

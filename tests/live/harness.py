@@ -295,14 +295,18 @@ class Client:
         self.socket.sendall(data)
         return self
 
+    def receive_some(self, size):
+        """What is there, but not more than `size` bytes; none at the end of file."""
+        try:
+            return self.socket.recv(size)
+        except ConnectionResetError:
+            return b""
+
     def receive(self, size):
         """Exactly `size` bytes, or what came before the end of file."""
         data = b""
         while len(data) < size:
-            try:
-                part = self.socket.recv(size - len(data))
-            except ConnectionResetError:
-                break
+            part = self.receive_some(size - len(data))
             if not part:
                 break
             data += part
