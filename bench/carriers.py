@@ -101,7 +101,7 @@ class Carrier:
     """A server that carries bytes between two of our connections."""
 
     name = None
-    pairs = True  # it pairs its clients; else there is but what is connected through it
+    pairs = True  # it pairs its clients, rather than connecting them to a server of ours
 
     def __init__(self, directory):
         self.port = free_port()
@@ -261,7 +261,7 @@ def print_goals(results, goals):
         if peer is None:
             unit = UNITS[first_word(row)]
             value, text = results["relay"][row], f"{text_of(limit, unit)} {unit}"
-            shown = text_of(value, unit)
+            shown = f"{text_of(value, unit)} {unit}"
         elif peer in results:
             value, text = results["relay"][row] / results[peer][row], f"{limit:.2f} of {peer}"
             shown = f"{value:.2f}"
@@ -280,4 +280,5 @@ def report(title, results, missing, goals):
     print_table(results)
     for name, reason in missing.items():
         print(f"skipped: {name}: {reason}")
-    print_goals(results, goals)
+    if goals:
+        print_goals(results, goals)
