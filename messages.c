@@ -13,8 +13,8 @@
 #include <string.h>
 
 enum {
-    HELD_MAX = 1 << 18,     /* past it, an end that is not paired is not read */
-    HELD_MIN = 1 << 12,     /* the same, when there is too much that others hold */
+    HELD_MAX = 1 << 18, /* past it, an end that is not paired is not read */
+    HELD_MIN = 1 << 12, /* the same, when there is too much that others hold */
     HELD_END_MIN = 1 << 19,
     HELD_END = 1 << 21,     /* past it, one whose few bytes have unpacked to so much is closed */
     PARKED_CHUNK = 1 << 14, /* read at once from an end that is not paired */
