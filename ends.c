@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -103,8 +102,6 @@ static void clear_deadlines(struct end *end)
 static void close_descriptor(struct forwarder *forwarder, struct end *end)
 {
     (void)epoll_ctl(forwarder->epoll, EPOLL_CTL_DEL, end->fd, NULL);
-    if (end->kernel_tls && !end->finished)
-        (void)kernel_tls_say_end(end->fd); /* as far as it fits: this is the last chance */
     close(end->fd);
     end->fd = -1;
 }
@@ -113,9 +110,11 @@ static void close_descriptor(struct forwarder *forwarder, struct end *end)
 void ends_close(struct forwarder *forwarder, struct end *end)
 {
     clear_deadlines(end);
+    flow_part(end);
     flow_break(&forwarder->flow, end);
     messages_close(end);
     close_descriptor(forwarder, end);
+    secure_close(end->secure);
     forwarder->ends--;
     if (end->queued)
         return; /* the work list hands it on */
@@ -419,16 +418,12 @@ void ends_look(struct forwarder *forwarder, struct pair_ref ref)
 /* Before the match a plain client has nothing to say, and may only go. */
 static void judge_parked(struct forwarder *forwarder, struct end *end)
 {
-    char byte;
-    ssize_t count = recv(end->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (count > 0) {
+    if (flow_read(&forwarder->flow, end, FLOW_CHUNK) > 0)
         ends_dismiss(forwarder, end, PAIR_IMPATIENT, PAIR_NO_REASON);
-    } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
-        end->ended = end->gone = true;
+    else if (end->ended)
         ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
-    } else {
-        end->readable = false;
-    }
+    else if (end->readable)
+        ends_queue(forwarder, end);
 }
 
 static bool take_early(void *context, struct end *from, struct piece *piece)
@@ -485,14 +480,17 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .outlet = {.pipe = {-1, -1}},
         .opened = view->opened,
         .kernel_tls = kernel_tls_carries(fd),
+        .secure = handoff->secure ? secure_open(&handoff->records) : NULL,
     };
     event.data.ptr = end;
-    int error =
-        codecs[handoff->codec] == NULL ? 0 : messages_open(end, handoff, forwarder->flow.now);
+    int error = handoff->secure && end->secure == NULL ? -ENOMEM : 0;
+    if (error == 0 && codecs[handoff->codec] != NULL)
+        error = messages_open(end, handoff, forwarder->flow.now);
     if (error == 0 && epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event) < 0)
         error = -errno;
     if (error != 0) {
         messages_close(end);
+        secure_close(end->secure);
         free(end);
         errno = -error;
         return NULL;

@@ -193,7 +193,8 @@ static void keep(struct end *to, const struct iovec *parts, size_t count, size_t
     }
 }
 
-void flow_write(struct end *to, const struct iovec *parts, size_t count)
+/* Writes bytes as they are. */
+static void write_raw(struct end *to, const struct iovec *parts, size_t count)
 {
     size_t size = 0;
     for (size_t i = 0; i < count; i++)
@@ -208,6 +209,32 @@ void flow_write(struct end *to, const struct iovec *parts, size_t count)
     keep(to, parts, count, done);
 }
 
+/* What waits in an outlet is sealed, so that it goes out in the order of its numbers. */
+static void write_sealed(struct end *to, const struct iovec *parts, size_t count)
+{
+    struct records_source source = {parts, count, 0};
+    while (!to->finished && !to->secure->ended) {
+        uint8_t *bytes;
+        ssize_t size = secure_seal(to->secure, &source, &bytes);
+        if (size == 0)
+            return;
+        if (size < 0) {
+            flow_lose(to);
+            return;
+        }
+        struct iovec part = {bytes, (size_t)size};
+        write_raw(to, &part, 1);
+    }
+}
+
+void flow_write(struct end *to, const struct iovec *parts, size_t count)
+{
+    if (to->secure != NULL)
+        write_sealed(to, parts, count);
+    else
+        write_raw(to, parts, count);
+}
+
 void flow_say(struct end *end, const uint8_t *words, size_t size)
 {
     struct iovec part = {(void *)(uintptr_t)words, size};
@@ -217,7 +244,9 @@ void flow_say(struct end *end, const uint8_t *words, size_t size)
 void flow_gather(struct end *end, const uint8_t *words, size_t size)
 {
     struct iovec part = {(void *)(uintptr_t)words, size};
-    if (!end->finished)
+    if (end->secure != NULL)
+        write_sealed(end, &part, 1);
+    else if (!end->finished)
         keep(end, &part, 1, 0);
 }
 
@@ -258,15 +287,34 @@ void flow_flush(struct end *to)
         flush_pipe(to);
 }
 
+/* The last thing that is said in TLS. Where something waits already, it waits, too. */
+static void say_last(struct end *end, enum records_alert alert)
+{
+    uint8_t *bytes;
+    ssize_t size = secure_seal_end(end->secure, alert, &bytes);
+    struct iovec part = {bytes, size > 0 ? (size_t)size : 0};
+    write_raw(end, &part, 1);
+}
+
 void flow_shut(struct end *end)
 {
     if (end->kernel_tls && kernel_tls_say_end(end->fd) == -EAGAIN) {
         await_writable(end);
         return;
     }
+    if (end->secure != NULL)
+        say_last(end, RECORDS_CLOSE_NOTIFY);
+    if (end->secure != NULL && flow_pending(end))
+        return;
     end->finished = true;
     if (shutdown(end->fd, SHUT_WR) < 0)
         flow_lose(end);
+}
+
+void flow_part(struct end *end)
+{
+    if ((end->secure != NULL || end->kernel_tls) && !end->finished && !flow_pending(end))
+        flow_shut(end);
 }
 
 /* ---- reading --------------------------------------------------------------------- */
@@ -300,13 +348,28 @@ static bool judge_read(struct end *from, ssize_t count)
         from->readable = false;
     else if (errno == EIO && from->kernel_tls)
         judge_record(from);
-    else if (errno != EINTR)
+    else if (errno != EINTR) {
+        if (from->secure != NULL && errno == EPROTO)
+            say_last(from, from->secure->records.alert);
         from->ended = from->gone = from->finished = true; /* reset: both ways */
+    }
     return false;
+}
+
+static size_t read_secure(struct flow *flow, struct end *from, size_t size)
+{
+    ssize_t count = secure_read(from->secure, from->fd, flow->scratch, size);
+    if (!judge_read(from, count))
+        return 0;
+    if (from->secure->drained && !from->hung_up)
+        from->readable = false;
+    return (size_t)count;
 }
 
 size_t flow_read(struct flow *flow, struct end *from, size_t size)
 {
+    if (from->secure != NULL)
+        return read_secure(flow, from, size);
     ssize_t count = recv(from->fd, flow->scratch, size, MSG_DONTWAIT);
     if (!judge_read(from, count))
         return 0;
@@ -316,12 +379,17 @@ size_t flow_read(struct flow *flow, struct end *from, size_t size)
     return (size_t)count;
 }
 
+static bool carries_plain(const struct end *end)
+{
+    return end->secure == NULL && !end->kernel_tls;
+}
+
 static void copy_once(struct flow *flow, struct end *from)
 {
     size_t size = flow_read(flow, from, budget_share(FLOW_CHUNK_MIN, FLOW_CHUNK));
     if (size == 0)
         return;
-    from->splicing = size == FLOW_CHUNK && !from->kernel_tls && !from->peer->kernel_tls;
+    from->splicing = size == FLOW_CHUNK && carries_plain(from) && carries_plain(from->peer);
     flow_count(flow, from, size);
     flow_say(from->peer, flow->scratch, size);
 }

@@ -10,6 +10,7 @@
 
 #include "deadline.h"
 #include "pair.h"
+#include "secure.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -66,6 +67,7 @@ struct end {
     struct end *next; /* in that list, or in the list of the dead */
     struct outlet outlet;
     struct coded *coded;     /* messages.h; NULL: it carries bytes */
+    struct secure *secure;   /* NULL: there is no TLS, or the kernel's */
     _Atomic uint64_t *bytes; /* from this end: its slot's count */
     int64_t opened;
     struct deadline phase; /* of what it is doing: waiting, arriving, lingering, leaving */
@@ -107,9 +109,11 @@ void flow_flush(struct end *end);
 /* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
  * unless even that does not fit now: then it is to be called again once the end is writable. */
 void flow_shut(struct end *end);
+/* The last chance for that, before its descriptor is closed: TLS would take silence for an attack. */
+void flow_part(struct end *end);
 
-/* Reads up to `size` bytes into the scratch buffer. Returns how many; 0: there are none now, or it
- * has ended. */
+/* Reads up to `size` bytes into the scratch buffer; in TLS, at least a record. Returns how many; 0:
+ * there are none now, or it has ended. */
 size_t flow_read(struct flow *flow, struct end *from, size_t size);
 /* Counts bytes on their way from this end to its peer. */
 void flow_count(struct flow *flow, struct end *from, size_t count);

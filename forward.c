@@ -73,6 +73,7 @@ static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, i
     if (!pair_is_none(handoff->dismissed))
         ends_look(forwarder, handoff->dismissed);
     sodium_memzero(handoff->session, handoff->session_size);
+    sodium_memzero(&handoff->records, sizeof handoff->records);
 }
 
 /* Returns whether the socket is empty. */

@@ -132,7 +132,8 @@ static bool is_well_formed(const struct handoff *handoff, size_t size, size_t de
 {
     if (size < offsetof(struct handoff, session) ||
         handoff->session_size > sizeof handoff->session || size != wire_size(handoff) ||
-        handoff->name_size > sizeof handoff->name)
+        handoff->name_size > sizeof handoff->name ||
+        (handoff->secure && !records_are_sound(&handoff->records)))
         return false;
     switch (handoff->kind) {
     case HANDOFF_CONNECTION:

@@ -5,6 +5,7 @@
 #define RELAY_HANDOFF_H
 
 #include "pair.h"
+#include "records.h"
 #include "usage.h"
 
 #include <stdbool.h>
@@ -29,6 +30,8 @@ struct handoff {
     struct usage_record record;
     uint8_t codec; /* enum codec_kind */
     bool lobby;    /* it waits for news, and never for a peer */
+    bool secure;   /* what the descriptor carries is in TLS: */
+    struct records records;
     uint16_t name_size;
     uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */
     uint32_t session_size;

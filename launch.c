@@ -4,6 +4,7 @@
 #include "forward.h"
 #include "handoff.h"
 #include "log.h"
+#include "records.h"
 #include "pair.h"
 #include "recorder.h"
 #include "sandbox.h"
@@ -116,6 +117,10 @@ static int run(const struct options *options, struct retirement *retirement)
     if (retirement->users_lock < 0 || start_recorder(options, setup.table, &setup.recorder) < 0)
         goto close;
     (void)prctl(PR_SET_NAME, "relay-forward");
+    if (records_prepare() != 0) {
+        log_error("cannot forward: OpenSSL lacks what TLS needs");
+        goto close;
+    }
     if (sandbox_enter(SANDBOX_FORWARDER, -1) < 0)
         goto close;
     (void)sd_notify(0, "READY=1");

@@ -149,14 +149,14 @@ static void write_replies(struct end *end)
 
 /* The more is read at once, the cheaper it is. But many small messages at once would hold others
  * up, and what a slow reader leaves has to be kept. */
-static void adapt_chunk(struct end *from, size_t size, size_t events)
+static void adapt_chunk(struct end *from, size_t events)
 {
     bool slow = from->peer != NULL && flow_pending(from->peer);
     if (events > EVENTS_FAIR && from->chunk > CHUNK_MIN)
         from->chunk /= 2;
     else if (slow && from->chunk > FLOW_CHUNK)
         from->chunk = FLOW_CHUNK;
-    else if (!slow && size == from->chunk && events < EVENTS_FAIR / 4 &&
+    else if (!slow && from->readable && events < EVENTS_FAIR / 4 &&
              from->chunk < FLOW_MESSAGES_CHUNK)
         from->chunk *= 2;
 }
@@ -238,7 +238,7 @@ void messages_move(struct flow *flow, struct end *from)
         put(flow, from->peer, &piece);
     }
     write_parts(flow, from->peer);
-    adapt_chunk(from, size, events);
+    adapt_chunk(from, events);
 }
 
 bool messages_are_full(const struct end *end)
@@ -258,7 +258,7 @@ bool messages_read(struct flow *flow, struct end *from, messages_taker *take, vo
         size_t chunk = from->chunk < PARKED_CHUNK ? from->chunk : PARKED_CHUNK;
         size_t size = flow_read(flow, from, chunk);
         if (size > 0)
-            adapt_chunk(from, size, decode(flow, from, size, take, context));
+            adapt_chunk(from, decode(flow, from, size, take, context));
     }
     return from->fd >= 0 && from->readable && !from->ended && messages_may_read(from);
 }

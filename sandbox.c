@@ -5,18 +5,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sched.h>
 #include <seccomp.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #ifdef RELAY_NO_SANDBOX
 
@@ -24,11 +16,6 @@ int sandbox_enter(enum sandbox_role role, int handoff_socket)
 {
     (void)role;
     (void)handoff_socket;
-    return 0;
-}
-
-int sandbox_prepare_pumps(void)
-{
     return 0;
 }
 
@@ -81,6 +68,7 @@ static const int worker_calls[] = {
     SCMP_SYS(accept4),
     SCMP_SYS(epoll_wait),
     SCMP_SYS(epoll_pwait),
+    SCMP_SYS(socketpair), /* for the keeper's answer */
 };
 
 static const int forwarder_calls[] = {
@@ -94,15 +82,6 @@ static const int forwarder_calls[] = {
     SCMP_SYS(flock),
     SCMP_SYS(getppid),
     SCMP_SYS(unlink),
-};
-
-/* A worker that makes pumps sandboxes each of them further; see also allow_fork(). */
-static const int pump_maker_calls[] = {
-    SCMP_SYS(socketpair),
-    SCMP_SYS(close_range),
-    SCMP_SYS(set_robust_list),
-    SCMP_SYS(seccomp),
-    SCMP_SYS(prctl),
 };
 
 /* What syslog(3) tries when its daemon was restarted: refused, but not fatal. */
@@ -143,15 +122,6 @@ static int allow_worker(scmp_filter_ctx filter, int handoff_socket)
                : allow_if(filter, SCMP_SYS(connect), 0, UINT32_MAX, (uint32_t)handoff_socket);
 }
 
-/* fork(), and neither threads nor namespaces. */
-static int allow_fork(scmp_filter_ctx filter)
-{
-    int error = ADD(SCMP_ACT_ALLOW, pump_maker_calls);
-    return error != 0 ? error
-                      : allow_if(filter, SCMP_SYS(clone), 0, UINT64_MAX,
-                            CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD);
-}
-
 /* Opening files, for reading. */
 static int allow_keeper(scmp_filter_ctx filter)
 {
@@ -168,12 +138,10 @@ static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_sock
         return allow_keeper(filter);
     if (error == 0)
         error = ADD(SCMP_ACT_ERRNO(EPERM), refused_calls);
-    if (error != 0 || role == SANDBOX_PUMP)
+    if (error != 0)
         return error;
-    if (role == SANDBOX_FORWARDER)
-        return ADD(SCMP_ACT_ALLOW, forwarder_calls);
-    error = allow_worker(filter, handoff_socket);
-    return error == 0 && role == SANDBOX_TLS_WORKER ? allow_fork(filter) : error;
+    return role == SANDBOX_FORWARDER ? ADD(SCMP_ACT_ALLOW, forwarder_calls)
+                                     : allow_worker(filter, handoff_socket);
 }
 
 static int refuse(int error)
@@ -183,54 +151,9 @@ static int refuse(int error)
     return -1;
 }
 
-/* ---- pumps ----------------------------------------------------------------------- */
-
-static struct sock_fprog pump_program;
-
-/* Takes the program out of libseccomp, which only writes it to a file. */
-static int export_program(scmp_filter_ctx filter, struct sock_fprog *program)
-{
-    int fd = memfd_create("relay-filter", MFD_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    int error = seccomp_export_bpf(filter, fd);
-    off_t size = error == 0 ? lseek(fd, 0, SEEK_END) : 0;
-    struct sock_filter *code = size > 0 ? malloc((size_t)size) : NULL;
-    if (code == NULL)
-        error = error == 0 ? -ENOMEM : error;
-    else if (pread(fd, code, (size_t)size, 0) != size)
-        error = -EIO;
-    close(fd);
-    if (error != 0) {
-        free(code);
-        return error;
-    }
-    *program = (struct sock_fprog){(unsigned short)((size_t)size / sizeof *code), code};
-    return 0;
-}
-
-int sandbox_prepare_pumps(void)
-{
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-    int error = filter == NULL ? -ENOMEM : fill(filter, SANDBOX_PUMP, -1);
-    if (error == 0)
-        error = export_program(filter, &pump_program);
-    seccomp_release(filter);
-    return error == 0 ? 0 : refuse(error);
-}
-
-/* On top of its worker's filter, under which there are no new privileges already. */
-static int enter_pump(void)
-{
-    long result = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &pump_program);
-    return result == 0 ? 0 : refuse(-errno);
-}
-
 int sandbox_enter(enum sandbox_role role, int handoff_socket)
 {
     int error = -ENOMEM;
-    if (role == SANDBOX_PUMP)
-        return enter_pump();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
         log_error_errno("cannot give up privileges");
         return -1;

@@ -192,7 +192,7 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
     if (epoll < 0 || sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGUSR1, &hurry, NULL) < 0 ||
         sigprocmask(SIG_SETMASK, &stops, NULL) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) < 0)
         log_error_errno("cannot start a worker");
-    else if (sandbox_enter(worker_sandbox(&server->worker), server->worker.forwarder) == 0)
+    else if (sandbox_enter(SANDBOX_WORKER, server->worker.forwarder) == 0)
         status = work(server, entry, epoll, &while_waiting);
     _exit(status);
 }

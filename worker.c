@@ -4,12 +4,12 @@
 #include "worker.h"
 
 #include "handoff.h"
-#include "kernel_tls.h"
 #include "launch.h"
 #include "listen.h"
 #include "log.h"
 #include "proto/proto.h"
 #include "proto/proxy.h"
+#include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,8 +37,6 @@ static void part(int fd)
     char discarded[4096];
     size_t total = 0;
     int64_t until = runtime_now() + PARTING_TIME;
-    if (kernel_tls_carries(fd))
-        (void)kernel_tls_say_end(fd);
     if (shutdown(fd, SHUT_WR) == 0) {
         struct pollfd entry = {.fd = fd, .events = POLLIN};
         int64_t left;
@@ -154,8 +152,7 @@ static enum pair_outcome greet(const struct worker *worker, struct greeting *gre
 {
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
-    const struct protocol *protocol =
-        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
+    const struct protocol *protocol = protocol_sniff(greeting);
     *known = protocol != NULL;
     if (!*known)
         return PAIR_EMPTY;
@@ -227,8 +224,7 @@ static void turn_away(struct greeting *greeting)
     struct handoff handoff = {.session_size = 0};
     greeting->full = true;
     greeting->deadline = runtime_now() + PARTING_TIME;
-    const struct protocol *protocol =
-        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
+    const struct protocol *protocol = protocol_sniff(greeting);
     if (protocol == &web_protocol || protocol == &tls_protocol)
         (void)protocol->greet(greeting, &request, &handoff);
 }
@@ -258,6 +254,8 @@ void worker_greet(struct worker *worker, int fd)
     else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
         turn_away(&greeting);
     if (outcome == PAIR_HAPPY) {
+        if (greeting.records != NULL)
+            records_wipe(greeting.records);
         close(greeting.fd);
         return;
     }
@@ -273,6 +271,9 @@ void worker_greet(struct worker *worker, int fd)
             reason == PAIR_DUPLICATE ? "its like is here already" : "a bad handshake");
     if (known)
         say_farewell(&greeting, outcome, reason);
+    greeting_say_end(&greeting);
+    if (greeting.records != NULL)
+        records_wipe(greeting.records);
     if (outcome == PAIR_EMPTY)
         close(greeting.fd);
     else
@@ -341,11 +342,6 @@ void worker_close(struct worker *worker)
     *worker = (struct worker){.forwarder = -1, .users_lock = -1};
 }
 
-enum sandbox_role worker_sandbox(const struct worker *worker)
-{
-    return worker->tls == NULL ? SANDBOX_WORKER : SANDBOX_TLS_WORKER;
-}
-
 /* The one connection that this process was started for. */
 static int find_connection(void)
 {
@@ -374,12 +370,11 @@ int worker_main(const struct options *options, char **arguments)
         runtime_drop_root(options) < 0 || worker_open(&worker, options, &runtime) < 0)
         return EXIT_RUN_TIME;
     int status = EXIT_RUN_TIME;
-    tls_stay(worker.tls);
     listen_tune(fd, options);
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
         log_error_errno("cannot serve a connection");
     else if (connect_forwarder(&worker, arguments) == 0 &&
-             sandbox_enter(worker_sandbox(&worker), worker.forwarder) == 0) {
+             sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
         worker_greet(&worker, fd);
         status = 0;
     }

@@ -7,7 +7,6 @@
 #include "pair.h"
 #include "proto/tls.h"
 #include "runtime.h"
-#include "sandbox.h"
 
 struct worker {
     const struct options *options;
@@ -31,9 +30,6 @@ int worker_open(
     struct worker *worker, const struct options *options, const struct runtime *runtime);
 /* Leaves the identity alone: a sandbox does not let it be freed. */
 void worker_close(struct worker *worker);
-
-/* What it may do once it begins to serve. */
-enum sandbox_role worker_sandbox(const struct worker *worker);
 
 /* Takes one connection, which it owns and closes, as far as a worker does: to the forwarder,
  * or to its end. */

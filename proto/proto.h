@@ -40,7 +40,8 @@ struct greeting {
     struct pair_table *table;
     const struct identity *identity; /* this relay's: Offset */
     struct tls *tls;                 /* its certificate; NULL: none */
-    bool in_tls;                     /* fd carries what was found inside */
+    bool in_tls;                     /* what is read and said is inside */
+    struct records *records;         /* of this TLS; NULL: there is none, or the kernel's */
     bool full;                       /* this relay takes no more connections: only say so */
     uint8_t protocol;                /* index of the one that was recognised */
     enum codec_kind codec;           /* what carries words to the client by now */
@@ -83,16 +84,17 @@ extern const struct protocol *const protocols[];
 extern const size_t protocol_count;
 extern const struct codec *const codecs[CODEC_KINDS];
 
-/* The protocol that begins like the connection at fd, of which nothing is consumed. NULL
- * when it closed or stayed silent before that could be told. */
-const struct protocol *protocol_sniff(int fd, int64_t deadline, uint8_t *index);
+/* The protocol that begins like a connection, of which nothing is consumed; greeting->protocol is
+ * set, too. NULL when it closed or stayed silent before that could be told. */
+const struct protocol *protocol_sniff(struct greeting *greeting);
 
 /* Puts words into the form of a codec (NULL: plain) with this state: the message, and when
  * `closing` what ends the connection. Returns how many bytes that is. */
 size_t protocol_speech(const struct codec *codec, void *state, const struct words *words,
     bool closing, int64_t now, uint8_t speech[static PROTOCOL_SPEECH_MAX]);
 
-/* Reading in a greeting: against the deadline, and never past what was understood. */
+/* greeting.c: reading in a greeting, in TLS or not: against the deadline, and never past what was
+ * understood. */
 
 /* Peeks at up to `size` bytes of input, and waits for it if there is none yet. Returns how many,
  * 0 at end of file, or a negative errno: -ETIMEDOUT at the deadline. */
@@ -108,6 +110,8 @@ int greeting_consume(const struct greeting *greeting, void *buffer, size_t size)
 int greeting_read(const struct greeting *greeting, void *buffer, size_t size);
 /* Tells the client something, without waiting for longer than the deadline. */
 void greeting_say(const struct greeting *greeting, const void *words, size_t size);
+/* Tells it in TLS that nothing more will be said. */
+void greeting_say_end(const struct greeting *greeting);
 
 /* A signal handler that brings the greeting in progress to its deadline, and what makes the
  * next one patient again. */

@@ -1,5 +1,5 @@
-/* TLS by OpenSSL: the context that a certificate makes, the handshake, and who carries the bytes
- * from then on.
+/* TLS by OpenSSL: the context that a certificate makes, and the handshake. From then on it is the
+ * record layer alone, which records.c speaks, in this process and in the forwarder; or the kernel.
  *
  * Sessions are not resumed: the clients of a relay connect seldom, and the keys of tickets would
  * have to be shared by all workers, and be forgotten in time, lest they open what was recorded. */
@@ -8,15 +8,15 @@
 #include "../certificate.h"
 #include "../keeper.h"
 #include "../log.h"
-#include "../sandbox.h"
+#include "../records.h"
 #include "proto.h"
-#include "pump.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -28,8 +28,52 @@ struct tls {
     SSL_CTX *context;
     uint8_t version[CERTIFICATE_VERSION_SIZE]; /* of the certificate in it */
     int keeper;                                /* -1: none */
-    bool stay;
+    struct records records;                    /* of the connection being greeted */
 };
+
+/* What TLS 1.3 tells of its keys, by connection. */
+struct secrets {
+    uint8_t client[RECORDS_SECRET_MAX], server[RECORDS_SECRET_MAX];
+    size_t client_size, server_size;
+};
+
+/* ---- what the handshake tells ---------------------------------------------------- */
+
+static const char ciphers_1_3[] =
+    "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
+
+/* Takes a secret out of a line in the format of NSS: a label, the client's random, the secret. */
+static void take_secret(
+    const char *line, const char *label, uint8_t secret[static RECORDS_SECRET_MAX], size_t *size)
+{
+    size_t label_size = strlen(label);
+    if (strncmp(line, label, label_size) != 0)
+        return;
+    const char *hex = strchr(line + label_size, ' ');
+    if (hex == NULL ||
+        sodium_hex2bin(secret, RECORDS_SECRET_MAX, hex + 1, strlen(hex + 1), NULL, size, NULL) != 0)
+        *size = 0;
+}
+
+/* OpenSSL has no other way to say them; it wipes the line. */
+static void hear_secret(const SSL *ssl, const char *line)
+{
+    struct secrets *secrets = SSL_get_app_data(ssl);
+    if (secrets == NULL)
+        return;
+    take_secret(line, "CLIENT_TRAFFIC_SECRET_0 ", secrets->client, &secrets->client_size);
+    take_secret(line, "SERVER_TRAFFIC_SECRET_0 ", secrets->server, &secrets->server_size);
+}
+
+/* Once the version is settled. Of TLS 1.3, too, the kernel carries the bytes, but there a client may
+ * change its keys at any time, which would end the connection. */
+static int let_kernel_carry(SSL *ssl, void *context)
+{
+    (void)context;
+    if (SSL_version(ssl) == TLS1_2_VERSION)
+        (void)SSL_set_options(ssl, SSL_OP_ENABLE_KTLS);
+    return 1;
+}
 
 /* ---- the certificate ------------------------------------------------------------- */
 
@@ -90,12 +134,16 @@ static SSL_CTX *make_context(const struct certificate *certificate)
     SSL_CTX *context = SSL_CTX_new(TLS_server_method());
     if (context == NULL)
         return NULL;
-    SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET |
-                                     SSL_OP_IGNORE_UNEXPECTED_EOF | SSL_OP_ENABLE_KTLS);
+    SSL_CTX_set_options(context,
+        SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET | SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_keylog_callback(context, hear_secret);
+    SSL_CTX_set_cert_cb(context, let_kernel_carry, NULL);
     if (SSL_CTX_set_num_tickets(context, 0) == 1 &&
         SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 &&
+        SSL_CTX_set_ciphersuites(context, ciphers_1_3) == 1 &&
+        SSL_CTX_set_cipher_list(context, "ECDHE+AESGCM:ECDHE+CHACHA20") == 1 &&
         use_certificate(context, certificate))
         return context;
     SSL_CTX_free(context);
@@ -137,8 +185,10 @@ int tls_load(const struct options *options, struct tls **ret)
     }
     tls->options = options;
     tls->keeper = -1;
-    int status = sandbox_prepare_pumps();
-    if (status == 0)
+    int status = records_prepare();
+    if (status != 0)
+        log_error("cannot serve TLS: OpenSSL lacks what it needs");
+    else
         status = certificate_read(options, &certificate);
     if (status == 0)
         status = set_certificate(tls, &certificate);
@@ -158,12 +208,6 @@ void tls_close(struct tls *tls)
     if (tls->keeper >= 0)
         close(tls->keeper);
     free(tls);
-}
-
-void tls_stay(struct tls *tls)
-{
-    if (tls != NULL)
-        tls->stay = true;
 }
 
 static bool is_usable(const struct options *options, const struct certificate *certificate)
@@ -227,46 +271,78 @@ static void acknowledge(int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on); /* not TCP: nothing is held */
 }
 
-/* Whether the kernel has taken over, both ways, with nothing left in here. Of TLS 1.3 it carries
- * the bytes, but there a client may change its keys at any time, which would end the connection. */
+/* Whether the kernel has taken over, both ways, with nothing left in here. */
 static bool kernel_carries(SSL *ssl)
 {
-    return SSL_version(ssl) == TLS1_2_VERSION && BIO_get_ktls_send(SSL_get_wbio(ssl)) &&
-           BIO_get_ktls_recv(SSL_get_rbio(ssl)) && SSL_has_pending(ssl) == 0;
+    return BIO_get_ktls_send(SSL_get_wbio(ssl)) && BIO_get_ktls_recv(SSL_get_rbio(ssl));
 }
 
-/* The table is the only thing that a pump has besides descriptors. */
-static void give_up_table(void *table)
+static enum records_suite suite_of(const SSL *ssl)
 {
-    pair_close(table);
+    switch (SSL_CIPHER_get_cipher_nid(SSL_get_current_cipher(ssl))) {
+    case NID_aes_128_gcm:
+        return RECORDS_AES_128_GCM;
+    case NID_aes_256_gcm:
+        return RECORDS_AES_256_GCM;
+    default:
+        return RECORDS_CHACHA20_POLY1305;
+    }
 }
 
-/* The handshake. Then greeting->fd carries the plain bytes, and the descriptor before it is
- * closed, or a pump's. Returns 0, -EPROTO for a bad handshake, -ECONNRESET or -ETIMEDOUT for none,
- * another negative errno for want of something. */
+static int take_keys_1_2(SSL *ssl, struct records *records)
+{
+    uint8_t master[RECORDS_MASTER_SIZE];
+    uint8_t client_random[RECORDS_RANDOM_SIZE], server_random[RECORDS_RANDOM_SIZE];
+    int error = -EPROTO;
+    if (SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof master) == sizeof master &&
+        SSL_get_client_random(ssl, client_random, sizeof client_random) == sizeof client_random &&
+        SSL_get_server_random(ssl, server_random, sizeof server_random) == sizeof server_random)
+        error = records_start_1_2(records, suite_of(ssl), master, client_random, server_random);
+    sodium_memzero(master, sizeof master);
+    return error;
+}
+
+static int take_keys_1_3(SSL *ssl, const struct secrets *secrets, struct records *records)
+{
+    size_t size = suite_of(ssl) == RECORDS_AES_256_GCM ? 48 : 32;
+    if (secrets->client_size != size || secrets->server_size != size)
+        return -ENODATA;
+    return records_start_1_3(records, suite_of(ssl), secrets->client, secrets->server);
+}
+
+/* OpenSSL has read up to the end of the handshake and not beyond, and what comes is ours to open. */
+static int take_keys(SSL *ssl, const struct secrets *secrets, struct greeting *greeting)
+{
+    struct records *records = &greeting->tls->records;
+    if (SSL_has_pending(ssl) != 0 || BIO_get_ktls_send(SSL_get_wbio(ssl)) ||
+        BIO_get_ktls_recv(SSL_get_rbio(ssl)))
+        return -ENOTSUP;
+    int error = SSL_version(ssl) == TLS1_2_VERSION ? take_keys_1_2(ssl, records)
+                                                   : take_keys_1_3(ssl, secrets, records);
+    if (error == 0)
+        greeting->records = records;
+    return error;
+}
+
+/* The handshake, and who carries the bytes from then on. Returns 0, -EPROTO for a bad handshake,
+ * -ECONNRESET or -ETIMEDOUT for none, another negative errno for want of something. */
 static int open_tls(struct tls *tls, struct greeting *greeting)
 {
+    struct secrets secrets = {.client_size = 0};
     renew(tls);
     SSL *ssl = SSL_new(tls->context);
-    if (ssl == NULL || SSL_set_fd(ssl, greeting->fd) != 1) {
+    if (ssl == NULL || SSL_set_fd(ssl, greeting->fd) != 1 || SSL_set_app_data(ssl, &secrets) != 1) {
         SSL_free(ssl);
         return -ENOMEM;
     }
     int status = shake_hands(ssl, greeting);
     acknowledge(greeting->fd);
-    if (status == 0 && kernel_carries(ssl)) {
-        SSL_free(ssl);
-        return 0;
-    }
-    int plain = status == 0
-                    ? pump_start(ssl, greeting->fd, tls->stay, give_up_table, greeting->table)
-                    : status;
+    if (status == 0 && !kernel_carries(ssl))
+        status = take_keys(ssl, &secrets, greeting);
     SSL_free(ssl);
     ERR_clear_error();
-    if (plain < 0)
-        return plain;
-    greeting->fd = plain;
-    return 0;
+    sodium_memzero(&secrets, sizeof secrets);
+    return status;
 }
 
 /* ---- the protocol ---------------------------------------------------------------- */
@@ -305,13 +381,16 @@ static enum pair_outcome tls_greet(
     enum pair_outcome outcome = take_off(greeting);
     if (outcome != PAIR_HAPPY)
         return outcome;
-    const struct protocol *protocol =
-        protocol_sniff(greeting->fd, greeting->deadline, &greeting->protocol);
+    const struct protocol *protocol = protocol_sniff(greeting);
     if (protocol == NULL)
         return PAIR_EMPTY;
     if (greeting->full && protocol != &web_protocol)
         return PAIR_FULL;
-    return protocol->greet(greeting, request, handoff);
+    outcome = protocol->greet(greeting, request, handoff);
+    handoff->secure = greeting->records != NULL;
+    if (handoff->secure)
+        handoff->records = *greeting->records;
+    return outcome;
 }
 
 /* An alert was all. */

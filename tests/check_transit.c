@@ -227,14 +227,13 @@ END_TEST
 
 START_TEST(whatever_is_no_other_protocol_is_a_line)
 {
-    uint8_t index = 99;
     const char *const beginnings[] = {"p", "please relay", "\n", "x", "GE", "\377\377\377"};
     for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++) {
         say(beginnings[i], strlen(beginnings[i]));
         ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
-        const struct protocol *protocol = protocol_sniff(server, runtime_now() + 10000, &index);
-        ck_assert_ptr_eq(protocol, &transit_protocol);
-        ck_assert_ptr_eq(protocols[index], &transit_protocol);
+        struct greeting greeting = {.fd = server, .deadline = runtime_now() + 10000};
+        ck_assert_ptr_eq(protocol_sniff(&greeting), &transit_protocol);
+        ck_assert_ptr_eq(protocols[greeting.protocol], &transit_protocol);
         ck_assert_int_eq(left_to_read(), (int)strlen(beginnings[i]));
         close_connection();
         open_connection();
@@ -244,10 +243,11 @@ END_TEST
 
 START_TEST(silence_is_no_protocol)
 {
-    uint8_t index;
-    ck_assert_ptr_null(protocol_sniff(server, runtime_now() + 50, &index));
+    struct greeting greeting = {.fd = server, .deadline = runtime_now() + 50};
+    ck_assert_ptr_null(protocol_sniff(&greeting));
     ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
-    ck_assert_ptr_null(protocol_sniff(server, runtime_now() + 10000, &index));
+    greeting.deadline = runtime_now() + 10000;
+    ck_assert_ptr_null(protocol_sniff(&greeting));
 }
 END_TEST
 
