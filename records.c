@@ -236,7 +236,7 @@ static bool load(struct engine *engine, bool seal, const struct records *records
     const struct records_key *key, const uint8_t *nonce)
 {
     bool same = engine->suite == records->suite &&
-                sodium_memcmp(engine->key, key->key, sizeof engine->key) == 0;
+                memcmp(engine->key, key->key, sizeof engine->key) == 0;
     if (same)
         return EVP_CipherInit_ex(engine->context, NULL, NULL, NULL, nonce, -1) == 1;
     const EVP_CIPHER *other = engine->suite != records->suite ? ciphers[records->suite] : NULL;
