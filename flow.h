@@ -109,7 +109,8 @@ void flow_flush(struct end *end);
 /* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
  * unless even that does not fit now: then it is to be called again once the end is writable. */
 void flow_shut(struct end *end);
-/* The last chance for that, before its descriptor is closed: TLS would take silence for an attack. */
+/* The last chance for that, before its descriptor is closed: TLS would take silence for an attack.
+ */
 void flow_part(struct end *end);
 
 /* Reads up to `size` bytes into the scratch buffer; in TLS, at least a record. Returns how many; 0:

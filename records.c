@@ -235,8 +235,8 @@ static int make_aad(const struct records *records, const struct records_key *key
 static bool load(struct engine *engine, bool seal, const struct records *records,
     const struct records_key *key, const uint8_t *nonce)
 {
-    bool same = engine->suite == records->suite &&
-                memcmp(engine->key, key->key, sizeof engine->key) == 0;
+    bool same =
+        engine->suite == records->suite && memcmp(engine->key, key->key, sizeof engine->key) == 0;
     if (same)
         return EVP_CipherInit_ex(engine->context, NULL, NULL, NULL, nonce, -1) == 1;
     const EVP_CIPHER *other = engine->suite != records->suite ? ciphers[records->suite] : NULL;
@@ -405,8 +405,8 @@ static bool encrypt(struct records_source *source, size_t size, uint8_t *out)
     return true;
 }
 
-/* Our sequence number serves as the explicit nonce, which OpenSSL chose at random for the one record
- * before: that the two are ever the same is as likely as anything else is of 2^64. */
+/* Our sequence number serves as the explicit nonce, which OpenSSL chose at random for the one
+ * record before: that the two are ever the same is as likely as anything else is of 2^64. */
 static size_t put_head(const struct records *records, uint8_t type, size_t size, uint8_t *out)
 {
     size_t head = RECORDS_HEADER;
@@ -421,8 +421,8 @@ static size_t put_head(const struct records *records, uint8_t type, size_t size,
 }
 
 /* One record. Returns its size, or a negative errno. */
-static ssize_t seal(struct records *records, uint8_t type, struct records_source *source,
-    size_t size, uint8_t *out)
+static ssize_t seal(
+    struct records *records, uint8_t type, struct records_source *source, size_t size, uint8_t *out)
 {
     uint8_t nonce[RECORDS_IV_SIZE], aad[FIRST_AAD_SIZE];
     struct records_key *key = &records->out;

@@ -15,8 +15,8 @@
 
 enum {
     RECORDS_HEADER = 5,
-    RECORDS_DATA_MAX = 1 << 14,                               /* in one record */
-    RECORDS_RECORD_MAX = RECORDS_HEADER + RECORDS_DATA_MAX + 256, /* that may come */
+    RECORDS_DATA_MAX = 1 << 14,                                      /* in one record */
+    RECORDS_RECORD_MAX = RECORDS_HEADER + RECORDS_DATA_MAX + 256,    /* that may come */
     RECORDS_SEALED_MAX = RECORDS_HEADER + 8 + RECORDS_DATA_MAX + 16, /* that we make */
     RECORDS_CONTROL_MAX = 64, /* an alert or a KeyUpdate, sealed */
 
@@ -107,7 +107,7 @@ struct records_source {
 ssize_t records_seal(
     struct records *records, struct records_source *source, uint8_t *out, size_t room);
 /* The same for an alert. */
-ssize_t records_seal_alert(struct records *records, enum records_alert alert,
-    uint8_t out[static RECORDS_CONTROL_MAX]);
+ssize_t records_seal_alert(
+    struct records *records, enum records_alert alert, uint8_t out[static RECORDS_CONTROL_MAX]);
 
 #endif

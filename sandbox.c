@@ -65,9 +65,7 @@ static const int common_calls[] = {
 };
 
 static const int worker_calls[] = {
-    SCMP_SYS(accept4),
-    SCMP_SYS(epoll_wait),
-    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(accept4), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait),
     SCMP_SYS(socketpair), /* for the keeper's answer */
 };
 

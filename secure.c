@@ -71,8 +71,8 @@ static ssize_t fill(struct secure *secure, int fd, size_t size)
     return (ssize_t)have + count;
 }
 
-/* Opens records until there is no whole one, no room, or enough for one turn. Returns how many bytes
- * of `sealed` that took; -EPROTO. */
+/* Opens records until there is no whole one, no room, or enough for one turn. Returns how many
+ * bytes of `sealed` that took; -EPROTO. */
 static ssize_t open_records(
     struct secure *secure, size_t size, uint8_t *out, size_t room, size_t *opened)
 {

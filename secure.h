@@ -29,12 +29,12 @@ struct secure *secure_open(const struct records *session);
 void secure_close(struct secure *secure);
 
 /* As recv() would read what is inside, `size` bytes at most, but of at least one record. Errors are
- * left in errno: EAGAIN; EINTR when it is to be called again, as nothing was for others; EPROTO when
- * what came breaks TLS, or the other side has said that something of ours did. */
+ * left in errno: EAGAIN; EINTR when it is to be called again, as nothing was for others; EPROTO
+ * when what came breaks TLS, or the other side has said that something of ours did. */
 ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size);
 
-/* Seals what there is, or as much as is written at once: *out is valid until the next call of any of
- * these functions. 0, a size, or a negative errno. */
+/* Seals what there is, or as much as is written at once: *out is valid until the next call of any
+ * of these functions. 0, a size, or a negative errno. */
 ssize_t secure_seal(struct secure *secure, struct records_source *source, uint8_t **out);
 /* The same for what is said last: that nothing more comes, or after EPROTO why. */
 ssize_t secure_seal_end(struct secure *secure, enum records_alert alert, uint8_t **out);

@@ -1,8 +1,8 @@
 /* What greetings share: reading against a deadline and never past what was understood, and saying.
  *
- * In TLS the same holds of whole records: what is peeked at is opened with a copy of the keys, and a
- * record is consumed once nothing in it is left to be. So at the handoff the kernel has every record
- * of which something is left, and records->skip says how much of the next was taken. */
+ * In TLS the same holds of whole records: what is peeked at is opened with a copy of the keys, and
+ * a record is consumed once nothing in it is left to be. So at the handoff the kernel has every
+ * record of which something is left, and records->skip says how much of the next was taken. */
 #include "proto.h"
 
 #include "../kernel_tls.h"
@@ -157,9 +157,8 @@ struct view {
 static int refuse_record(const struct greeting *greeting, enum records_alert alert)
 {
     uint8_t sealed[RECORDS_CONTROL_MAX];
-    ssize_t size = alert == RECORDS_NOTHING_TO_SAY
-                       ? 0
-                       : records_seal_alert(greeting->records, alert, sealed);
+    ssize_t size =
+        alert == RECORDS_NOTHING_TO_SAY ? 0 : records_seal_alert(greeting->records, alert, sealed);
     say(greeting, sealed, size > 0 ? (size_t)size : 0);
     greeting->records->alert = (uint8_t)alert;
     return -EPROTO;
@@ -294,7 +293,8 @@ static void say_inside(const struct greeting *greeting, const void *words, size_
     struct iovec part = {(void *)(uintptr_t)words, size};
     struct records_source source = {&part, 1, 0};
     ssize_t count;
-    while (greeting->records->alert == 0 && (count = records_seal(greeting->records, &source, sealed, sizeof sealed)) > 0)
+    while (greeting->records->alert == 0 &&
+           (count = records_seal(greeting->records, &source, sealed, sizeof sealed)) > 0)
         say(greeting, sealed, (size_t)count);
 }
 
@@ -305,8 +305,7 @@ ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size
     return greeting_peek_more(greeting, buffer, size, 0);
 }
 
-ssize_t greeting_peek_more(
-    const struct greeting *greeting, void *buffer, size_t size, size_t known)
+ssize_t greeting_peek_more(const struct greeting *greeting, void *buffer, size_t size, size_t known)
 {
     return greeting->records != NULL ? peek_inside(greeting, buffer, size, known)
                                      : peek_more(greeting, buffer, size, known);
@@ -354,8 +353,7 @@ void greeting_say_end(const struct greeting *greeting)
     if (greeting->records != NULL && greeting->records->alert == 0) {
         ssize_t count = records_seal_alert(greeting->records, RECORDS_CLOSE_NOTIFY, sealed);
         say(greeting, sealed, count > 0 ? (size_t)count : 0);
-    } else if (greeting->records == NULL && greeting->in_tls &&
-               kernel_tls_carries(greeting->fd)) {
+    } else if (greeting->records == NULL && greeting->in_tls && kernel_tls_carries(greeting->fd)) {
         (void)kernel_tls_say_end(greeting->fd); /* as far as it fits */
     }
 }

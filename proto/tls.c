@@ -39,8 +39,8 @@ struct secrets {
 
 /* ---- what the handshake tells ---------------------------------------------------- */
 
-/* The cheapest first, as most of what a pair costs is its ciphers; who asks for ChaCha20 first has no
- * AES in hardware. */
+/* The cheapest first, as most of what a pair costs is its ciphers; who asks for ChaCha20 first has
+ * no AES in hardware. */
 static const char ciphers_1_3[] =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 static const char ciphers_1_2[] = "ECDHE+AESGCM+AES128:ECDHE+AESGCM:ECDHE+CHACHA20";
@@ -68,8 +68,8 @@ static void hear_secret(const SSL *ssl, const char *line)
     take_secret(line, "SERVER_TRAFFIC_SECRET_0 ", secrets->server, &secrets->server_size);
 }
 
-/* Once the version is settled. Of TLS 1.3, too, the kernel carries the bytes, but there a client may
- * change its keys at any time, which would end the connection. */
+/* Once the version is settled. Of TLS 1.3, too, the kernel carries the bytes, but there a client
+ * may change its keys at any time, which would end the connection. */
 static int let_kernel_carry(SSL *ssl, void *context)
 {
     (void)context;
@@ -137,9 +137,9 @@ static SSL_CTX *make_context(const struct certificate *certificate)
     SSL_CTX *context = SSL_CTX_new(TLS_server_method());
     if (context == NULL)
         return NULL;
-    SSL_CTX_set_options(context,
-        SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET | SSL_OP_IGNORE_UNEXPECTED_EOF |
-            SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
+    SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET |
+                                     SSL_OP_IGNORE_UNEXPECTED_EOF |
+                                     SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_keylog_callback(context, hear_secret);
@@ -147,8 +147,7 @@ static SSL_CTX *make_context(const struct certificate *certificate)
     if (SSL_CTX_set_num_tickets(context, 0) == 1 &&
         SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) == 1 &&
         SSL_CTX_set_ciphersuites(context, ciphers_1_3) == 1 &&
-        SSL_CTX_set_cipher_list(context, ciphers_1_2) == 1 &&
-        use_certificate(context, certificate))
+        SSL_CTX_set_cipher_list(context, ciphers_1_2) == 1 && use_certificate(context, certificate))
         return context;
     SSL_CTX_free(context);
     return NULL;
@@ -314,7 +313,8 @@ static int take_keys_1_3(SSL *ssl, const struct secrets *secrets, struct records
     return records_start_1_3(records, suite_of(ssl), secrets->client, secrets->server);
 }
 
-/* OpenSSL has read up to the end of the handshake and not beyond, and what comes is ours to open. */
+/* OpenSSL has read up to the end of the handshake and not beyond, and what comes is ours to open.
+ */
 static int take_keys(SSL *ssl, const struct secrets *secrets, struct greeting *greeting)
 {
     struct records *records = &greeting->tls->records;

@@ -206,6 +206,23 @@ START_TEST(a_name_larger_than_its_room_is_refused)
 }
 END_TEST
 
+START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
+    int fd;
+    handoff.secure = true;
+    handoff.records.suite = RECORDS_AES_128_GCM;
+    memset(&handoff.records.in, 'i', sizeof handoff.records.in);
+    ck_assert_int_eq(handoff_send(sender, &handoff, carried), 0);
+    ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
+    ck_assert_mem_eq(&received, &handoff, WITHOUT_SESSION);
+    close(fd);
+    handoff.records.suite = UINT8_MAX;
+    send_raw(&handoff, WITHOUT_SESSION, 1);
+    expect_refusal(-EBADMSG);
+}
+END_TEST
+
 START_TEST(a_connection_comes_with_exactly_one_descriptor)
 {
     static const size_t counts[] = {0, 2, 3, 4, 5, 16};
@@ -327,6 +344,7 @@ int main(void)
     tcase_add_test(tests, a_datagram_larger_than_any_handoff_is_refused);
     tcase_add_test(tests, a_session_size_beyond_the_datagram_or_the_maximum_is_refused);
     tcase_add_test(tests, a_name_larger_than_its_room_is_refused);
+    tcase_add_test(tests, keys_of_TLS_arrive_and_those_that_cannot_be_are_refused);
     tcase_add_test(tests, a_connection_comes_with_exactly_one_descriptor);
     tcase_add_test(tests, a_look_comes_with_none);
     tcase_add_test(tests, an_unknown_kind_is_refused);

@@ -299,12 +299,12 @@ static size_t seal_as(struct records *from, int suite, uint8_t type, const void 
         out[head + size] = type;
         memset(out + head + size + 1, 0, padding);
     }
-    ck_assert(EVP_EncryptInit_ex(sealer, cipher, NULL, from->out.key, nonce) == 1 &&
-              EVP_EncryptUpdate(sealer, NULL, &count, aad, (int)aad_size) == 1 &&
-              EVP_EncryptUpdate(sealer, out + head, &count, out + head, (int)inner) == 1 &&
-              EVP_EncryptFinal_ex(sealer, out + head + inner, &count) == 1 &&
-              EVP_CIPHER_CTX_ctrl(
-                  sealer, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, out + head + inner) == 1);
+    ck_assert(
+        EVP_EncryptInit_ex(sealer, cipher, NULL, from->out.key, nonce) == 1 &&
+        EVP_EncryptUpdate(sealer, NULL, &count, aad, (int)aad_size) == 1 &&
+        EVP_EncryptUpdate(sealer, out + head, &count, out + head, (int)inner) == 1 &&
+        EVP_EncryptFinal_ex(sealer, out + head + inner, &count) == 1 &&
+        EVP_CIPHER_CTX_ctrl(sealer, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, out + head + inner) == 1);
     EVP_CIPHER_CTX_free(sealer);
     EVP_CIPHER_free(cipher);
     from->out.sequence++;
@@ -324,12 +324,12 @@ static const char client_secret[] =
     "9e40646ce79a7f9dc05af8889bce6552875afa0b06df0087f792ebb7c17504a5";
 static const char server_secret[] =
     "a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643";
-static const char client_data[] =
-    "1703030043a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f2b9819a8a5b46b395bd54a9a20441e2b"
-    "62974e1f5a6292a2977014bd1e3deae63aeebb21694915e4";
-static const char server_data[] =
-    "17030300432e937e11ef4ac740e538ad36005fc4a46932fc3225d05f82aa1b36e30efaf97d90e6dffc602dcb501a59a8"
-    "fcc49c4bf2e5f0a21c0047c2abf332540dd032e167c2955d";
+static const char client_data[] = "1703030043a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f"
+                                  "2b9819a8a5b46b395bd54a9a20441e2b"
+                                  "62974e1f5a6292a2977014bd1e3deae63aeebb21694915e4";
+static const char server_data[] = "17030300432e937e11ef4ac740e538ad36005fc4a46932fc3225d05f82aa1b36"
+                                  "e30efaf97d90e6dffc602dcb501a59a8"
+                                  "fcc49c4bf2e5f0a21c0047c2abf332540dd032e167c2955d";
 static const char client_alert[] = "1703030013c9872760655666b74d7ff1153efd6db6d0b0e3";
 static const char server_alert[] = "1703030013b58fd67166ebf599d24720cfbe7efa7a8864a9";
 
@@ -398,8 +398,8 @@ END_TEST
 
 START_TEST(bytes_of_every_size_go_both_ways)
 {
-    static const size_t sizes[] = {1, 2, 15, 16, 17, 255, 256, 4095, 16383, 16384, 16385, 32768,
-        40000, 65536, 100000};
+    static const size_t sizes[] = {
+        1, 2, 15, 16, 17, 255, 256, 4095, 16383, 16384, 16385, 32768, 40000, 65536, 100000};
     connect_client(_i);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         client_writes(pattern, sizes[i]);
@@ -485,10 +485,9 @@ START_TEST(who_asks_often_for_a_new_key_of_ours_gets_one)
     struct records_source source = {&part, 1, 0};
     ssize_t count = secure_seal(server, &source, &sealed);
     size_t length = records_measure(sealed, (size_t)count), size;
+    ck_assert_int_eq(records_open(&client_keys, sealed, length, plain, &size), RECORDS_NEW_KEY);
     ck_assert_int_eq(
-        records_open(&client_keys, sealed, length, plain, &size), RECORDS_NEW_KEY);
-    ck_assert_int_eq(records_open(&client_keys, sealed + length, (size_t)count - length, plain,
-                         &size),
+        records_open(&client_keys, sealed + length, (size_t)count - length, plain, &size),
         RECORDS_DATA);
     ck_assert_uint_eq(size, 1);
 }
@@ -707,9 +706,9 @@ END_TEST
 START_TEST(nothing_may_come_unsealed)
 {
     static const uint8_t records[][8] = {
-        {20, 3, 3, 0, 1, 1},                /* change_cipher_spec */
-        {ALERT, 3, 3, 0, 2, 1, 0},          /* close_notify */
-        {HANDSHAKE, 3, 3, 0, 3, 0, 0, 0},   /* HelloRequest, about */
+        {20, 3, 3, 0, 1, 1},              /* change_cipher_spec */
+        {ALERT, 3, 3, 0, 2, 1, 0},        /* close_notify */
+        {HANDSHAKE, 3, 3, 0, 3, 0, 0, 0}, /* HelloRequest, about */
         {DATA, 3, 3, 0, 3, 'a', 'b', 'c'},
         {DATA, 3, 3, 0, 0},
     };
@@ -744,8 +743,16 @@ static void expect_refused(int suite, uint8_t type, const char *hex, enum record
 START_TEST(of_handshakes_only_a_key_update_may_follow)
 {
     static const char *const messages[] = {
-        "", "18", "1800000102", "180000010000", "18000000", "1800000200", "00000000",
-        "010000050303000000", "0400000100", "180000010018000001",
+        "",
+        "18",
+        "1800000102",
+        "180000010000",
+        "18000000",
+        "1800000200",
+        "00000000",
+        "010000050303000000",
+        "0400000100",
+        "180000010018000001",
     };
     connect_client(_i);
     for (size_t i = 0; i < sizeof messages / sizeof messages[0]; i++)

@@ -139,28 +139,6 @@ def meet(first, second):
     return first, second
 
 
-def pumps():
-    """Those of the relays that were started here."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and process_name(entry) == "relay-tls" and alive(int(entry)) and \
-                work in command_line(entry):
-            found.append(int(entry))
-    return found
-
-
-def command_line(pid):
-    try:
-        with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def expect_no_pumps():
-    wait_until(lambda: not pumps(), "the pumps to end")
-
-
 # ---- the bytes ------------------------------------------------------------------------
 
 
@@ -174,7 +152,6 @@ def clients_with_and_without_TLS_meet_on_the_same_port(how):
                 client.close()
         relay.wait_for(used=0)
         relay.wait_for_outcomes(happy=3)
-    expect_no_pumps()
 
 
 @behaviour("TLSv1.2", "TLSv1.3", "RSA")
@@ -213,7 +190,6 @@ def an_end_of_file_passes_as_one_and_the_other_direction_goes_on():
         second.finish()
         assert first.receive(1) == b"", "the end"
         relay.wait_for(used=0)
-    expect_no_pumps()
 
 
 @behaviour()
@@ -223,7 +199,6 @@ def a_client_that_closes_without_a_word_in_TLS_has_closed():
         first.send(b"bye")
         first.close()
         second.expect(b"bye").expect_end()
-    expect_no_pumps()
 
 
 @behaviour("reset", "its peer's reset")
@@ -242,7 +217,6 @@ def one_that_vanishes_ends_its_pair(how):
                 pass
             first.close()
         relay.wait_for(used=0)
-    expect_no_pumps()
 
 
 @behaviour()
@@ -286,7 +260,6 @@ def the_page_and_the_health_are_served_in_TLS(how):
                 status, answer = get(client, path)
                 assert status == expected, answer
         relay.wait_for(used=0)
-    expect_no_pumps()
 
 
 @behaviour()
@@ -299,7 +272,179 @@ def a_full_relay_says_so_in_TLS():
             assert status == 503, answer
         for client in kept:
             client.close()
-    expect_no_pumps()
+
+
+# ---- records --------------------------------------------------------------------------
+
+
+def of_version(version):
+    context = FIRST.context()
+    context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
+    return context
+
+
+@behaviour()
+def both_versions_and_plain_clients_meet_each_other():
+    with secure_relay() as relay:
+        kinds = [lambda: Secure(relay, of_version("TLSv1_2")),
+                 lambda: Secure(relay, of_version("TLSv1_3")), relay.connect]
+        for first in kinds:
+            for second in kinds:
+                exchange(*meet(first(), second()), size=300000)
+
+
+class OpenSSL:
+    """openssl s_client, which can change its keys."""
+
+    def __init__(self, relay, *options):
+        self.said = b""
+        self.process = subprocess.Popen(
+            ["openssl", "s_client", "-connect", f"127.0.0.1:{relay.port}", *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self.expect(b"---\nSSL handshake has read")
+
+    def send(self, data):
+        self.process.stdin.write(data)
+        return self
+
+    def expect(self, data):
+        def came():
+            self.said += self.process.stdout.read() or b""
+            return data in self.said
+        wait_until(came, f"{data!r} from openssl")
+        self.said = self.said.partition(data)[2]
+        return self
+
+    def change_keys(self, letter):
+        return self.send(letter).expect(b"KEYUPDATE\n")
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@behaviour("K", "k")
+def a_client_may_change_its_keys_at_any_time(letter):
+    """K asks the relay to change its own, too."""
+    letter = letter.encode()
+    with secure_relay() as relay:
+        token = new_token()
+        client = OpenSSL(relay, "-tls1_3")
+        try:
+            client.change_keys(letter)
+            client.send(line(token, new_side()))
+            relay.wait_for(waiting=1)
+            client.change_keys(letter)
+            peer = relay.connect().send(line(token, new_side())).expect(b"ok\n")
+            client.expect(b"ok\n")
+            for number in range(10):
+                words = b"number %d\n" % number
+                client.change_keys(letter).send(words)
+                peer.expect(words).send(b"answer to " + words)
+                client.expect(b"answer to " + words)
+        finally:
+            client.close()
+
+
+@behaviour()
+def in_TLS_1_2_keys_are_not_negotiated_again():
+    with secure_relay() as relay:
+        token = new_token()
+        client = OpenSSL(relay, "-tls1_2")
+        try:
+            client.send(line(token, new_side()))
+            peer = relay.connect().send(line(token, new_side())).expect(b"ok\n")
+            client.send(b"R").expect(b"RENEGOTIATING")
+            peer.expect_end()
+        finally:
+            client.close()
+
+
+@behaviour("waiting", "paired")
+def half_a_record_holds_nobody_up_and_is_delivered_once_it_is_whole(state):
+    with secure_relay() as relay:
+        slow, token = Pieces(relay).shake_hands(), new_token()
+        text = line(token, new_side()) if state == "waiting" else os.urandom(10000)
+        if state == "paired":
+            peer = meet(slow, relay.connect())[1]
+        slow.tls.write(text)
+        data = slow.outgoing.read()
+        slow.raw.send(data[:len(data) // 2])
+        exchange(*meet(Secure(relay), Secure(relay)))
+        slow.raw.send(data[len(data) // 2:])
+        if state == "paired":
+            peer.expect(text)
+        else:
+            relay.connect().send(line(token, new_side())).expect(b"ok\n")
+            slow.expect(b"ok\n")
+
+
+@behaviour("in its place", "too soon")
+def a_record_that_was_tampered_with_ends_its_pair_and_no_other(when):
+    with secure_relay() as relay:
+        other = meet(Secure(relay), Secure(relay))
+        bad = Pieces(relay).shake_hands()
+        if when == "in its place":
+            peer = meet(bad, relay.connect())[1]
+        else:
+            bad.send(line(new_token()))
+            relay.wait_for(waiting=1)
+        bad.tls.write(b"to be changed")
+        data = bytearray(bad.outgoing.read())
+        data[-1] ^= 1
+        bad.raw.send(bytes(data))
+        try:
+            bad.receive(1)
+            raise AssertionError("no alert came")
+        except ssl.SSLError as error:
+            assert "BAD_RECORD_MAC" in str(error).upper(), error
+        if when == "in its place":
+            peer.expect_end()
+            peer.close()
+        bad.close()
+        exchange(*other)
+        relay.wait_for(joined=2, used=2)
+
+
+@behaviour("TLSv1_2", "TLSv1_3")
+def who_waits_may_only_go(version):
+    with secure_relay() as relay:
+        for leave in (lambda client: client.send(b"x"), lambda client: client.close()):
+            client = Secure(relay, of_version(version)).send(line(new_token()))
+            relay.wait_for(waiting=1)
+            leave(client)
+            relay.wait_for(used=0)
+        relay.wait_for_outcomes(impatient=1, lonely=1)
+
+
+def memory(relay):
+    with open(f"/proc/{relay.forwarder()}/smaps_rollup", encoding="ascii") as file:
+        return 1024 * sum(int(text.split()[1]) for text in file if text.startswith("Private_"))
+
+
+@behaviour()
+def thousands_that_wait_in_TLS_cost_little():
+    count, limit = 2000, 2048
+    context = FIRST.context()
+    with secure_relay() as relay:
+        for client in [Secure(relay, context) for _ in range(50)]:
+            client.close()
+        exchange(*meet(Secure(relay, context), Secure(relay, context)))
+        before = memory(relay)
+        clients = [Secure(relay, context).send(line(new_token())) for _ in range(count)]
+        relay.wait_for(waiting=count)
+        each = (memory(relay) - before) / count
+        print(f"#   {each:.0f} bytes of the forwarder for each")
+        if "address" in os.environ.get("ASAN_OPTIONS", ""):
+            raise Skip("a sanitizer's memory is not relay's")
+        assert each < limit, each
+        exchange(*meet(Secure(relay, context), Secure(relay, context)))
+        for client in clients:
+            client.close()
+        relay.wait_for(used=0)
 
 
 # ---- the handshake --------------------------------------------------------------------
@@ -385,7 +530,6 @@ def a_line_in_TLS_is_judged_as_any_other():
             client.send(line(new_token()) + b"early")
             assert client.receive(100) == b"impatient\n"
         relay.wait_for_outcomes(errory=1, impatient=1)
-    expect_no_pumps()
 
 
 @behaviour()
@@ -540,16 +684,16 @@ def keeper(relay):
 
 
 @behaviour()
-def a_pump_outlives_its_worker_and_holds_two_descriptors():
+def a_connection_in_TLS_leaves_no_process_and_no_descriptor_but_its_own_behind():
     with secure_relay(options=["--max-use=1"]) as relay:
-        pairs = [meet(Secure(relay), relay.connect()) for _ in range(3)]
-        wait_until(lambda: len(pumps()) == 3, "a pump for each")
-        for pump in pumps():
-            held = [fd for fd in descriptors(pump) if int(fd) > 2]
-            assert len(held) == 2, held
+        exchange(*meet(Secure(relay), relay.connect()))
+        relay.wait_for(used=0)
+        processes, held = len(children(relay.process.pid)), len(descriptors(relay.forwarder()))
+        pairs = [meet(Secure(relay), relay.connect()) for _ in range(5)]
+        wait_until(lambda: len(children(relay.process.pid)) == processes, "the workers to end")
+        assert len(descriptors(relay.forwarder())) == held + 10
         for pair in pairs:
             exchange(*pair)
-    expect_no_pumps()
 
 
 def filters(pid):
@@ -558,73 +702,40 @@ def filters(pid):
 
 
 @behaviour()
-def a_pump_may_do_less_than_its_worker():
+def a_keeper_is_in_a_sandbox_as_a_worker_is():
     with secure_relay() as relay:
-        pair = meet(Secure(relay), relay.connect())
-        pump = wait_until(pumps, "the pump")[0]
-        worker = filters(relay.workers()[0])
+        worker = filters(wait_until(relay.workers, "a worker")[0])
         if worker == 0:
             raise Skip("this build has no sandbox")
-        assert filters(pump) == worker + 1
-        assert filters(keeper(relay)) == worker
-        exchange(*pair)
+        assert filters(wait_until(lambda: keeper(relay), "the keeper")) == worker
 
 
-@behaviour()
-def pumps_that_ended_are_no_zombies():
-    with secure_relay() as relay:
-        for _ in range(5):
-            first, second = meet(Secure(relay), Secure(relay))
-            first.close()
-            second.close()
-        expect_no_pumps()
-        for worker in relay.workers():
-            assert zombies(worker) == [], "nobody is left to be waited for"
-
-
-def zombies(parent):
-    found = []
-    for entry in os.listdir("/proc"):
-        try:
-            with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] == "Z" and int(fields[1]) == parent:
-            found.append(int(entry))
-    return found
+def expect_closed(client):
+    """Nobody is left who could say so in TLS."""
+    try:
+        assert client.receive(1) == b""
+    except (ssl.SSLError, ConnectionError):
+        pass
+    client.close()
 
 
 @behaviour("worker", "forwarder")
-def no_pump_is_left_behind_by_one_that_is_killed(whom):
+def who_is_killed_takes_its_own_connections_along_and_no_more(whom):
     with secure_relay() as relay:
+        client = Secure(relay)
         if whom == "worker":
-            client = Secure(relay)
+            other = meet(Secure(relay), relay.connect())
             client.send(b"please relay ")
-            wait_until(pumps, "the pump")
+            time.sleep(0.1)
             for worker in relay.workers():
                 os.kill(worker, signal.SIGKILL)
+            exchange(*other)
         else:
-            client, _ = meet(Secure(relay), relay.connect())
+            peer = meet(client, relay.connect())[1]
             os.kill(relay.forwarder(), signal.SIGKILL)
-        assert client.receive(1) == b"", "the end, told as TLS does"
-        client.close()
-        expect_no_pumps()
+            peer.expect_end()
+        expect_closed(client)
         exchange(*meet(Secure(relay), Secure(relay)))
-
-
-@behaviour()
-def a_killed_pump_ends_its_pair_and_no_other():
-    with secure_relay() as relay:
-        first, second = meet(Secure(relay), relay.connect())
-        victim = wait_until(pumps, "the pump")[0]
-        other = meet(Secure(relay), relay.connect())
-        os.kill(victim, signal.SIGKILL)
-        second.expect_end()
-        first.close()
-        second.close()
-        exchange(*other)
-        relay.wait_for(joined=2, used=2)
 
 
 @behaviour()
@@ -641,7 +752,6 @@ def workers_killed_in_every_step_of_a_handshake_leave_nothing_behind():
                 os.kill(worker, signal.SIGKILL)
             client.close()
         wait_until(lambda: relay.workers(), "new workers")
-        expect_no_pumps()
         relay.wait_for(used=0)
         exchange(*meet(Secure(relay), Secure(relay)))
 
@@ -688,7 +798,6 @@ def stopping_ends_pairs_as_it_does_without_TLS_and_leaves_no_process():
         assert first.receive(1) == b"", "the end, told as TLS does"
         second.expect_end()
         first.close()
-        expect_no_pumps()
         wait_until(lambda: not alive(kept), "the keeper to end")
 
 
@@ -702,7 +811,7 @@ def connections_in_TLS_are_counted_by_their_source():
 
 
 @behaviour("TLSv1_2", "TLSv1_3")
-def where_the_kernel_carries_TLS_1_2_no_pump_is_needed(version):
+def the_kernel_carries_TLS_1_2_where_it_can(version):
     with open("/proc/sys/net/ipv4/tcp_available_ulp", encoding="ascii") as file:
         if "tls" not in file.read().split():
             raise Skip("this kernel has no TLS of its own; kernel_tls_test.py brings one that has")
@@ -710,8 +819,14 @@ def where_the_kernel_carries_TLS_1_2_no_pump_is_needed(version):
     context.minimum_version = context.maximum_version = getattr(ssl.TLSVersion, version)
     with secure_relay() as relay:
         first, second = meet(Secure(relay, context), relay.connect())
-        assert len(pumps()) == (1 if version == "TLSv1_3" else 0), pumps()
+        assert carried_by_the_kernel() == (version == "TLSv1_2")
         exchange(first, second, 1 << 20)
+
+
+def carried_by_the_kernel():
+    with open("/proc/net/tls_stat", encoding="ascii") as file:
+        counts = dict(line.split() for line in file)
+    return int(counts["TlsCurrTxSw"]) == int(counts["TlsCurrRxSw"]) == 1
 
 
 # ---- p2p-copy's own spelling ----------------------------------------------------------
