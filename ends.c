@@ -467,6 +467,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
 {
     struct epoll_event event = {.events = FLOW_EVENTS};
     struct end *end = calloc(1, sizeof *end);
+    bool in_tls = handoff->records.suite != 0;
     if (end == NULL)
         return NULL;
     *end = (struct end){
@@ -480,10 +481,10 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .outlet = {.pipe = {-1, -1}},
         .opened = view->opened,
         .kernel_tls = kernel_tls_carries(fd),
-        .secure = handoff->secure ? secure_open(&handoff->records) : NULL,
+        .secure = in_tls ? secure_open(&handoff->records) : NULL,
     };
     event.data.ptr = end;
-    int error = handoff->secure && end->secure == NULL ? -ENOMEM : 0;
+    int error = in_tls && end->secure == NULL ? -ENOMEM : 0;
     if (error == 0 && codecs[handoff->codec] != NULL)
         error = messages_open(end, handoff, forwarder->flow.now);
     if (error == 0 && epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, fd, &event) < 0)

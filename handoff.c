@@ -133,7 +133,7 @@ static bool is_well_formed(const struct handoff *handoff, size_t size, size_t de
     if (size < offsetof(struct handoff, session) ||
         handoff->session_size > sizeof handoff->session || size != wire_size(handoff) ||
         handoff->name_size > sizeof handoff->name ||
-        (handoff->secure && !records_are_sound(&handoff->records)))
+        (handoff->records.suite != 0 && !records_are_sound(&handoff->records)))
         return false;
     switch (handoff->kind) {
     case HANDOFF_CONNECTION:

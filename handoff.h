@@ -30,8 +30,7 @@ struct handoff {
     struct usage_record record;
     uint8_t codec; /* enum codec_kind */
     bool lobby;    /* it waits for news, and never for a peer */
-    bool secure;   /* what the descriptor carries is in TLS: */
-    struct records records;
+    struct records records; /* what the descriptor carries is in TLS; no suite: it is not */
     uint16_t name_size;
     uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */
     uint32_t session_size;

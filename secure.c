@@ -2,6 +2,8 @@
  * the kernel: a socket that is short of room might never get the rest of a record. */
 #include "secure.h"
 
+#include "budget.h"
+
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -26,6 +28,7 @@ struct secure *secure_open(const struct records *session)
 static void drop_kept(struct secure *secure)
 {
     free(secure->kept);
+    budget_give(secure->kept_size);
     secure->kept = NULL;
     secure->kept_size = 0;
 }
@@ -49,6 +52,7 @@ static bool keep(struct secure *secure, const uint8_t *bytes, size_t size)
     secure->kept = malloc(size);
     if (secure->kept == NULL)
         return false;
+    budget_take(size);
     memcpy(secure->kept, bytes, size);
     secure->kept_size = size;
     return true;

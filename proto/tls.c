@@ -391,8 +391,7 @@ static enum pair_outcome tls_greet(
     if (greeting->full && protocol != &web_protocol)
         return PAIR_FULL;
     outcome = protocol->greet(greeting, request, handoff);
-    handoff->secure = greeting->records != NULL;
-    if (handoff->secure)
+    if (greeting->records != NULL)
         handoff->records = *greeting->records;
     return outcome;
 }
