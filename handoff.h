@@ -28,8 +28,8 @@ struct handoff {
     struct pair_ref ref;
     struct pair_ref dismissed; /* look at this one, too; PAIR_NONE: nobody */
     struct usage_record record;
-    uint8_t codec; /* enum codec_kind */
-    bool lobby;    /* it waits for news, and never for a peer */
+    uint8_t codec;          /* enum codec_kind */
+    bool lobby;             /* it waits for news, and never for a peer */
     struct records records; /* what the descriptor carries is in TLS; no suite: it is not */
     uint16_t name_size;
     uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */

@@ -4,9 +4,9 @@
 #include "forward.h"
 #include "handoff.h"
 #include "log.h"
-#include "records.h"
 #include "pair.h"
 #include "recorder.h"
+#include "records.h"
 #include "sandbox.h"
 #include "usage.h"
 

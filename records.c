@@ -154,11 +154,11 @@ int records_start_1_2(struct records *records, enum records_suite suite,
     };
     *records = (struct records){.suite = (uint8_t)suite, .in.sequence = 1, .out.sequence = 1};
     int error = derive(prf_kdf, parameters, block, 2 * (key_size + iv_size));
-    const uint8_t *at = block;
-    memcpy(records->in.key, at, key_size);
-    memcpy(records->out.key, at += key_size, key_size);
-    memcpy(records->in.iv, at += key_size, iv_size);
-    memcpy(records->out.iv, at += iv_size, iv_size);
+    const uint8_t *ivs = block + 2 * key_size;
+    memcpy(records->in.key, block, key_size);
+    memcpy(records->out.key, block + key_size, key_size);
+    memcpy(records->in.iv, ivs, iv_size);
+    memcpy(records->out.iv, ivs + iv_size, iv_size);
     sodium_memzero(block, sizeof block);
     return error;
 }
