@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pwd
+import random
 import re
 import resource
 import shutil
@@ -42,9 +43,15 @@ def wait_until(condition, what, patience=PATIENCE):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Of those that the kernel gives to no connection, so that nobody has it in the meantime."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def alive(pid):
