@@ -8,7 +8,6 @@
 #include "vital.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -44,12 +43,6 @@ static void record_single(
     if (outcome == PAIR_SERVED || end->state == END_LOBBY)
         return; /* neither a pair, nor one that never met */
     ends_record(forwarder, &entry);
-}
-
-static uint64_t pair_total(const struct end *end)
-{
-    return atomic_load_explicit(end->bytes, memory_order_relaxed) +
-           atomic_load_explicit(end->peer->bytes, memory_order_relaxed);
 }
 
 static void record_pair(
@@ -253,7 +246,7 @@ void ends_part(struct forwarder *forwarder, struct end *end)
 {
     struct end *peer = end->peer;
     bool messages = messages_between(end);
-    struct usage_record entry = usage_pair(end->opened, peer->opened, pair_total(end));
+    struct usage_record entry = usage_pair(end->opened, peer->opened, flow_total(end));
     log_breach(end);
     log_breach(peer);
     leave_slot(forwarder, end);
@@ -271,8 +264,7 @@ void ends_part(struct forwarder *forwarder, struct end *end)
  * is delivered. */
 static void limit_pair(const struct forwarder *forwarder, struct end *end)
 {
-    uint64_t limit = forwarder->options->session_bytes;
-    if (limit > 0 && pair_total(end) >= limit)
+    if (flow_is_used_up(&forwarder->flow, end))
         end->ended = end->peer->ended = true;
 }
 

@@ -432,11 +432,22 @@ static void move_once(struct flow *flow, struct end *from)
         copy_once(flow, from);
 }
 
-static bool can_move(const struct end *from)
+uint64_t flow_total(const struct end *end)
+{
+    return atomic_load_explicit(end->bytes, memory_order_relaxed) +
+           atomic_load_explicit(end->peer->bytes, memory_order_relaxed);
+}
+
+bool flow_is_used_up(const struct flow *flow, const struct end *end)
+{
+    return flow->pair_max > 0 && flow_total(end) >= flow->pair_max;
+}
+
+static bool can_move(const struct flow *flow, const struct end *from)
 {
     const struct end *to = from->peer;
     return from->readable && !from->ended && !to->finished && !flow_pending(to) &&
-           messages_may_read(from);
+           messages_may_read(from) && !flow_is_used_up(flow, from);
 }
 
 bool flow_move(struct flow *flow, struct end *from)
@@ -445,7 +456,7 @@ bool flow_move(struct flow *flow, struct end *from)
     int turns = messages_between(from) ? 1 : TURNS;
     for (int turn = 0; turn < turns; turn++) {
         flow_flush(to);
-        if (!can_move(from))
+        if (!can_move(flow, from))
             break;
         move_once(flow, from);
     }
@@ -455,5 +466,5 @@ bool flow_move(struct flow *flow, struct end *from)
         drop_outlet(flow, from);
     if (to->outlet.piped == 0)
         give_pipe_back(flow, &to->outlet);
-    return can_move(from);
+    return can_move(flow, from);
 }

@@ -79,8 +79,9 @@ struct flow {
     uint8_t *scratch;               /* FLOW_MESSAGES_CHUNK bytes, and CODEC_HEAD in front */
     struct iovec parts[FLOW_PARTS]; /* of messages, on their way to one end */
     size_t part_count;
-    int64_t now;    /* milliseconds, CLOCK_MONOTONIC: when this round began */
-    int (*pool)[2]; /* empty pipes */
+    int64_t now;       /* milliseconds, CLOCK_MONOTONIC: when this round began */
+    uint64_t pair_max; /* bytes that a pair may move, both ways; 0: as many as it likes */
+    int (*pool)[2];    /* empty pipes */
     size_t pooled;
     size_t pipes; /* in all */
     size_t pipes_max;
@@ -118,6 +119,10 @@ void flow_part(struct end *end);
 size_t flow_read(struct flow *flow, struct end *from, size_t size);
 /* Counts bytes on their way from this end to its peer. */
 void flow_count(struct flow *flow, struct end *from, size_t count);
+
+/* Bytes that its pair has moved, both ways, and whether it may move no more. */
+uint64_t flow_total(const struct end *end);
+bool flow_is_used_up(const struct flow *flow, const struct end *end);
 
 /* Whether something waits to be written to it. */
 bool flow_pending(const struct end *end);

@@ -349,6 +349,7 @@ static int prepare(struct forwarder *forwarder, const struct forward_setup *setu
     if (error != 0)
         return error;
     forwarder->flow.now = runtime_now();
+    forwarder->flow.pair_max = setup->options->session_bytes;
     forwarder->slots = calloc(pair_capacity(setup->table), sizeof(struct end *));
     forwarder->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (forwarder->slots == NULL || forwarder->epoll < 0 ||
