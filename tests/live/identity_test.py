@@ -400,7 +400,9 @@ def relays_that_start_at_once_share_one_identity():
             thread.join()
         try:
             assert len(relays) == 4
-            assert os.listdir(f"{directory}/state") == ["relay.ident"]
+            # They listen before they look for an identity.
+            wait_until(lambda: os.listdir(f"{directory}/state") == ["relay.ident"], "one identity")
+            wait_until(lambda: all(relay.forwarder() for relay in relays), "all to serve")
             assert sum("made the identity" in relay.log() for relay in relays) == 1
         finally:
             for relay in relays:
