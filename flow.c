@@ -146,7 +146,7 @@ void flow_lose(struct end *end)
 {
     drop_buffer(&end->outlet);
     end->finished = true;
-    await_writable(end);
+    end->writable = false;
     end->readable = end->hung_up = true;
 }
 
