@@ -71,6 +71,7 @@ struct server {
     size_t board_size; /* options->max_workers */
     int sockets[SOCKETS_MAX];
     size_t socket_count;
+    bool sockets_passed; /* by systemd */
     int signals;                      /* signalfd */
     int nudge;                        /* eventfd */
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
@@ -448,6 +449,7 @@ static int take_passed_sockets(struct server *server, int count)
 static int open_sockets(struct server *server)
 {
     int count = sd_listen_fds(1);
+    server->sockets_passed = count > 0;
     if (count > 0)
         return take_passed_sockets(server, count);
     for (size_t i = 0; i < server->options->listen_count; i++) {
@@ -456,7 +458,6 @@ static int open_sockets(struct server *server)
         if (count < 0)
             return -1;
         server->socket_count += (size_t)count;
-        log_info("listening on %s", server->options->listen[i]);
     }
     return 0;
 }
@@ -586,6 +587,14 @@ static void stop(struct server *server)
         close(server->sockets[i]);
 }
 
+/* Said last, so that whoever reads it finds everything in its place. */
+static void say_ready(const struct server *server)
+{
+    for (size_t i = 0; !server->sockets_passed && i < server->options->listen_count; i++)
+        log_info("listening on %s", server->options->listen[i]);
+    (void)sd_notify(0, "READY=1");
+}
+
 static void run(struct server *server)
 {
     reap(server); /* who died before its signal was waited for */
@@ -617,7 +626,7 @@ int serve_main(const struct options *options)
     }
     for (int i = 0; i < SPARE_START; i++)
         (void)start_worker(&server);
-    (void)sd_notify(0, "READY=1");
+    say_ready(&server);
     run(&server);
     ident_free(server.worker.identity);
     worker_close(&server.worker);

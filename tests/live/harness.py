@@ -192,6 +192,8 @@ class Relay:
     def _answers(self):
         if self.process.poll() is not None:
             raise AssertionError(f"the relay ended ({self.how}): {self.log()}")
+        if self.how == "serve":
+            return f"listening on 127.0.0.1:{self.port}\n" in self.log()  # which it says last
         with open("/proc/net/tcp", encoding="ascii") as file:
             return f":{self.port:04X} 00000000:0000 0A" in file.read()
 
