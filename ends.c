@@ -275,12 +275,16 @@ static bool is_delivered(const struct end *end)
 }
 
 /* Bytes flow until both directions have ended; messages, which know no half of a connection, until
- * one has. */
+ * one has. Two ends that have both closed need not be shut down before they are closed. */
 static bool is_over(const struct end *end)
 {
+    const struct end *peer = end->peer;
+    bool delivered = is_delivered(end), peer_delivered = is_delivered(peer);
     if (messages_between(end))
-        return is_delivered(end) || is_delivered(end->peer);
-    return end->finished && end->peer->finished;
+        return delivered || peer_delivered;
+    if (end->finished && peer->finished)
+        return true;
+    return delivered && peer_delivered && flow_closes_plainly(end) && flow_closes_plainly(peer);
 }
 
 /* An end that closed gives the rest of its pair some time; an end that was written to is
@@ -306,8 +310,10 @@ static void run_pair(struct forwarder *forwarder, struct end *end)
     if (flow_move(&forwarder->flow, peer))
         ends_queue(forwarder, peer);
     limit_pair(forwarder, end);
-    flow_finish(end);
-    flow_finish(peer);
+    if (!is_over(end)) {
+        flow_finish(end);
+        flow_finish(peer);
+    }
     if (is_over(end)) {
         ends_part(forwarder, end);
         return;
@@ -472,7 +478,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .chunk = FLOW_CHUNK,
         .outlet = {.pipe = {-1, -1}},
         .opened = view->opened,
-        .kernel_tls = kernel_tls_carries(fd),
+        .kernel_tls = handoff->kernel_tls,
         .secure = in_tls ? secure_open(&handoff->records) : NULL,
     };
     event.data.ptr = end;

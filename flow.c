@@ -384,6 +384,11 @@ static bool carries_plain(const struct end *end)
     return end->secure == NULL && !end->kernel_tls;
 }
 
+bool flow_closes_plainly(const struct end *end)
+{
+    return end->gone && carries_plain(end);
+}
+
 static void copy_once(struct flow *flow, struct end *from)
 {
     size_t size = flow_read(flow, from, budget_share(FLOW_CHUNK_MIN, FLOW_CHUNK));

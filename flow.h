@@ -110,6 +110,9 @@ void flow_flush(struct end *end);
 /* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
  * unless even that does not fit now: then it is to be called again once the end is writable. */
 void flow_shut(struct end *end);
+/* Whether closing an end says as much as telling it before: it has closed, too, and says nothing in
+ * TLS. */
+bool flow_closes_plainly(const struct end *end);
 /* The last chance for that, before its descriptor is closed: TLS would take silence for an attack.
  */
 void flow_part(struct end *end);

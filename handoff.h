@@ -30,7 +30,8 @@ struct handoff {
     struct usage_record record;
     uint8_t codec;          /* enum codec_kind */
     bool lobby;             /* it waits for news, and never for a peer */
-    struct records records; /* what the descriptor carries is in TLS; no suite: it is not */
+    bool kernel_tls;        /* the kernel carries TLS on the descriptor: kernel_tls.h */
+    struct records records; /* else, if it has a suite: what the descriptor carries is in TLS */
     uint16_t name_size;
     uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */
     uint32_t session_size;

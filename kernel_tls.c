@@ -26,14 +26,6 @@ union control {
     char bytes[CMSG_SPACE(sizeof(uint8_t))];
 };
 
-bool kernel_tls_carries(int fd)
-{
-    char name[16] = "";
-    socklen_t size = sizeof name;
-    return getsockopt(fd, IPPROTO_TCP, TCP_ULP, name, &size) == 0 &&
-           strncmp(name, "tls", sizeof name) == 0;
-}
-
 int kernel_tls_take_record(int fd)
 {
     union control control;

@@ -3,10 +3,6 @@
 #ifndef RELAY_KERNEL_TLS_H
 #define RELAY_KERNEL_TLS_H
 
-#include <stdbool.h>
-
-bool kernel_tls_carries(int fd);
-
 /* Takes the record that a read has failed at. 0: the other side has ended its direction; 1: it
  * said something that changes nothing; negative: it said something else, or nothing. */
 int kernel_tls_take_record(int fd);

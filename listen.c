@@ -17,6 +17,7 @@
 
 enum {
     BACKLOG = 4096, /* the kernel caps it at net.core.somaxconn */
+    DEFER_TIME = 1, /* seconds for a client to speak, before a worker is woken for it anyway */
     HOST_MAX = 256,
     KEEPALIVE_IDLE = 60, /* seconds of silence before the first probe */
     KEEPALIVE_INTERVAL = 15,
@@ -75,8 +76,9 @@ static int open_unix(const char *path, int *sockets)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat status;
-    if (strlen(path) >= sizeof address.sun_path) {
-        log_error("cannot listen on unix:%s: the path is too long", path);
+    if (path[0] == '\0' || strlen(path) >= sizeof address.sun_path) {
+        log_error("cannot listen on unix:%s: the path is %s", path,
+            path[0] == '\0' ? "missing" : "too long");
         return -1;
     }
     memcpy(address.sun_path, path, strlen(path));
@@ -125,10 +127,11 @@ static int split_address(const char *address, char *host, size_t size, const cha
 
 static int open_internet(const struct addrinfo *info)
 {
-    int on = 1;
+    int on = 1, defer = DEFER_TIME;
     int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer, sizeof defer); /* to spare time */
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
         (info->ai_family == AF_INET6 &&
             setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||

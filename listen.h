@@ -10,8 +10,8 @@
 #include <sys/socket.h>
 
 /* Opens the listening sockets of one address: HOST:PORT, [V6]:PORT, :PORT (both families) or
- * unix:PATH. Fills `sockets` (at most `size`) and returns how many; logs, returns -1 on
- * failure. */
+ * unix:PATH. A client wakes them once it has spoken, or after a second without that. Fills
+ * `sockets` (at most `size`) and returns how many; logs, returns -1 on failure. */
 int listen_open(const char *address, const struct options *options, int *sockets, size_t size);
 
 /* Sets what every connection needs: no delay, the session's rate, and keepalive probes by which

@@ -79,7 +79,7 @@ static const struct entry entries[] = {
         "bytes per pair, both ways, as in 10GiB (unlimited)"},
     {"max-workers", 0, KIND_NUMBER, AT(max_workers), 1, 65536, "N", "handshakes at once (256)"},
     {"max-use", 0, KIND_NUMBER, AT(max_use), 1, INT_MAX, "N",
-        "connections that one worker serves (100)"},
+        "connections that one worker serves (1000)"},
     {"runtime-dir", 0, KIND_TEXT, AT(runtime_directory), 0, 0, "DIR",
         "table and socket ($RUNTIME_DIRECTORY, /run/relay)"},
     {"state-dir", 0, KIND_TEXT, AT(state_directory), 0, 0, "DIR",
@@ -272,7 +272,7 @@ static void set_defaults(struct options *options)
         .linger = 30,
         .idle_timeout = 30,
         .max_workers = 256,
-        .max_use = 100,
+        .max_use = 1000,
         .usage = {.log_fd = -1},
     };
 }

@@ -12,7 +12,7 @@
 
 enum {
     WORKER_GRACE = 1000, /* milliseconds past its deadline before a worker counts as dead */
-    REAPED_PER_ENTRY = 2,
+    REAPED_PER_ENTRY = 8,
     SWEPT_AT_ONCE = 64,
 };
 
@@ -254,23 +254,13 @@ static int take_slot(
     return *ret == NULL ? -ENOSPC : 0;
 }
 
-int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
+static int try_to_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
     int64_t opened, int64_t deadline, struct pair_ref *ret)
 {
     struct slot *slot;
-    struct pair_ref stranded, dead[REAPED_PER_ENTRY];
     int error = table_lock_entry(table);
     if (error != 0)
         return error;
-    size_t count = find_dead(table, now_milliseconds(), dead, REAPED_PER_ENTRY);
-    if (count > 0) {
-        table_unlock_entry(table);
-        for (size_t i = 0; i < count; i++)
-            (void)pair_leave(table, dead[i], &stranded); /* stale: someone else did it */
-        error = table_lock_entry(table);
-        if (error != 0)
-            return error;
-    }
     error = take_slot(table, limits, source, &slot);
     if (error == 0) {
         slot->opened = opened;
@@ -279,6 +269,25 @@ int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint6
     }
     table_unlock_entry(table);
     return error;
+}
+
+/* Those whose worker died are in nobody's way before the table is full; the forwarder's sweep
+ * finds them, too. */
+int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
+    int64_t opened, int64_t deadline, struct pair_ref *ret)
+{
+    struct pair_ref stranded, dead[REAPED_PER_ENTRY];
+    size_t count = 0;
+    int error = try_to_enter(table, limits, source, opened, deadline, ret);
+    if (error != -ENOSPC && error != -EUSERS)
+        return error;
+    if (table_lock_entry(table) == 0) {
+        count = find_dead(table, now_milliseconds(), dead, REAPED_PER_ENTRY);
+        table_unlock_entry(table);
+    }
+    for (size_t i = 0; i < count; i++)
+        (void)pair_leave(table, dead[i], &stranded); /* stale: someone else did it */
+    return count == 0 ? error : try_to_enter(table, limits, source, opened, deadline, ret);
 }
 
 int pair_sent(struct pair_table *table, struct pair_ref ref)

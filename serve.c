@@ -71,7 +71,7 @@ struct server {
     size_t board_size; /* options->max_workers */
     int sockets[SOCKETS_MAX];
     size_t socket_count;
-    bool sockets_passed; /* by systemd */
+    bool sockets_passed;              /* by systemd */
     int signals;                      /* signalfd */
     int nudge;                        /* eventfd */
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */

@@ -353,7 +353,7 @@ void greeting_say_end(const struct greeting *greeting)
     if (greeting->records != NULL && greeting->records->alert == 0) {
         ssize_t count = records_seal_alert(greeting->records, RECORDS_CLOSE_NOTIFY, sealed);
         say(greeting, sealed, count > 0 ? (size_t)count : 0);
-    } else if (greeting->records == NULL && greeting->in_tls && kernel_tls_carries(greeting->fd)) {
+    } else if (greeting->records == NULL && greeting->in_tls) {
         (void)kernel_tls_say_end(greeting->fd); /* as far as it fits */
     }
 }

@@ -107,7 +107,7 @@ START_TEST(everything_has_a_default)
     ck_assert_uint_eq(options.session_rate, 0);
     ck_assert_uint_eq(options.session_bytes, 0);
     ck_assert_int_eq(options.max_workers, 256);
-    ck_assert_int_eq(options.max_use, 100);
+    ck_assert_int_eq(options.max_use, 1000);
     ck_assert_int_eq(options.usage.log_fd, -1);
     ck_assert_ptr_null(options.usage.database);
     ck_assert_uint_eq(options.usage.blur, 0);
