@@ -358,10 +358,10 @@ class Client:
         self.socket.close()
 
 
-def make_pair(relay, sided=True):
+def make_pair(relay, sided=True, patience=PATIENCE):
     """Two clients who met, and have read their `ok`."""
     token = new_token()
-    first, second = relay.connect(), relay.connect()
+    first, second = relay.connect(patience), relay.connect(patience)
     first.send(line(token, new_side() if sided else None))
     second.send(line(token, new_side() if sided else None))
     first.expect(b"ok\n")
