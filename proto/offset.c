@@ -236,12 +236,12 @@ static void offset_farewell(enum pair_outcome outcome, enum pair_reason reason, 
     (void)words;
 }
 
-static const uint8_t prefix[] = {0, 0, 0, 0, 0, 0, 0, 4};
+static const struct prefix prefix = {8, {0, 0, 0, 0, 0, 0, 0, 4}};
 
 const struct protocol offset_protocol = {
     .name = "offset",
-    .prefix = prefix,
-    .prefix_size = sizeof prefix,
+    .prefixes = &prefix,
+    .prefix_count = 1,
     .greet = offset_greet,
     .patient = true,
     .wait_time = HALF_TUNNEL_TIME,

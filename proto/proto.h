@@ -20,6 +20,7 @@ struct tls;
 struct lobby_rules;
 
 enum {
+    PROTOCOL_PREFIX_MAX = 8,
     PROTOCOL_WORDS_MAX = 64,
     PROTOCOL_SPEECH_MAX = CODEC_HEAD + PROTOCOL_WORDS_MAX + CODEC_FAREWELL_MAX,
 };
@@ -48,11 +49,17 @@ struct greeting {
     struct words refusal;            /* said in the place of farewell() when it has a code */
 };
 
+struct prefix {
+    size_t size;
+    uint8_t bytes[PROTOCOL_PREFIX_MAX];
+};
+
 struct protocol {
     const char *name;
-    /* How a bare connection of this kind begins; an empty prefix takes whatever no other does. */
-    const uint8_t *prefix;
-    size_t prefix_size;
+    /* How a bare connection of this kind begins; without a prefix it takes whatever no other does.
+     */
+    const struct prefix *prefixes;
+    size_t prefix_count;
     /* From the first byte to a request, and what the forwarder needs. Returns PAIR_HAPPY, or
      * what became of the connection, which the worker then tells the client in the words of
      * farewell(). NULL: there are no bare connections of this kind. */

@@ -21,36 +21,41 @@ const struct codec *const codecs[CODEC_KINDS] = {
     [CODEC_CHANNEL] = &channel_codec,
 };
 
-enum {
-    SNIFF_MAX = 16, /* longer than any prefix */
-};
-
-/* How many bytes of `head` begin the protocol's prefix, or -1 when they do not. */
-static int prefix_match(const struct protocol *protocol, const uint8_t *head, size_t size)
+/* Whether a connection that begins with `head` may be one of the protocol's; *undecided if more
+ * bytes may yet tell. */
+static bool begins_as(
+    const struct protocol *protocol, const uint8_t *head, size_t size, bool *undecided)
 {
-    size_t common = size < protocol->prefix_size ? size : protocol->prefix_size;
-    return common == 0 || memcmp(head, protocol->prefix, common) == 0 ? (int)common : -1;
+    *undecided = false;
+    if (protocol->greet == NULL)
+        return false;
+    for (size_t i = 0; i < protocol->prefix_count; i++) {
+        const struct prefix *prefix = &protocol->prefixes[i];
+        size_t common = size < prefix->size ? size : prefix->size;
+        *undecided = common < prefix->size;
+        if (memcmp(head, prefix->bytes, common) == 0)
+            return true;
+    }
+    *undecided = false;
+    return protocol->prefix_count == 0;
 }
 
-/* The first protocol that `head` begins as whole; *undecided if more bytes may yet tell. */
+/* The first protocol that `head` may begin. */
 static const struct protocol *find_protocol(
     const uint8_t *head, size_t size, uint8_t *index, bool *undecided)
 {
     for (size_t i = 0; i < protocol_count; i++) {
-        int common = protocols[i]->greet == NULL ? -1 : prefix_match(protocols[i], head, size);
-        if (common < 0)
-            continue;
-        *undecided = (size_t)common < protocols[i]->prefix_size;
-        *index = (uint8_t)i;
-        return protocols[i];
+        if (begins_as(protocols[i], head, size, undecided)) {
+            *index = (uint8_t)i;
+            return protocols[i];
+        }
     }
-    *undecided = false;
     return NULL;
 }
 
 const struct protocol *protocol_sniff(struct greeting *greeting)
 {
-    uint8_t head[SNIFF_MAX];
+    uint8_t head[PROTOCOL_PREFIX_MAX];
     size_t known = 0;
     for (;;) {
         bool undecided;

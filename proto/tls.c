@@ -391,6 +391,7 @@ static enum pair_outcome tls_greet(
     if (greeting->full && protocol != &web_protocol)
         return PAIR_FULL;
     outcome = protocol->greet(greeting, request, handoff);
+    handoff->kernel_tls = greeting->records == NULL;
     if (greeting->records != NULL)
         handoff->records = *greeting->records;
     return outcome;
@@ -404,12 +405,12 @@ static void tls_farewell(enum pair_outcome outcome, enum pair_reason reason, str
     (void)words;
 }
 
-static const uint8_t prefix[] = {0x16, 3}; /* a record of a handshake, of version 3.x */
+static const struct prefix prefix = {2, {0x16, 3}}; /* a record of a handshake, of version 3.x */
 
 const struct protocol tls_protocol = {
     .name = "tls",
-    .prefix = prefix,
-    .prefix_size = sizeof prefix,
+    .prefixes = &prefix,
+    .prefix_count = 1,
     .greet = tls_greet,
     .farewell = tls_farewell,
 };

@@ -96,12 +96,12 @@ static void web_farewell(enum pair_outcome outcome, enum pair_reason reason, str
     (void)words; /* an answer was all */
 }
 
-static const uint8_t prefix[] = {'G', 'E', 'T', ' '};
+static const struct prefix prefixes[] = {{4, "GET "}, {5, "HEAD "}};
 
 const struct protocol web_protocol = {
     .name = "http",
-    .prefix = prefix,
-    .prefix_size = sizeof prefix,
+    .prefixes = prefixes,
+    .prefix_count = sizeof prefixes / sizeof prefixes[0],
     .greet = web_greet,
     .farewell = web_farewell,
 };

@@ -501,6 +501,23 @@ def healthz_is_200_and_503_when_the_table_is_full():
 
 
 @behaviour()
+def a_monitor_that_asks_for_the_head_only_gets_that():
+    with Relay(options=["--max-connections=1"]) as relay:
+        for path in ("/", "/healthz"):
+            with relay.connect() as client:
+                client.send(f"HEAD {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+                answer = client.receive(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\n"), answer
+            assert b"Content-Length: " in answer and answer.count(b"\r\n\r\n") == 1, answer
+        relay.wait_for(used=0)
+        with receiver(relay, new_code()):
+            relay.wait_for(used=1)
+            with relay.connect() as client:
+                client.send(b"HEAD /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                assert client.receive(1 << 16).startswith(b"HTTP/1.1 503 ")
+
+
+@behaviour()
 def other_forms_of_the_two_paths_are_404():
     with Relay() as relay:
         for path in ("/introduction", "/introduction/", "/introduction/alice/more", "/connection",
