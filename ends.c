@@ -178,7 +178,8 @@ static bool has_left(const struct end *end)
 }
 
 /* Closes so that what was written arrives: input is discarded until the other side closes, as a
- * close with unread input is a reset, which may overtake it. */
+ * close with unread input is a reset, which may overtake it. A relay that stops does not wait for
+ * that any longer once there is none. */
 static void go_on_leaving(struct forwarder *forwarder, struct end *end)
 {
     bool more = true;
@@ -188,7 +189,7 @@ static void go_on_leaving(struct forwarder *forwarder, struct end *end)
         shut_down(end);
     for (int i = 0; more && i < DISCARDS_AT_ONCE; i++)
         more = discard_once(forwarder, end);
-    if (has_left(end) && written)
+    if (written && (has_left(end) || (forwarder->stopping && !more)))
         ends_close(forwarder, end);
     else if (more)
         ends_queue(forwarder, end);

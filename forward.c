@@ -57,7 +57,7 @@ static void listen_to_socket(struct forwarder *forwarder, bool wanted)
         log_error_errno("cannot wait for handoffs");
     else
         forwarder->listening = wanted;
-    if (!wanted)
+    if (!wanted && !forwarder->stopping)
         log_warning("no more connections are taken: %zu descriptors are in use",
             forwarder->descriptors_max);
 }
@@ -275,7 +275,7 @@ static void one_round(struct forwarder *forwarder, const sigset_t *mask, int tim
     expire(forwarder);
     tick(forwarder, socket_empty);
     ends_bury(forwarder);
-    listen_to_socket(forwarder, !short_of_descriptors(forwarder));
+    listen_to_socket(forwarder, !forwarder->stopping && !short_of_descriptors(forwarder));
 }
 
 /* ---- running --------------------------------------------------------------------- */
@@ -358,11 +358,12 @@ static int prepare(struct forwarder *forwarder, const struct forward_setup *setu
     return 0;
 }
 
-static void release(struct forwarder *forwarder)
+/* Everybody has to go; but what was read for them arrives first, and why they have to. */
+static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
 {
-    struct deadline *leaving;
     forwarder->stopping = true;
-    for (uint32_t i = 0; forwarder->slots != NULL && i < pair_capacity(forwarder->table); i++) {
+    listen_to_socket(forwarder, false); /* who comes now is the next one's */
+    for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
         struct end *end = forwarder->slots[i];
         if (end == NULL)
             continue;
@@ -371,6 +372,14 @@ static void release(struct forwarder *forwarder)
         else
             ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
     }
+    int64_t until = runtime_now() + LEAVE;
+    while (forwarder->ends > 0 && runtime_now() < until)
+        one_round(forwarder, while_waiting, wait_time(forwarder));
+}
+
+static void release(struct forwarder *forwarder)
+{
+    struct deadline *leaving;
     while ((leaving = deadline_expired(&forwarder->leaving, INT64_MAX)) != NULL)
         ends_close(forwarder, end_of_phase(leaving));
     do_work(forwarder);
@@ -415,6 +424,8 @@ int forward_run(const struct forward_setup *setup)
             break;
         forwarder.idle_since = forwarder.flow.now;
     }
+    if (error == 0)
+        stop(&forwarder, &while_waiting);
     release(&forwarder);
     return error;
 }

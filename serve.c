@@ -60,6 +60,7 @@ struct board_entry {
 
 struct board {
     _Atomic uint64_t accepts; /* by all workers so far */
+    _Atomic bool closing;     /* who comes is only told so */
     struct board_entry workers[];
 };
 
@@ -146,6 +147,7 @@ static void greet_one(struct server *server, struct board_entry *entry, int fd)
         (void)!write(server->nudge, &one, sizeof one);
     }
     greeting_resume();
+    server->worker.closing = atomic_load(&server->board->closing);
     worker_greet(&server->worker, fd);
     set_state(entry, WORKER_IDLE);
 }
@@ -563,12 +565,9 @@ static void wait_for_events(struct server *server, int timeout)
         take_signals(server);
 }
 
-/* Idle workers go at once, busy ones are told to come to an end; the forwarder goes last, so
- * that it gets what they hand over. */
-static void stop(struct server *server)
+/* Idle workers go at once, busy ones are told to come to an end. */
+static void stop_workers(struct server *server)
 {
-    (void)sd_notify(0, "STOPPING=1");
-    server->stopping = true;
     while (count_workers(server, WORKER_NONE) < server->board_size) {
         dismiss_idle(server, server->board_size);
         signal_workers(server, SIGTERM, WORKER_BUSY);
@@ -577,10 +576,45 @@ static void stop(struct server *server)
         wait_for_events(server, BUSY_CHECK);
         reap(server);
     }
+}
+
+static bool is_in_handshake(const struct server *server, int64_t since)
+{
+    for (size_t i = 0; i < server->board_size; i++) {
+        struct board_entry *entry = &server->board->workers[i];
+        if (atomic_load(&entry->state) == WORKER_BUSY && atomic_load(&entry->since) <= since)
+            return true;
+    }
+    return false;
+}
+
+/* Handshakes in progress come to an end, and no other begins: who comes is told so. */
+static void finish_handshakes(struct server *server)
+{
+    int64_t now = runtime_now();
+    atomic_store(&server->board->closing, true);
+    signal_workers(server, SIGUSR1, WORKER_BUSY);
+    while (is_in_handshake(server, now)) {
+        kill_overdue(server);
+        wait_for_events(server, BUSY_CHECK);
+    }
+}
+
+/* The forwarder gets what workers hand over, and then has some time to let everybody leave. Who
+ * comes meanwhile waits for the next server, if the socket is not our own. */
+static void stop(struct server *server)
+{
+    (void)sd_notify(0, "STOPPING=1");
+    server->stopping = true;
+    if (server->sockets_passed)
+        stop_workers(server);
+    else
+        finish_handshakes(server);
     if (server->forwarder > 0)
         (void)kill(server->forwarder, SIGTERM);
     while (server->forwarder > 0)
         wait_for_events(server, BUSY_CHECK);
+    stop_workers(server);
     if (server->handoff_socket >= 0)
         (void)unlink(server->runtime.socket);
     for (size_t i = 0; i < server->socket_count; i++)

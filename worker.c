@@ -204,6 +204,8 @@ static enum pair_outcome find_source(
 static enum pair_outcome enter(const struct worker *worker, uint64_t source, int64_t opened,
     int64_t deadline, struct pair_ref *ref)
 {
+    if (worker->closing)
+        return PAIR_FULL;
     int error = pair_enter(worker->table, &worker->options->limits, source, opened, deadline, ref);
     if (error == 0)
         return PAIR_HAPPY;

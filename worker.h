@@ -16,6 +16,7 @@ struct worker {
     struct tls *tls;           /* NULL: none */
     int forwarder;             /* connected handoff socket */
     int users_lock;            /* while it is held, no forwarder retires */
+    bool closing;              /* takes no more connections: only says so */
 };
 
 /* What may take root: reads the certificate, and the identity if a file of it is named, or makes

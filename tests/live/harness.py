@@ -3,6 +3,7 @@ clients, and a runner that prints one line per behaviour.
 
 Every process that is started here is ended here, by its id."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -367,6 +368,22 @@ def make_pair(relay, sided=True, patience=PATIENCE):
     first.expect(b"ok\n")
     second.expect(b"ok\n")
     return first, second
+
+
+def narrow(client, size=4096):
+    """Takes little from the network that it does not read."""
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    return client
+
+
+def send_until_blocked(client, data):
+    """Sends the same bytes over and over, until nobody takes more. Returns how many went."""
+    client.socket.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            sent += client.socket.send(data)
+    return sent
 
 
 def exchange(first, second, size=1000):

@@ -3,28 +3,12 @@ never read, who send one byte at a time, who stop in the middle of something, wh
 they take."""
 
 import contextlib
-import socket
 import threading
 
-from harness import PATIENCE, Relay, behaviour, make_pair, run
+from harness import (PATIENCE, Relay, behaviour, make_pair, narrow, run,
+                     send_until_blocked)
 from web_protocols import PAIRS, connection, connection_pair, exchange, hello, new_code, p2p_pair
 from websocket_client import BINARY, PING, WebSocket, frame
-
-
-def narrow(client, size=4096):
-    """Takes little from the network that it does not read."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-    return client
-
-
-def send_until_blocked(client, data):
-    """Sends the same bytes over and over, until nobody takes more. Returns how many went."""
-    client.socket.settimeout(0.5)
-    sent = 0
-    with contextlib.suppress(TimeoutError):
-        while True:
-            sent += client.socket.send(data)
-    return sent
 
 
 PINGS = frame(PING, bytes(100)) * 100
