@@ -261,15 +261,6 @@ static int start_forwarder(char **arguments)
     return 0;
 }
 
-/* One is about to open its socket, or has just closed it. */
-static bool has_forwarder(const struct runtime *runtime)
-{
-    int lock = runtime_lock(runtime->forward_lock, false, false);
-    if (lock >= 0)
-        close(lock);
-    return lock == -EWOULDBLOCK;
-}
-
 int launch_on_demand(const struct runtime *runtime, char **arguments, int timeout)
 {
     bool started = false;
@@ -278,7 +269,8 @@ int launch_on_demand(const struct runtime *runtime, char **arguments, int timeou
         int socket = handoff_connect(runtime->socket, timeout);
         if (socket >= 0 || runtime_now() >= until)
             return socket;
-        if (!started && !has_forwarder(runtime)) {
+        /* One may be about to open its socket, or have just closed it. */
+        if (!started && !runtime_has_forwarder(runtime)) {
             int error = start_forwarder(arguments);
             if (error != 0)
                 return error;

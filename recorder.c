@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -24,6 +25,7 @@ enum {
     CURRENT_PERIOD = 300 * 1000, /* milliseconds, at most, between two updates of `current` */
     BUSY_TIME = 10 * 1000,       /* milliseconds to wait for somebody else who uses the database */
     LINE = 256,
+    PAUSE = 1, /* second, before a recorder that was killed is replaced */
     DATABASE_VERSION = 1,
 };
 
@@ -262,34 +264,13 @@ static void run(struct recorder *recorder)
     write_down(recorder, records, 0);
 }
 
-/* Standard error and the log's descriptor stay, and the pipe. */
-static void close_others(int pipe, int log_fd)
-{
-    unsigned int keep[2] = {(unsigned int)pipe, (unsigned int)pipe};
-    unsigned int first = STDERR_FILENO + 1;
-    if (log_fd >= (int)first) {
-        keep[0] = (unsigned int)(pipe < log_fd ? pipe : log_fd);
-        keep[1] = (unsigned int)(pipe < log_fd ? log_fd : pipe);
-    }
-    if (keep[0] > first)
-        (void)close_range(first, keep[0] - 1, 0);
-    if (keep[1] > keep[0] + 1)
-        (void)close_range(keep[0] + 1, keep[1] - 1, 0);
-    (void)close_range(keep[1] + 1, ~0U, 0);
-}
-
-/* Signals to stop are for the forwarder: the recorder's end is the end of its pipe. */
-static _Noreturn void recorder_main(
+static _Noreturn void record(
     const struct usage_options *options, struct pair_table *table, int pipe)
 {
     struct recorder recorder = {
         .options = options, .table = table, .pipe = pipe, .rebooted = runtime_epoch() / 1000000};
     int status = EXIT_FAILURE;
-    close_others(pipe, options->log_fd);
     (void)prctl(PR_SET_NAME, "relay-record");
-    (void)signal(SIGTERM, SIG_IGN);
-    (void)signal(SIGINT, SIG_IGN);
-    (void)signal(SIGPIPE, SIG_IGN);
     if (options->database != NULL)
         recorder.database = open_database(options->database);
     if (options->database == NULL ||
@@ -305,6 +286,33 @@ static _Noreturn void recorder_main(
     _exit(status);
 }
 
+/* One that is killed is replaced; what was sent meanwhile is in the pipe. Signals to stop are for
+ * the forwarder: the end of all this is the end of the pipe. */
+static _Noreturn void keep_recording(
+    const struct usage_options *options, struct pair_table *table, int pipe)
+{
+    int status = 0;
+    runtime_close_others(pipe, options->log_fd < 0 ? pipe : options->log_fd);
+    log_setup(log_debugging()); /* its connection to syslog was one of them */
+    (void)signal(SIGTERM, SIG_IGN);
+    (void)signal(SIGINT, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
+    for (;;) {
+        pid_t child = fork();
+        if (child == 0)
+            record(options, table, pipe);
+        if (child < 0)
+            log_error_errno("cannot start the recorder");
+        while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
+            continue;
+        if (child > 0 && WIFEXITED(status))
+            _exit(WEXITSTATUS(status));
+        if (child > 0)
+            log_warning("recorder %d was killed by signal %d", (int)child, (int)WTERMSIG(status));
+        (void)sleep(PAUSE);
+    }
+}
+
 int recorder_start(const struct usage_options *options, struct pair_table *table)
 {
     int pipe[2];
@@ -313,7 +321,7 @@ int recorder_start(const struct usage_options *options, struct pair_table *table
     (void)fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE); /* as large as we are allowed */
     pid_t child = fork();
     if (child == 0)
-        recorder_main(options, table, pipe[0]);
+        keep_recording(options, table, pipe[0]);
     int error = child < 0 ? -errno : fcntl(pipe[1], F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
     close(pipe[0]);
     if (error == 0)

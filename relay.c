@@ -32,6 +32,8 @@ static int status_main(const struct options *options)
     }
     pair_stats(table, &stats);
     pair_close(table);
+    if (!runtime_has_forwarder(&runtime))
+        stats.forwarder = 0; /* it was the last one */
     if (options->openmetrics)
         error = status_openmetrics(stdout, &stats);
     else

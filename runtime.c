@@ -179,6 +179,16 @@ int runtime_open_table(
     return -1;
 }
 
+bool runtime_has_forwarder(const struct runtime *runtime)
+{
+    int fd = open(runtime->forward_lock, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return false;
+    bool held = flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    close(fd);
+    return held;
+}
+
 uint64_t runtime_raise_descriptors(void)
 {
     struct rlimit limit;

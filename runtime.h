@@ -41,6 +41,9 @@ int runtime_drop_root(const struct options *options);
  * for as long as the lock is meant to last, or a negative errno (-EWOULDBLOCK). */
 int runtime_lock(const char *path, bool shared, bool wait);
 
+/* Whether somebody holds the forwarder's lock. */
+bool runtime_has_forwarder(const struct runtime *runtime);
+
 /* Raises the soft limit on descriptors to the hard one, and returns it. */
 uint64_t runtime_raise_descriptors(void);
 

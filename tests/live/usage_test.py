@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import tempfile
 import time
 
-from harness import (RELAY, Relay, behaviour, exchange, line, make_pair, new_side, new_token, run,
-                     wait_until)
+from harness import (RELAY, Relay, alive, behaviour, children, exchange, line, make_pair, new_side,
+                     new_token, run, wait_until)
 from web_protocols import expect_introduction, introduced
 
 
@@ -210,11 +211,42 @@ def the_status_counts_what_is_there():
 
 
 @behaviour()
+def the_status_names_no_forwarder_once_there_is_none():
+    with Relay("accept", options=["--idle-timeout=1"]) as relay:
+        with relay.connect() as client:
+            client.send(b"nonsense\n").expect(b"bad handshake\n")
+        assert relay.status()["forwarder"] > 0
+        os.kill(relay.status()["forwarder"], signal.SIGKILL)
+        wait_until(lambda: relay.status()["forwarder"] == 0, "the status to say so")
+        command = [RELAY, "status", f"--runtime-dir={relay.runtime}"]
+        text = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode()
+        assert "forwarder    none\n" in text, text
+        exchange(*make_pair(relay))
+        assert relay.status()["forwarder"] > 0
+
+
+@behaviour()
 def the_status_of_no_relay_is_an_error_that_says_so():
     with tempfile.TemporaryDirectory() as directory:
         result = subprocess.run([RELAY, "status", f"--runtime-dir={directory}"],
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
         assert result.returncode == 1 and b"no relay has run" in result.stderr, result
+
+
+@behaviour()
+def a_recorder_that_was_killed_is_replaced_and_no_record_is_lost():
+    with Records(database=True) as records:
+        relay = records.relay
+        in_one_file(make_pair(relay))
+        records.wait_rows(1)
+        keepers = children(relay.forwarder())
+        recorder, = [pid for keeper in keepers for pid in children(keeper)]
+        os.kill(recorder, signal.SIGKILL)
+        wait_until(lambda: not alive(recorder), "its end")
+        in_one_file(make_pair(relay))
+        records.wait_rows(2)
+        assert len(records.wait(2)) == 2
+        assert f"recorder {recorder} was killed by signal 9" in relay.log(), relay.log()
 
 
 @behaviour()
