@@ -1,15 +1,19 @@
 """relay under systemd, from the inside: run by systemd_test.py as a process of a system of its own,
 which is thrown away afterwards."""
 
+import contextlib
 import os
 import pwd
+import re
+import shutil
 import socket
+import ssl
 import stat
 import subprocess
 import time
 
-from harness import (Relay, TOP, behaviour, exchange, line, make_pair, new_side, new_token, run,
-                     wait_until)
+from harness import (Client, Relay, TOP, behaviour, exchange, line, make_pair, new_side, new_token,
+                     run, wait_until)
 from magic_wormhole import send_a_file
 
 KINDS = {"relay.socket": "relay-prefork.socket", "relay-prefork.socket": "relay.socket"}
@@ -48,6 +52,17 @@ def command(*arguments, check=True):
 
 def property_of(unit, name):
     return command("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+
+def units(*patterns):
+    return command("systemctl", "list-units", "--all", "--plain", "--no-legend", *patterns).strip()
+
+
+def no_address_is_logged_since(start):
+    command("journalctl", "--sync")
+    text = command("journalctl", "--no-pager", f"--since=@{start:.6f}")
+    named = [entry for entry in text.splitlines() if "127.0.0.1" in entry]
+    assert not named, f"{len(named)} times, as in: {named[0]}"
 
 
 def nothing_has_failed():
@@ -153,8 +168,7 @@ def no_address_is_in_the_journal(unit):
         with relay.connect() as client:
             client.send(b"nonsense\n").expect(b"bad handshake\n")
         relay.wait_for(used=0)
-        text = command("journalctl", "--no-pager", f"--since=@{since:.0f}")
-        assert "127.0.0.1" not in text, text
+        no_address_is_logged_since(since)
 
 
 @behaviour(*KINDS)
@@ -191,8 +205,8 @@ def pairs_outlive_a_stop_of_the_socket(unit):
 
 @behaviour()
 def options_come_from_one_line():
-    with open("/etc/default/relay", "w", encoding="ascii") as file:
-        file.write('RELAY_OPTIONS="--wait-timeout=1 --usage-db=/var/lib/relay/usage.sqlite"\n')
+    write("/etc/default/relay",
+          'RELAY_OPTIONS="--wait-timeout=1 --usage-db=/var/lib/relay/usage.sqlite"\n')
     try:
         for unit in KINDS:
             with Installed(unit) as relay:
@@ -200,6 +214,125 @@ def options_come_from_one_line():
         wait_until(lambda: os.path.exists("/var/lib/relay/usage.sqlite"), "the database")
     finally:
         os.unlink("/etc/default/relay")
+
+
+# ---- TLS with a key that only root can read, as the manual has it ---------------------
+
+
+def manual(pattern):
+    """What relay(8) has in its examples."""
+    with open(os.path.join(TOP, "man", "relay.8"), encoding="utf-8") as file:
+        found = re.findall(pattern, file.read(), re.MULTILINE)
+    assert found, f"the manual has no {pattern}"
+    return found
+
+
+def write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+OPTIONS = manual(r"^RELAY_OPTIONS=.*--certfile=.*\n")[0]
+CREDENTIALS = manual(r"^\[Service\]\n(?:LoadCredential=.*\n)+")[0]
+COPIES = "run-credentials-relay*"
+QUIET = manual(r"^\[Mount\]\nLogLevelMax=.*\n")[0]
+CERTFILE, KEYFILE = re.findall(r"LoadCredential=.*:(.*)", CREDENTIALS)
+DROP_INS = {f"/etc/systemd/system/{unit}.d/relay.conf": text for unit, text in
+            (("relay@.service", CREDENTIALS), ("relay-prefork.service", CREDENTIALS),
+             ("run-credentials-.mount", QUIET))}
+
+
+def install_certificate(name):
+    """As a client of Let's Encrypt does it: in a directory that is root's alone."""
+    directory = os.path.dirname(CERTFILE)
+    os.makedirs(directory, exist_ok=True)
+    os.chmod(directory, 0o700)
+    command("openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt",
+            "ec_paramgen_curve:prime256v1", "-days", "2", "-subj", f"/CN={name}", "-addext",
+            "subjectAltName=DNS:relay.test", "-out", CERTFILE, "-keyout", KEYFILE)
+    status = os.stat(KEYFILE)
+    assert stat.S_IMODE(status.st_mode) == 0o600 and status.st_uid == 0, status
+
+
+@contextlib.contextmanager
+def certificate_of_the_manual(name):
+    install_certificate(name)
+    write("/etc/default/relay", OPTIONS)
+    for path, text in DROP_INS.items():
+        write(path, text)
+    command("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        wait_until(lambda: not units("relay@*", COPIES), "all copies to be gone")
+        os.unlink("/etc/default/relay")
+        for path in DROP_INS:
+            shutil.rmtree(os.path.dirname(path))
+        command("systemctl", "daemon-reload")
+
+
+class Secure(Client):
+    """A connection in TLS, to who has the certificate that is installed."""
+
+    def __init__(self, relay):
+        super().__init__(("127.0.0.1", relay.port))
+        context = ssl.create_default_context(cafile=CERTFILE)
+        self.socket = context.wrap_socket(self.socket, server_hostname="relay.test")
+
+    def name(self):
+        return dict(part[0] for part in self.socket.getpeercert()["subject"])["commonName"]
+
+
+def make_secure_pair(relay):
+    token = new_token()
+    pair = [Secure(relay).send(line(token, new_side())) for _ in range(2)]
+    for client in pair:
+        client.expect(b"ok\n")
+    return pair
+
+
+@behaviour(*KINDS)
+def a_key_that_only_root_can_read_serves_TLS(unit):
+    with certificate_of_the_manual("first"), Installed(unit) as relay:
+        pair = make_secure_pair(relay)
+        assert pair[0].name() == "first"
+        exchange(*pair)
+        exchange(*make_pair(relay))
+        nothing_has_failed()
+
+
+@behaviour("relay.socket")
+def the_next_connection_gets_a_renewed_certificate(unit):
+    with certificate_of_the_manual("first"), Installed(unit) as relay:
+        pair = make_secure_pair(relay)
+        install_certificate("second")
+        with Secure(relay) as client:
+            assert client.name() == "second"
+        exchange(*pair)
+
+
+@behaviour("relay.socket")
+def no_address_is_in_the_journal_where_there_are_credentials(unit):
+    with certificate_of_the_manual("first"), Installed(unit) as relay:
+        since = time.time()
+        with Secure(relay).send(b"please") as client:
+            wait_until(lambda: units(COPIES), "its copy")
+            client.send(b" what?\n").expect(b"bad handshake\n")
+        wait_until(lambda: not units("relay@*", COPIES), "its copy to be gone")
+        no_address_is_logged_since(since)
+
+
+@behaviour("relay-prefork.socket")
+def a_restart_takes_a_renewed_certificate_and_leaves_pairs_in_TLS_alone(unit):
+    with certificate_of_the_manual("first"), Installed(unit) as relay:
+        pair = make_secure_pair(relay)
+        install_certificate("second")
+        command("systemctl", "try-restart", "relay-prefork.service")
+        renewed = make_secure_pair(relay)
+        assert renewed[0].name() == "second"
+        exchange(*renewed)
+        exchange(*pair)
 
 
 @behaviour()

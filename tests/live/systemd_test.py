@@ -60,7 +60,8 @@ rm -rf etc/default/relay var/lib/relay etc/systemd/system/*.wants
 for unit in "$@"; do ln -sf /dev/null "etc/systemd/system/$unit"; done
 mkdir -p old
 pivot_root . old; cd /
-exec chroot . sh -c 'umount -l /old && exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+# Shared, as at any boot: what systemd mounts for a service has to reach that.
+exec chroot . sh -c 'umount -l /old && mount --make-rshared / && exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=basic.target --log-target=journal --show-status=0'
 """
 
