@@ -525,18 +525,3 @@ ssize_t websocket_read(const struct greeting *greeting, uint8_t *buffer, size_t 
     *text = reader.text;
     return error == 0 ? (ssize_t)reader.done : error;
 }
-
-void websocket_say(const struct greeting *greeting, const void *bytes, size_t size, bool text)
-{
-    uint8_t words[WEBSOCKET_HEAD_MAX + CODEC_FAREWELL_MAX];
-    uint8_t *payload = words + WEBSOCKET_HEAD_MAX;
-    memcpy(payload, bytes, size);
-    size_t head = put_head(payload, (uint8_t)(FINAL | (text ? TEXT : BINARY)), size);
-    greeting_say(greeting, payload - head, head + size);
-}
-
-void websocket_close(const struct greeting *greeting, enum websocket_code code, const char *reason)
-{
-    uint8_t words[CODEC_FAREWELL_MAX];
-    greeting_say(greeting, words, put_close(words, (uint16_t)code, reason));
-}

@@ -27,7 +27,6 @@ enum websocket_code {
 };
 
 enum {
-    WEBSOCKET_HEAD_MAX = 10,    /* of a frame that goes out */
     WEBSOCKET_REASON_MAX = 123, /* bytes of a close frame's reason; more are cut off */
 };
 
@@ -38,9 +37,5 @@ enum {
  * -EPROTO it broke the protocol, -EMSGSIZE the message is larger (in these three cases it was
  * told, if the protocol has a word for it); -ETIMEDOUT. */
 ssize_t websocket_read(const struct greeting *greeting, uint8_t *buffer, size_t size, bool *text);
-/* Sends one whole message of at most CODEC_FAREWELL_MAX bytes. */
-void websocket_say(const struct greeting *greeting, const void *bytes, size_t size, bool text);
-/* Sends a close frame. */
-void websocket_close(const struct greeting *greeting, enum websocket_code code, const char *reason);
 
 #endif

@@ -938,18 +938,6 @@ START_TEST(a_message_that_does_not_come_ends_at_the_deadline)
 }
 END_TEST
 
-START_TEST(words_and_refusals_go_out_as_frames)
-{
-    struct greeting greeting = greeting_within(10000);
-    websocket_say(&greeting, "ok\n", 3, false);
-    expect_heard("\x82\x03ok\n", 5);
-    websocket_close(&greeting, WEBSOCKET_PROTOCOL_ERROR, "Bad hello");
-    expect_heard("\x88\x0b\x03\xea"
-                 "Bad hello",
-        13);
-}
-END_TEST
-
 static TCase *framing_tests(void)
 {
     TCase *tests = tcase_create("framing");
@@ -1013,7 +1001,6 @@ static TCase *greeting_tests(void)
     tcase_add_test(tests, a_close_before_the_message_is_answered);
     tcase_add_test(tests, an_end_of_file_before_the_message_is_whole_needs_no_answer);
     tcase_add_test(tests, a_message_that_does_not_come_ends_at_the_deadline);
-    tcase_add_test(tests, words_and_refusals_go_out_as_frames);
     return tests;
 }
 
