@@ -8,14 +8,13 @@
 
 #include "create.h"
 #include "log.h"
+#include "wipe.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <malloc.h>
 #include <sodium.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -25,18 +24,11 @@ _Static_assert(IDENT_SECRET_SIZE == crypto_sign_SECRETKEYBYTES, "libsodium's sec
 
 /* ---- memory ---------------------------------------------------------------------- */
 
-static void wipe_and_free(void *memory)
-{
-    if (memory != NULL)
-        sodium_memzero(memory, malloc_usable_size(memory));
-    free(memory);
-}
-
 static struct identity *new_identity(void)
 {
     if (sodium_init() < 0)
         return NULL;
-    json_set_alloc_funcs(malloc, wipe_and_free);
+    wipe_behind_jansson();
     return sodium_malloc(sizeof(struct identity));
 }
 

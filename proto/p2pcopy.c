@@ -7,19 +7,11 @@
 #include "proto.h"
 #include "websocket.h"
 
-#include <jansson.h>
-#include <malloc.h>
-#include <sodium.h>
-#include <stdlib.h>
-#include <string.h>
+#include "../wipe.h"
 
-/* The code is in what jansson frees, in several copies. */
-static void wipe_and_free(void *memory)
-{
-    if (memory != NULL)
-        sodium_memzero(memory, malloc_usable_size(memory));
-    free(memory);
-}
+#include <jansson.h>
+#include <sodium.h>
+#include <string.h>
 
 static bool is_string(const json_t *value, const char *expected)
 {
@@ -47,7 +39,7 @@ const char *p2pcopy_read_hello(
 {
     if (!text)
         return "First frame must be hello text";
-    json_set_alloc_funcs(malloc, wipe_and_free);
+    wipe_behind_jansson(); /* the code is a secret */
     json_t *value = json_loadb((const char *)bytes, size, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     if (value == NULL)
         return "Bad hello json";

@@ -195,21 +195,6 @@ static int read_text(const struct greeting *greeting, char *line, size_t have,
 
 /* ---- version 2 ------------------------------------------------------------------- */
 
-/* Reads `size` bytes as they come. */
-static int read_exactly(const struct greeting *greeting, uint8_t *bytes, size_t size)
-{
-    for (size_t have = 0; have < size;) {
-        ssize_t count = greeting_peek(greeting, bytes + have, size - have);
-        if (count <= 0)
-            return count == 0 ? -ECONNRESET : (int)count;
-        int error = greeting_consume(greeting, bytes + have, (size_t)count);
-        if (error != 0)
-            return error;
-        have += (size_t)count;
-    }
-    return 0;
-}
-
 static int parse_binary(
     uint8_t family, const uint8_t *rest, size_t size, struct sockaddr_storage *source, bool *own)
 {
@@ -238,14 +223,14 @@ static int read_binary(const struct greeting *greeting, uint8_t *head, size_t ha
     struct sockaddr_storage *source, bool *own)
 {
     uint8_t rest[PROXY_REST_MAX];
-    int error = read_exactly(greeting, head + have, HEAD_SIZE - have);
+    int error = greeting_read(greeting, head + have, HEAD_SIZE - have);
     if (error != 0)
         return error;
     uint8_t command = head[SIGNATURE_SIZE], family = head[SIGNATURE_SIZE + 1];
     size_t size = (size_t)head[SIGNATURE_SIZE + 2] << 8 | head[SIGNATURE_SIZE + 3];
     if ((command != COMMAND_LOCAL && command != COMMAND_PROXY) || size > sizeof rest)
         return -EPROTO;
-    error = read_exactly(greeting, rest, size);
+    error = greeting_read(greeting, rest, size);
     if (error != 0)
         return error;
     *own = command == COMMAND_LOCAL;
@@ -264,7 +249,7 @@ int proxy_read(const struct greeting *greeting, struct sockaddr_storage *source,
     /* As far as both agree with what they must begin with, and no byte further. */
     for (size_t have = 0;;) {
         size_t text_size = sizeof text_start - 1;
-        int error = read_exactly(greeting, head.bytes + have, 1);
+        int error = greeting_read(greeting, head.bytes + have, 1);
         if (error != 0)
             return error;
         have++;
