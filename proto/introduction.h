@@ -17,7 +17,6 @@
 enum {
     INTRODUCTION_ID_MAX = 256,         /* bytes in the id of a peer or of a document, at least 1 */
     INTRODUCTION_DOCUMENTS_MAX = 1024, /* in one message */
-    INTRODUCTION_MESSAGE_MAX = 65536,  /* bytes in one message: ample for as many usual ids */
 };
 
 struct introduction_text {

@@ -96,7 +96,9 @@ static void web_farewell(enum pair_outcome outcome, enum pair_reason reason, str
     (void)words; /* an answer was all */
 }
 
-static const struct prefix prefixes[] = {{4, "GET "}, {5, "HEAD "}};
+/* All but the first two are here to be told in HTTP that they are not allowed. */
+static const struct prefix prefixes[] = {
+    {4, "GET "}, {5, "HEAD "}, {5, "POST "}, {4, "PUT "}, {7, "DELETE "}, {8, "OPTIONS "}};
 
 const struct protocol web_protocol = {
     .name = "http",

@@ -13,8 +13,8 @@ from harness import Relay, behaviour, line, new_side, new_token, run, wait_until
 from web_protocols import (PAIRS, connection, connection_pair, exchange, expect_introduction, hello,
                            introduced, introduction, join, leave, new_code, p2p_pair, receive_bytes,
                            receiver, sender, transit, transit_pair)
-from websocket_client import (BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Closed, WebSocket,
-                              close_payload, frame, get, try_upgrade, upgrade_request)
+from websocket_client import (BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Closed, Response,
+                              WebSocket, close_payload, frame, get, try_upgrade, upgrade_request)
 
 WAYS = ("serve", "accept")
 SAMPLE_KEY, SAMPLE_ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455, 1.3
@@ -515,6 +515,22 @@ def a_monitor_that_asks_for_the_head_only_gets_that():
             with relay.connect() as client:
                 client.send(b"HEAD /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
                 assert client.receive(1 << 16).startswith(b"HTTP/1.1 503 ")
+
+
+@behaviour("POST", "PUT", "DELETE", "OPTIONS")
+def another_method_is_answered_405_with_those_that_are_allowed(method):
+    with Relay() as relay:
+        for body in (b"", b"hello"):
+            with relay.connect() as client:
+                client.send(f"{method} / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                            f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                response = Response(client)
+            assert response.status == 405, response.status
+            assert response.headers["allow"] == "GET, HEAD", response.headers
+        with relay.connect() as client:
+            client.send(method[:2].encode() + b"\n").expect(b"bad handshake\n")
+        relay.wait_for_outcomes("http", errory=2)
+        relay.wait_for_outcomes("transit", errory=1)
 
 
 @behaviour()
