@@ -339,7 +339,9 @@ static const char *find_credential(const char *name, char *buffer)
     if (directory == NULL || strchr(name, '/') != NULL)
         return name;
     int length = snprintf(buffer, PATH_MAX, "%s/%s", directory, name);
-    return length > 0 && length < PATH_MAX && access(buffer, F_OK) == 0 ? buffer : name;
+    return length > 0 && length < PATH_MAX && (access(buffer, F_OK) == 0 || errno != ENOENT)
+               ? buffer
+               : name;
 }
 
 static int find_certificate(struct options *options)

@@ -567,6 +567,13 @@ size_t pair_dismissed(struct pair_table *table, struct pair_ref *refs, size_t si
 
 /* ---- counts ---------------------------------------------------------------------- */
 
+const char *pair_outcome_name(enum pair_outcome outcome)
+{
+    static const char *const names[PAIR_OUTCOMES] = {"happy", "lonely", "errory", "impatient",
+        "redundant", "empty", "full", "crowded", "served"};
+    return names[outcome];
+}
+
 void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome outcome)
 {
     if (protocol < PAIR_PROTOCOLS_MAX && outcome < PAIR_OUTCOMES)

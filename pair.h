@@ -228,6 +228,8 @@ size_t pair_dismissed(struct pair_table *table, struct pair_ref *refs, size_t si
 
 /* -- for everyone ------------------------------------------------------------------ */
 
+/* One word, as operators read it. */
+const char *pair_outcome_name(enum pair_outcome outcome);
 void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome outcome);
 void pair_count_bytes(struct pair_table *table, uint64_t bytes);
 /* How many slots are not free. */

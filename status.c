@@ -10,14 +10,12 @@
 
 static const char *const state_names[] = {
     "free", "greeting", "waiting", "matched", "joined", "dismissed"};
-static const char *const outcome_names[PAIR_OUTCOMES] = {
-    "happy", "lonely", "errory", "impatient", "redundant", "empty", "full", "crowded", "served"};
 
 static void print_protocols(FILE *out, const struct pair_stats *stats)
 {
     fprintf(out, "\n%-12s", "");
     for (size_t k = 0; k < PAIR_OUTCOMES; k++)
-        fprintf(out, "%10s", outcome_names[k]);
+        fprintf(out, "%10s", pair_outcome_name((enum pair_outcome)k));
     fputc('\n', out);
     for (size_t i = 0; i < protocol_count; i++) {
         fprintf(out, "%-12s", protocols[i]->name);
@@ -65,8 +63,8 @@ static json_t *protocols_object(const struct pair_stats *stats)
     for (size_t i = 0; i < protocol_count; i++) {
         json_t *outcomes = json_object();
         for (size_t k = 0; k < PAIR_OUTCOMES; k++)
-            json_object_set_new(
-                outcomes, outcome_names[k], json_integer((json_int_t)stats->outcomes[i][k]));
+            json_object_set_new(outcomes, pair_outcome_name((enum pair_outcome)k),
+                json_integer((json_int_t)stats->outcomes[i][k]));
         json_object_set_new(object, protocols[i]->name, outcomes);
     }
     return object;
@@ -102,7 +100,7 @@ static void print_outcomes(FILE *out, const struct pair_stats *stats)
     for (size_t i = 0; i < protocol_count; i++)
         for (size_t k = 0; k < PAIR_OUTCOMES; k++)
             fprintf(out, "relay_outcomes_total{protocol=\"%s\",outcome=\"%s\"} %" PRIu64 "\n",
-                protocols[i]->name, outcome_names[k], stats->outcomes[i][k]);
+                protocols[i]->name, pair_outcome_name((enum pair_outcome)k), stats->outcomes[i][k]);
 }
 
 int status_openmetrics(FILE *out, const struct pair_stats *stats)

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netdb.h>
 #include <poll.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -163,18 +164,24 @@ static enum pair_outcome greet(const struct worker *worker, struct greeting *gre
     return outcome;
 }
 
-/* Reads what a trusted proxy says of a connection; own: it is the proxy's own. */
-static enum pair_outcome ask_proxy(
-    const struct greeting *greeting, struct sockaddr_storage *peer, bool *own)
+/* Who is at the other end. */
+struct caller {
+    struct sockaddr_storage address; /* of no family: nobody asked */
+    uint64_t source;                 /* pair_source(); 0: not counted */
+    bool is_proxy;                   /* a trusted proxy, for itself */
+};
+
+/* Reads what a trusted proxy says of a connection. */
+static enum pair_outcome ask_proxy(const struct greeting *greeting, struct caller *caller)
 {
-    uint64_t proxy = listen_source(peer, greeting->table);
-    int error = proxy_read(greeting, peer, own);
+    uint64_t proxy = listen_source(&caller->address, greeting->table);
+    int error = proxy_read(greeting, &caller->address, &caller->is_proxy);
     if (error == -EPROTO)
         log_warning("refused a connection from a trusted proxy: it does not begin with a good "
                     "PROXY header");
     /* It named nobody, or itself. */
-    if (error != 0 || listen_source(peer, greeting->table) == proxy)
-        *own = true;
+    if (error != 0 || listen_source(&caller->address, greeting->table) == proxy)
+        caller->is_proxy = true;
     if (error == 0)
         return PAIR_HAPPY;
     return error == -EPROTO ? PAIR_ERRORY : PAIR_EMPTY;
@@ -182,21 +189,20 @@ static enum pair_outcome ask_proxy(
 
 /* Whose connection it is: the peer's, or who a trusted proxy says. */
 static enum pair_outcome find_source(
-    const struct worker *worker, const struct greeting *greeting, uint64_t *source, bool *own)
+    const struct worker *worker, const struct greeting *greeting, struct caller *caller)
 {
     const struct options *options = worker->options;
     enum pair_outcome outcome = PAIR_HAPPY;
-    struct sockaddr_storage peer;
-    *source = 0;
-    if (options->proxies.count == 0 && options->limits.per_source == 0)
+    if (options->proxies.count == 0 && options->limits.per_source == 0 && !log_debugging())
         return PAIR_HAPPY; /* nobody asks */
-    if (listen_peer(greeting->fd, &peer) != 0) {
-        *own = options->proxies.count > 0; /* a health check is reset so soon */
+    if (listen_peer(greeting->fd, &caller->address) != 0) {
+        caller->is_proxy = options->proxies.count > 0; /* a health check is reset so soon */
         return PAIR_EMPTY;
     }
-    if (proxy_is_trusted(&options->proxies, &peer))
-        outcome = ask_proxy(greeting, &peer, own);
-    *source = options->limits.per_source > 0 ? listen_source(&peer, worker->table) : 0;
+    if (proxy_is_trusted(&options->proxies, &caller->address))
+        outcome = ask_proxy(greeting, caller);
+    if (options->limits.per_source > 0)
+        caller->source = listen_source(&caller->address, worker->table);
     return outcome;
 }
 
@@ -219,23 +225,56 @@ static enum pair_outcome enter(const struct worker *worker, uint64_t source, int
 }
 
 /* There is no room for a connection. Only a WebSocket's client can be told so; and who asks whether
- * there is room gets an answer. */
-static void turn_away(struct greeting *greeting)
+ * there is room gets an answer. One of too many is heard as far as it has spoken already. */
+static enum pair_outcome turn_away(struct greeting *greeting, enum pair_outcome outcome)
 {
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
     greeting->full = true;
-    greeting->deadline = runtime_now() + PARTING_TIME;
+    greeting->deadline = runtime_now() + (outcome == PAIR_SOURCE ? 0 : PARTING_TIME);
     const struct protocol *protocol = protocol_sniff(greeting);
-    if (protocol == &web_protocol || protocol == &tls_protocol)
-        (void)protocol->greet(greeting, &request, &handoff);
+    if ((protocol == &web_protocol || protocol == &tls_protocol) &&
+        protocol->greet(greeting, &request, &handoff) == PAIR_SERVED)
+        return PAIR_SERVED;
+    return outcome;
+}
+
+/* The one place where an address is logged. */
+static void log_caller(
+    const struct caller *caller, const struct greeting *greeting, enum pair_outcome outcome)
+{
+    const struct sockaddr_storage *address = &caller->address;
+    char host[NI_MAXHOST] = "no address", port[NI_MAXSERV] = "0";
+    if (!log_debugging())
+        return;
+    if (address->ss_family == AF_INET || address->ss_family == AF_INET6)
+        (void)getnameinfo((const struct sockaddr *)address, sizeof *address, host, sizeof host,
+            port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV); /* or they stay as they are */
+    log_debug("a connection from %s port %s (%s): %s", host, port,
+        protocols[greeting->protocol]->name,
+        outcome == PAIR_HAPPY ? "handed over" : pair_outcome_name(outcome));
+}
+
+/* Closes a connection that the forwarder has not got, in the protocol's words if it is `known`. */
+static void close_refused(
+    struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason, bool known)
+{
+    if (outcome == PAIR_ERRORY && known)
+        log_info("refused a connection (%s): %s", protocols[greeting->protocol]->name,
+            reason == PAIR_DUPLICATE ? "its like is here already" : "a bad handshake");
+    if (known)
+        say_farewell(greeting, outcome, reason);
+    greeting_say_end(greeting);
+    if (outcome == PAIR_EMPTY || outcome == PAIR_SOURCE)
+        close(greeting->fd);
+    else
+        part(greeting->fd);
 }
 
 void worker_greet(struct worker *worker, int fd)
 {
     struct pair_ref ref = PAIR_NONE, stranded;
-    uint64_t source;
-    bool own = false;
+    struct caller caller = {.source = 0};
     int64_t opened = runtime_epoch();
     struct greeting greeting = {
         .fd = fd,
@@ -247,39 +286,29 @@ void worker_greet(struct worker *worker, int fd)
     };
     enum pair_reason reason = PAIR_NO_REASON;
     bool known = false;
-    enum pair_outcome outcome = find_source(worker, &greeting, &source, &own);
+    enum pair_outcome outcome = find_source(worker, &greeting, &caller);
     if (outcome == PAIR_HAPPY)
-        outcome = enter(worker, source, opened, greeting.deadline, &ref);
+        outcome = enter(worker, caller.source, opened, greeting.deadline, &ref);
     bool entered = outcome == PAIR_HAPPY;
     if (entered)
         outcome = greet(worker, &greeting, ref, &known, &reason);
     else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
-        turn_away(&greeting);
+        outcome = turn_away(&greeting, outcome);
+    log_caller(&caller, &greeting, outcome);
     if (outcome == PAIR_HAPPY) {
-        if (greeting.records != NULL)
-            records_wipe(greeting.records);
         close(greeting.fd);
-        return;
+    } else {
+        if (entered && pair_leave(worker->table, ref, &stranded) == 0)
+            send_look(worker, stranded);
+        /* A proxy that only asks whether somebody is there is no client. */
+        if (!caller.is_proxy || outcome != PAIR_EMPTY) {
+            pair_count(worker->table, greeting.protocol, outcome);
+            record_end(worker, opened, outcome);
+        }
+        close_refused(&greeting, outcome, reason, known);
     }
-    if (entered && pair_leave(worker->table, ref, &stranded) == 0)
-        send_look(worker, stranded);
-    /* A proxy that only asks whether somebody is there is no client. */
-    if (!own || outcome != PAIR_EMPTY) {
-        pair_count(worker->table, greeting.protocol, outcome);
-        record_end(worker, opened, outcome);
-    }
-    if (outcome == PAIR_ERRORY && known)
-        log_info("refused a connection (%s): %s", protocols[greeting.protocol]->name,
-            reason == PAIR_DUPLICATE ? "its like is here already" : "a bad handshake");
-    if (known)
-        say_farewell(&greeting, outcome, reason);
-    greeting_say_end(&greeting);
     if (greeting.records != NULL)
         records_wipe(greeting.records);
-    if (outcome == PAIR_EMPTY)
-        close(greeting.fd);
-    else
-        part(greeting.fd);
 }
 
 /* ---- opening and starting -------------------------------------------------------- */

@@ -74,8 +74,10 @@ static enum pair_outcome web_greet(
     enum http_answer answer;
     if (http_read(greeting, head, &http, &answer) != 0)
         return PAIR_EMPTY;
-    if (answer == HTTP_SWITCH && greeting->full)
-        answer = HTTP_UNAVAILABLE;
+    if (answer == HTTP_SWITCH && greeting->full) {
+        http_say(greeting, HTTP_UNAVAILABLE, &http);
+        return PAIR_FULL;
+    }
     if (answer != HTTP_SWITCH)
         return answer_request(greeting, answer, &http);
     const struct protocol *protocol =

@@ -265,6 +265,22 @@ def no_token_side_or_address_is_logged_or_kept():
             f"listening on 127.0.0.1:{relay.port}", ""), relay.log()
 
 
+@behaviour("serve", "accept")
+def addresses_are_logged_only_where_that_is_asked_for(how):
+    with Relay(how, options=["--debug"]) as relay:
+        token = new_token()
+        with relay.connect() as client:
+            client.send(b"nonsense\n").expect(b"bad handshake\n")
+            port = client.socket.getsockname()[1]
+        waiting = relay.connect().send(line(token))
+        relay.wait_for(waiting=1)
+        expected = [f"a connection from 127.0.0.1 port {port} (transit): errory",
+                    f"a connection from 127.0.0.1 port {waiting.socket.getsockname()[1]} (transit): "
+                    "handed over"]
+        wait_until(lambda: all(text in relay.log() for text in expected), "the two lines")
+        assert token.decode() not in relay.log()
+
+
 @behaviour()
 def status_as_openmetrics_counts_and_names_nobody():
     with Relay() as relay:

@@ -495,6 +495,8 @@ def healthz_is_200_and_503_when_the_table_is_full():
         waiting = [receiver(relay, new_code()) for _ in range(2)]
         relay.wait_for(used=2)
         assert get(relay, "/healthz").status == 503
+        assert try_upgrade(relay).status == 503
+        relay.wait_for_outcomes("http", served=2, full=1)
         waiting[0].close()
         relay.wait_for(used=1)
         assert get(relay, "/healthz").status == 200
