@@ -12,6 +12,16 @@ enum {
     RETRANSMISSIONS = 3,
 };
 
+enum vital vital_judge(const struct tcp_info *info)
+{
+    if (info->tcpi_unacked == 0 && info->tcpi_notsent_bytes == 0)
+        return VITAL_QUIET;
+    if (info->tcpi_last_ack_recv > SILENCE &&
+        (info->tcpi_probes >= PROBES || info->tcpi_retransmits >= RETRANSMISSIONS))
+        return VITAL_DEAD;
+    return VITAL_WAITING;
+}
+
 enum vital vital_check(int fd)
 {
     struct tcp_info info;
@@ -19,10 +29,5 @@ enum vital vital_check(int fd)
     memset(&info, 0, sizeof info);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
         return VITAL_QUIET;
-    if (info.tcpi_unacked == 0 && info.tcpi_notsent_bytes == 0)
-        return VITAL_QUIET;
-    if (info.tcpi_last_ack_recv > SILENCE &&
-        (info.tcpi_probes >= PROBES || info.tcpi_retransmits >= RETRANSMISSIONS))
-        return VITAL_DEAD;
-    return VITAL_WAITING;
+    return vital_judge(&info);
 }

@@ -2,6 +2,8 @@
 #ifndef RELAY_VITAL_H
 #define RELAY_VITAL_H
 
+struct tcp_info;
+
 enum vital {
     VITAL_QUIET,   /* everything that was written has been acknowledged */
     VITAL_WAITING, /* something has not, but nothing says that the other side is dead */
@@ -13,5 +15,7 @@ enum vital {
  * paused answers every window probe, one that vanished answers none. Sockets that are not TCP
  * are quiet. */
 enum vital vital_check(int fd);
+/* What TCP_INFO says of that: the kernel's structure, of linux/tcp.h. */
+enum vital vital_judge(const struct tcp_info *info);
 
 #endif

@@ -1,0 +1,100 @@
+/* Whether somebody still lives: silence alone does not tell a vanished peer from a paused reader.
+ */
+#include "vital.h"
+
+#include <check.h>
+#include <linux/tcp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    LONG = 120000, /* milliseconds */
+    SHORT = 15000,
+};
+
+static struct tcp_info info;
+
+static void prepare(void)
+{
+    info = (struct tcp_info){.tcpi_unacked = 1, .tcpi_last_ack_recv = SHORT};
+}
+
+START_TEST(who_has_acknowledged_everything_is_only_quiet)
+{
+    info = (struct tcp_info){.tcpi_last_ack_recv = LONG, .tcpi_probes = 9};
+    ck_assert_int_eq(vital_judge(&info), VITAL_QUIET);
+}
+END_TEST
+
+START_TEST(who_was_sent_something_just_now_has_time)
+{
+    info.tcpi_retransmits = 9;
+    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+}
+END_TEST
+
+START_TEST(a_paused_reader_lives_as_long_as_it_answers_probes)
+{
+    info.tcpi_unacked = 0;
+    info.tcpi_notsent_bytes = 1 << 20;
+    info.tcpi_probes = 0; /* each answer sets it back */
+    for (info.tcpi_last_ack_recv = 0; info.tcpi_last_ack_recv <= LONG; info.tcpi_last_ack_recv += 1)
+        ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+}
+END_TEST
+
+START_TEST(who_answers_no_probe_for_long_is_dead)
+{
+    info.tcpi_unacked = 0;
+    info.tcpi_notsent_bytes = 1 << 20;
+    info.tcpi_probes = 1; /* that may be on its way */
+    info.tcpi_last_ack_recv = LONG;
+    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+    info.tcpi_probes = 2;
+    ck_assert_int_eq(vital_judge(&info), VITAL_DEAD);
+    info.tcpi_last_ack_recv = SHORT;
+    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+}
+END_TEST
+
+START_TEST(who_acknowledges_nothing_that_is_sent_again_for_long_is_dead)
+{
+    info.tcpi_last_ack_recv = LONG;
+    info.tcpi_retransmits = 2;
+    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+    info.tcpi_retransmits = 3;
+    ck_assert_int_eq(vital_judge(&info), VITAL_DEAD);
+}
+END_TEST
+
+START_TEST(what_is_no_tcp_connection_is_only_quiet)
+{
+    int ends[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    ck_assert_int_eq(send(ends[0], "x", 1, MSG_NOSIGNAL), 1);
+    ck_assert_int_eq(vital_check(ends[0]), VITAL_QUIET);
+    close(ends[0]);
+    close(ends[1]);
+    ck_assert_int_eq(vital_check(-1), VITAL_QUIET);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("vital");
+    TCase *tests = tcase_create("vital");
+    tcase_add_checked_fixture(tests, prepare, NULL);
+    tcase_add_test(tests, who_has_acknowledged_everything_is_only_quiet);
+    tcase_add_test(tests, who_was_sent_something_just_now_has_time);
+    tcase_add_test(tests, a_paused_reader_lives_as_long_as_it_answers_probes);
+    tcase_add_test(tests, who_answers_no_probe_for_long_is_dead);
+    tcase_add_test(tests, who_acknowledges_nothing_that_is_sent_again_for_long_is_dead);
+    tcase_add_test(tests, what_is_no_tcp_connection_is_only_quiet);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
