@@ -14,6 +14,7 @@ enum {
     WORD = 8,
     SEGMENTS_MAX = 511,
     RUN_MAX = 255, /* further words behind the first */
+    STRIDE = 8,
     DRAFT_WORDS = 32,
     ELEMENTS_OF_A_BYTE = 2, /* a list's */
 
@@ -74,11 +75,29 @@ static uint64_t nonzero_bytes(uint64_t word)
     return (((word & low) + low) | word) & ~low;
 }
 
-/* At most one zero byte: cheaper in a verbatim run than by itself. */
-static bool is_dense(uint64_t word)
+/* Not 0 if there are two zero bytes or more: with at most one, a word is cheaper in a verbatim run
+ * than by itself. */
+static uint64_t sparseness(uint64_t word)
 {
     uint64_t zeros = nonzero_bytes(word) ^ 0x8080808080808080;
-    return (zeros & (zeros - 1)) == 0;
+    return zeros & (zeros - 1);
+}
+
+/* How many words, from the first on, are dense: most are, so several are judged at once. */
+static size_t count_dense(const uint8_t *words, size_t count)
+{
+    size_t dense = 0;
+    while (dense + STRIDE <= count) {
+        uint64_t sparse = 0;
+        for (size_t i = 0; i < STRIDE; i++)
+            sparse |= sparseness(load64(words + (dense + i) * WORD));
+        if (sparse != 0)
+            break;
+        dense += STRIDE;
+    }
+    while (dense < count && sparseness(load64(words + dense * WORD)) == 0)
+        dense++;
+    return dense;
 }
 
 static void start_run(struct packer *packer, enum run run)
@@ -112,12 +131,10 @@ static size_t words_for_run(const struct packer *packer, const uint8_t *words, s
     size_t most = packer->run == RUN_NONE ? 0 : (size_t)(RUN_MAX - *packer->count), joining = 0;
     if (most > count)
         most = count;
-    if (packer->run == RUN_ZEROS)
-        while (joining < most && load64(words + joining * WORD) == 0)
-            joining++;
-    else
-        while (joining < most && is_dense(load64(words + joining * WORD)))
-            joining++;
+    if (packer->run == RUN_VERBATIM)
+        return count_dense(words, most);
+    while (joining < most && load64(words + joining * WORD) == 0)
+        joining++;
     return joining;
 }
 
