@@ -251,10 +251,9 @@ class Connection:
         self.writing = threading.Lock()   # the socket
         self.closing = threading.Event()
         self.patience = patience
-        self.socket = socket.create_connection(address, patience)
+        self.socket = self.dial(address)
         self.readable = select.poll()
         self.readable.register(self.socket, select.POLLIN)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if handshake:
             try:
                 self.greet()
@@ -264,6 +263,11 @@ class Connection:
                 raise
         if lively:
             threading.Thread(target=self._keep_alive, daemon=True).start()
+
+    def dial(self, address):
+        connection = socket.create_connection(address, self.patience)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     # Frames.
 

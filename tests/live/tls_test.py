@@ -13,6 +13,13 @@ import warnings
 from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, descriptors,
                      exchange, free_port, line, make_pair, new_side, new_token, process_name, run,
                      transfer, wait_until)
+from offset_client import Connection
+from offset_relay import OffsetRelay
+from offset_relay import exchange as exchange_through_tunnel
+from web_protocols import (PAIRS, connection, expect_introduction, introduced, new_code, receiver,
+                           sender)
+from web_protocols import exchange as exchange_messages
+from websocket_client import TEXT
 
 WAYS = Relay.MODES
 MANY = 50 << 20
@@ -243,6 +250,71 @@ def messages_of_every_size_around_a_records_arrive():
         first, second = meet(Secure(relay), Secure(relay))
         for size in (1, 2, 255, 4096, 16383, 16384, 16385, 32768, 65535, 65536, 65537, 200001):
             exchange(first, second, size)
+
+
+class SecureNode(Connection):
+    """An Offset node's connection in TLS. Python's TLS is for one thread: such a node sends no
+    keepalives by itself."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, lively=False, **options)
+
+    def dial(self, address):
+        return FIRST.context().wrap_socket(super().dial(address), server_hostname="relay.test")
+
+
+@behaviour(*WAYS)
+def offset_nodes_with_and_without_TLS_listen_and_connect_to_each_other(how):
+    with OffsetRelay(how, FIRST.options()) as relay:
+        for listening in (SecureNode, Connection):
+            listener = relay.listener(kind=listening)
+            for connecting in (SecureNode, Connection):
+                connector = relay.connector(listener, kind=connecting)
+                acceptor = relay.acceptor(listener, connector, kind=listening)
+                exchange_through_tunnel(connector, acceptor)
+                message = os.urandom(300_000)  # of more than one record, and more than a buffer
+                for one, other in ((connector, acceptor), (acceptor, connector)):
+                    one.send(message)
+                    assert other.receive() == message
+                acceptor.close()
+                connector.expect_closed()
+            listener.close()
+        relay.wait_for(used=0)
+
+
+@behaviour()
+def an_offset_tunnel_in_TLS_survives_new_keys():
+    with OffsetRelay(options=FIRST.options()) as relay:
+        connector, acceptor = relay.tunnel(kind=SecureNode)
+        for node in (connector, acceptor):
+            node.begin_rekey()
+            exchange_through_tunnel(connector, acceptor)
+        assert connector.channel.rekeys == acceptor.channel.rekeys == 1
+
+
+@behaviour(*WAYS)
+def websocket_pairs_meet_in_TLS_and_with_those_outside(how):
+    inside = {"context": FIRST.context()}
+    with secure_relay(how) as relay:
+        for pair in PAIRS.values():
+            exchange_messages(*pair(relay, **inside), size=300_000)
+        for one, other in ((inside, {}), ({}, inside)):
+            code = new_code()
+            first, second = sender(relay, code, **one), receiver(relay, code, **other)
+            first.expect_text('{"type":"ready"}')
+            exchange_messages(first, second)
+            alice = connection(relay, "alice", "bob", code, **one).send_text("early")
+            bob = connection(relay, "bob", "alice", code, **other).expect_message(TEXT, b"early")
+            exchange_messages(alice, bob)
+
+
+@behaviour(*WAYS)
+def peers_in_TLS_are_introduced_to_those_outside(how):
+    with secure_relay(how) as relay:
+        alice = introduced(relay, "alice", "doc", context=FIRST.context()).settle()
+        bob = introduced(relay, "bob", "doc")
+        expect_introduction(alice, "bob", "doc")
+        expect_introduction(bob, "alice", "doc")
 
 
 def get(client, path):

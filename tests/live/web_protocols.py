@@ -16,17 +16,17 @@ def hello(code, role, **more):
     return json.dumps({"type": "hello", "code_hash_hex": code, "role": role, **more})
 
 
-def sender(relay, code, path="/"):
-    return WebSocket(relay, path).send_text(hello(code, "sender"))
+def sender(relay, code, path="/", **how):
+    return WebSocket(relay, path, **how).send_text(hello(code, "sender"))
 
 
-def receiver(relay, code, path="/"):
-    return WebSocket(relay, path).send_text(hello(code, "receiver"))
+def receiver(relay, code, path="/", **how):
+    return WebSocket(relay, path, **how).send_text(hello(code, "receiver"))
 
 
-def p2p_pair(relay):
+def p2p_pair(relay, **how):
     code = new_code()
-    first, second = sender(relay, code), receiver(relay, code)
+    first, second = sender(relay, code, **how), receiver(relay, code, **how)
     first.expect_text('{"type":"ready"}')
     return first, second
 
@@ -62,11 +62,11 @@ def connection(relay, local, remote, document, **how):
     return WebSocket(relay, f"/connection/{local}/{remote}/{document}", **how)
 
 
-def connection_pair(relay):
+def connection_pair(relay, **how):
     """Two who met: a message of each has reached the other."""
     document = os.urandom(8).hex()
-    first = connection(relay, "alice", "bob", document)
-    second = connection(relay, "bob", "alice", document)
+    first = connection(relay, "alice", "bob", document, **how)
+    second = connection(relay, "bob", "alice", document, **how)
     exchange(first, second)
     return first, second
 
@@ -75,9 +75,10 @@ def transit(relay, token, side=None, **how):
     return WebSocket(relay, **how).send_binary(line(token, side))
 
 
-def transit_pair(relay):
+def transit_pair(relay, **how):
     token = new_token()
-    first, second = transit(relay, token, new_side()), transit(relay, token, new_side())
+    first = transit(relay, token, new_side(), **how)
+    second = transit(relay, token, new_side(), **how)
     first.expect_binary(b"ok\n")
     second.expect_binary(b"ok\n")
     return first, second

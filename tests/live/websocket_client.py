@@ -5,7 +5,6 @@ import base64
 import hashlib
 import os
 import socket
-import ssl
 import struct
 
 from harness import PATIENCE, Client
@@ -94,17 +93,18 @@ def try_upgrade(relay, path="/", key=None, **headers):
 
 
 class WebSocket(Client):
-    """A connection that has been upgraded. It answers pings unless told not to."""
+    """A connection that has been upgraded, in TLS if given a context. It answers pings unless told
+    not to."""
 
-    def __init__(self, relay, path="/", patience=PATIENCE, answers_pings=True, trust=None, **headers):
+    def __init__(self, relay, path="/", patience=PATIENCE, answers_pings=True, context=None,
+                 **headers):
         super().__init__(("127.0.0.1", relay.port), patience)
         self.answers_pings = answers_pings
         self.pings = 0
         self.close_sent = False
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if trust:
-            context = ssl.create_default_context(cafile=trust)
-            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        if context:
+            self.socket = context.wrap_socket(self.socket, server_hostname="relay.test")
         key = base64.b64encode(os.urandom(16))
         self.send(upgrade_request(path, key.decode(), **headers))
         response = Response(self)
