@@ -293,13 +293,14 @@ def line(token, side=None):
 
 
 class Client:
-    """A raw connection to the relay."""
+    """A raw connection to the relay. preface: what it says before anything else."""
 
-    def __init__(self, address, patience=PATIENCE):
+    def __init__(self, address, patience=PATIENCE, preface=b""):
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family)
         self.socket.settimeout(patience)
         self.socket.connect(address)
+        self.socket.sendall(preface)
 
     def send(self, data):
         self.socket.sendall(data)

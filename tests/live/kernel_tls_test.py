@@ -16,7 +16,7 @@ BOOT_TIME = 300  # seconds for all of it
 MODULES = ("crypto/gf128mul", "crypto/ghash-generic", "crypto/ctr", "crypto/gcm", "net/tls/tls")
 BEHAVIOURS = (r"kernel carries|end of file passes|closes without a word|vanishes|slow reader|"
               r"every size|who waits|judged as any other|full relay|"
-              r"(same port|large|byte by byte|page).*\[(serve|accept)\]")
+              r"(same port|large|byte by byte|page|offset nodes|websocket pairs).*\[(serve|accept)\]")
 
 # Process 1 of the machine inside. Who owns a file is told by a real file system only.
 INIT = """#!/bin/sh

@@ -13,6 +13,12 @@ import time
 
 from harness import (PATIENCE, RELAY, TOP, Client, Relay, Skip, behaviour, exchange, free_port, line,
                      new_side, new_token, run, transfer, wait_until)
+from offset_client import Connection, Identity
+from offset_relay import OffsetRelay
+from offset_relay import exchange as exchange_through_tunnel
+from tls_client import FIRST, Secure
+from web_protocols import exchange as exchange_messages
+from web_protocols import new_code, receiver, sender
 
 WAYS = Relay.MODES
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -72,6 +78,65 @@ def a_trusted_proxys_clients_meet(how):
             first.close()
             second.close()
         relay.wait_for_outcomes(happy=2, errory=0)
+
+
+def transit_pair_in_TLS(relay, *headers):
+    token = new_token()
+    pair = [Secure(relay, preface=text).send(line(token, new_side())) for text in headers]
+    exchange(*(client.expect(b"ok\n") for client in pair))
+    return pair
+
+
+def p2p_pair_behind(relay, *headers, **how):
+    code = new_code()
+    pair = [role(relay, code, preface=text, **how) for role, text in zip((sender, receiver), headers)]
+    pair[0].expect_text('{"type":"ready"}')
+    exchange_messages(*pair)
+    return pair
+
+
+def p2p_pair_in_TLS(relay, *headers):
+    return p2p_pair_behind(relay, *headers, context=FIRST.context())
+
+
+def offset_node(relay, text, identity):
+    class Behind(Connection):
+        """A node's connection through the proxy."""
+
+        def dial(self, address):
+            connection = super().dial(address)
+            connection.sendall(text)
+            return connection
+
+    return relay.open(identity, kind=Behind)
+
+
+def tunnel_behind(relay, *headers):
+    node, other = Identity(), Identity()
+    listener = offset_node(relay, headers[0], node).listen()
+    relay.wait_for(waiting=1)
+    connector = offset_node(relay, headers[1], other).connect_to(node.key)
+    assert listener.incoming() == other.key
+    acceptor = offset_node(relay, header(1, "198.51.100.1"), node).accept(other.key)
+    exchange_through_tunnel(connector, acceptor)
+    return listener, connector, acceptor
+
+
+BEHIND = {"transit in TLS": transit_pair_in_TLS, "p2p-copy": p2p_pair_behind,
+          "p2p-copy in TLS": p2p_pair_in_TLS, "Offset": tunnel_behind}
+
+
+@behaviour(*BEHIND)
+def a_header_may_come_before_any_protocol_and_its_address_counts(what):
+    sources = ("192.0.2.1", "2001:db8::1")
+    for version in (1, 2):
+        with OffsetRelay(options=[*TRUST, *FIRST.options(), "--per-source=1"]) as relay:
+            kept = BEHIND[what](relay, *(header(version, source) for source in sources))
+            for source in sources:
+                assert not is_admitted(From(relay.port).send(header(version, source))), source
+            assert is_admitted(From(relay.port).send(header(version, "192.0.2.2")))
+            for client in kept:
+                client.close()
 
 
 @behaviour(1, 2)

@@ -97,8 +97,8 @@ class WebSocket(Client):
     not to."""
 
     def __init__(self, relay, path="/", patience=PATIENCE, answers_pings=True, context=None,
-                 **headers):
-        super().__init__(("127.0.0.1", relay.port), patience)
+                 preface=b"", **headers):
+        super().__init__(("127.0.0.1", relay.port), patience, preface)
         self.answers_pings = answers_pings
         self.pings = 0
         self.close_sent = False
