@@ -1,5 +1,6 @@
 """Limits hold, one client's excess is not another's, and every way to end is clean."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -94,18 +95,47 @@ def send_until_refused(client, size):
         pass
 
 
+class Stream:
+    """A pair whose first sends without end, and what has arrived at its second."""
+
+    def __init__(self, relay):
+        self.arrived = 0
+        first, self.receiver = make_pair(relay)
+        self.threads = [threading.Thread(target=send_until_refused, args=(first, 1 << 26)),
+                        threading.Thread(target=self._count)]
+
+    def start(self):
+        for thread in self.threads:
+            thread.start()
+
+    def _count(self):
+        with contextlib.suppress(OSError):
+            while part := self.receiver.socket.recv(1 << 16):
+                self.arrived += len(part)
+
+    def join(self):
+        for thread in self.threads:
+            thread.join()
+
+
 @behaviour()
-def a_session_rate_is_each_connections_own():
-    with Relay(options=["--session-rate=4MB/s"]) as relay:
-        pairs = [make_pair(relay) for _ in range(2)]
-        for first, _ in pairs:
-            threading.Thread(target=send_until_refused, args=(first, 12_000_000)).start()
+def a_session_rate_holds_and_is_each_connections_own():
+    """The clock is a pair that has a relay to itself: those who share one keep up with it."""
+    rate, size = 1_000_000, 3_000_000
+    options = [f"--session-rate={rate}/s"]
+    with Relay(options=options) as apart, Relay(options=options) as shared:
+        clock, *others = streams = [Stream(apart), *(Stream(shared) for _ in range(4))]
         started = time.monotonic()
-        for _, second in pairs:
-            data = second.receive(12_000_000)
-            assert len(data) == 12_000_000
-        # Nothing is asserted on how fast it is, only that it was held back at all.
-        assert time.monotonic() - started > 1
+        for stream in streams:
+            stream.start()
+        wait_until(lambda: clock.arrived >= size, f"{size} bytes at 1 MB/s", 120)
+        took, arrived = time.monotonic() - started, [stream.arrived for stream in others]
+    for stream in streams:
+        stream.join()
+    # A rate for all four together would have let through a quarter to each.
+    assert min(arrived) >= size / 2, (size, arrived)
+    # Nothing is asserted on how fast it is, only that it was held back at all.
+    assert took > size / rate / 3, took
 
 
 @behaviour()
