@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import time
 
 import offset_capnp as capnp
@@ -16,6 +17,7 @@ from offset_relay import OffsetRelay, exchange, receive_all
 VERSION_FRAME, NONCES, KEYS, FIRST, LATER = range(5)
 STAGES = {"the nonces": NONCES, "the keys": KEYS, "the first message": FIRST,
           "a later message": LATER}
+IN_THE_CLEAR = {"the version": VERSION_FRAME, "the nonces": NONCES, "the keys": KEYS}
 ENCRYPTED = ("the first message", "a later message")
 
 
@@ -74,11 +76,15 @@ def size_of(relay, number):
 # ---- bits ------------------------------------------------------------------------------
 
 
+def with_a_bit_flipped(data, at, bit):
+    changed = bytearray(data)
+    changed[at] ^= 1 << bit
+    return bytes(changed)
+
+
 def flipped(data, bit):
     """In the payload of a frame, whose size differs by a few bytes from one to the next."""
-    changed = bytearray(data)
-    changed[8 + bit // 8 % (len(data) - 8)] ^= 1 << bit % 8
-    return bytes(changed)
+    return with_a_bit_flipped(data, 8 + bit // 8 % (len(data) - 8), bit % 8)
 
 
 def meaning(number, data):
@@ -104,15 +110,17 @@ class Flip:
         if at != self.number:
             return data
         changed = flipped(data, self.bit)
+        if at == VERSION_FRAME:
+            return changed
         before, after = meaning(at, data), meaning(at, changed)
         if after is not None:
             self.counts = after != before if at == KEYS else after[1] != before[1]
         return changed if self.counts else data
 
 
-@behaviour("the nonces", "the keys")
+@behaviour(*IN_THE_CLEAR)
 def any_flipped_bit_in_the_handshake_ends_the_connection(stage):
-    number = STAGES[stage]
+    number = IN_THE_CLEAR[stage]
     with OffsetRelay() as relay:
         bystanders, refused = Bystanders(relay), 0
         for bit in range(8 * size_of(relay, number)):
@@ -125,7 +133,7 @@ def any_flipped_bit_in_the_handshake_ends_the_connection(stage):
                 except Closed:
                     assert flip.counts, f"bit {bit}, which was left as it is"
             refused += flip.counts
-        assert refused > 400, refused
+        assert refused >= (32 if number == VERSION_FRAME else 400), refused
         bystanders.expect_undisturbed(refused)
 
 
@@ -189,6 +197,7 @@ def preceded_by_one_of_another_connection(number):
 WAYS_TO_TAMPER = (dropped, replayed, swapped_with_the_next, without_its_last_byte,
                   preceded_by_one_of_another_connection)
 WAYS_TO_LOSE = (dropped, swapped_with_the_next)
+HUGE = (FRAME_MAX + 1, 16 << 20, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
 
 
 @behaviour(*STAGES)
@@ -204,15 +213,68 @@ def a_frame_dropped_replayed_reordered_cut_or_added_ends_the_connection(stage):
         bystanders.expect_undisturbed(len(ways))
 
 
-@behaviour()
-def nonces_that_do_not_arrive_end_the_connection():
-    """The relay may take what comes next for them, and then it is the node who finds out."""
+@behaviour(*(way.__name__.replace("_", " ") for way in WAYS_TO_LOSE))
+def nonces_that_do_not_arrive_end_the_connection(name):
+    """The relay takes what comes next for them, which the node finds out; it waits for keys then,
+    and nonces in their place it refuses."""
+    way = getattr(sys.modules[__name__], name.replace(" ", "_"))
     with OffsetRelay(options=["--handshake-timeout=2"]) as relay:
-        for way in WAYS_TO_LOSE:
+        bystanders = Bystanders(relay)
+        with node_with(relay, way(NONCES)) as node:
             try:
-                expect_refused(relay, way(NONCES))
-            except Refused:
+                go_on(node)
+                raise AssertionError("the node takes keys that are not for its nonce")
+            except (Closed, Refused):
                 pass
+            expect_end(node)
+        bystanders.expect_undisturbed(0 if way is dropped else 1)
+
+
+@behaviour(*(way.__name__.replace("_", " ") for way in WAYS_TO_TAMPER if way not in WAYS_TO_LOSE))
+def a_version_replayed_cut_or_preceded_ends_the_connection(name):
+    way = getattr(sys.modules[__name__], name.replace(" ", "_"))
+    with OffsetRelay() as relay:
+        bystanders = Bystanders(relay)
+        expect_refused(relay, way(VERSION_FRAME))
+        bystanders.expect_undisturbed(1)
+
+
+def bit_of_its_head(bit):
+    return changing(VERSION_FRAME, lambda data: with_a_bit_flipped(data, bit // 8, bit % 8))
+
+
+def shorter(size):
+    return changing(VERSION_FRAME, lambda data: framed(data[8:8 + size]))
+
+
+def said_to_be_huge(claim):
+    return changing(VERSION_FRAME, lambda data: struct.pack(">Q", claim))
+
+
+NOT_OFFSET = {
+    "any bit of its head flipped": [bit_of_its_head(bit) for bit in range(64)],
+    "dropped": [dropped(VERSION_FRAME)],
+    "swapped with the next": [swapped_with_the_next(VERSION_FRAME)],
+    "shorter": [shorter(size) for size in range(4)],
+    "said to be huge": [said_to_be_huge(claim) for claim in HUGE],
+}
+
+
+@behaviour(*NOT_OFFSET)
+def a_connection_whose_first_bytes_are_no_version_is_not_offsets(how):
+    """It is taken for a client of transit, and refused as one when its line comes to an end."""
+    with OffsetRelay() as relay:
+        bystanders = Bystanders(relay)
+        for outgoing in NOT_OFFSET[how]:
+            with node_with(relay, outgoing) as node:
+                node.greet()
+                node.socket.sendall(b"\n" * 1024)
+                answer = b""
+                while part := node.socket.recv(100):
+                    answer += part
+                assert answer == b"bad handshake\n", answer
+        bystanders.expect_undisturbed(len(NOT_OFFSET[how]))
+        assert relay.outcomes("offset")["errory"] == 0, relay.outcomes("offset")
 
 
 @behaviour(*STAGES)
@@ -230,10 +292,9 @@ def a_shorter_frame_of_any_length_ends_the_connection(stage):
 
 @behaviour(*STAGES)
 def a_frame_that_claims_to_be_huge_ends_the_connection_at_once(stage):
-    claims = (FRAME_MAX + 1, 16 << 20, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
     with OffsetRelay() as relay:
         bystanders = Bystanders(relay)
-        for claim in claims:
+        for claim in HUGE:
             with node_with(relay, changing(
                     STAGES[stage],
                     lambda data: struct.pack(">Q", claim))) as node:  # pylint: disable=cell-var-from-loop
@@ -246,7 +307,7 @@ def a_frame_that_claims_to_be_huge_ends_the_connection_at_once(stage):
                     node.expect_closed()
                 except Closed:
                     pass
-        bystanders.expect_undisturbed(len(claims))
+        bystanders.expect_undisturbed(len(HUGE))
 
 
 @behaviour()
@@ -266,31 +327,51 @@ def a_whole_connection_replayed_is_refused():
         bystanders.expect_undisturbed(1)
 
 
-@behaviour(*(way.__name__.replace("_", " ") for way in WAYS_TO_TAMPER), "a bit flipped")
+BEFORE = 7  # messages that pass before one is tampered with
+IN_A_TUNNEL = FIRST + 1 + 3 + BEFORE  # behind Connect, and what a new tunnel has exchanged
+
+
+def arriving_in_a_tunnel(relay, listener, outgoing):
+    """How many messages arrive before tampering ends the tunnel."""
+    connector = relay.connector(listener, outgoing=outgoing)
+    acceptor = relay.acceptor(listener, connector)
+    exchange(connector, acceptor)
+    try:
+        for _ in range(BEFORE + 5):
+            connector.send(os.urandom(100))
+        connector.expect_closed()
+    except Closed:
+        pass
+    return receive_all(acceptor).count
+
+
+@behaviour(*(way.__name__.replace("_", " ") for way in WAYS_TO_TAMPER))
 def tampering_in_a_tunnel_ends_it_behind_what_came_before(name):
-    before = 7
-    number = FIRST + 1 + 3 + before  # behind Connect, and what a new tunnel has exchanged
-    if name == "a bit flipped":
-        outgoing = changing(number, lambda data: flipped(data, 8 * len(data[8:]) // 2))
-    else:
-        outgoing = {way.__name__: way for way in WAYS_TO_TAMPER}[name.replace(" ", "_")](number)
+    way = getattr(sys.modules[__name__], name.replace(" ", "_"))
     with OffsetRelay() as relay:
         bystanders = Bystanders(relay)
-        connector = relay.connector(bystanders.listener, outgoing=outgoing)
-        acceptor = relay.acceptor(bystanders.listener, connector)
-        exchange(connector, acceptor)
-        messages = [os.urandom(100) for _ in range(before + 5)]
-        try:
-            for message in messages:
-                connector.send(message)
-            connector.expect_closed()
-        except Closed:
-            pass
-        arrived = receive_all(acceptor)
+        arrived = arriving_in_a_tunnel(relay, bystanders.listener, way(IN_A_TUNNEL))
         # What is replayed, or cut, is refused behind or at the one that was meant.
-        whole = before + (name == "replayed")
-        assert arrived.count == whole, f"{arrived.count} messages arrived instead of {whole}"
+        assert arrived == BEFORE + (name == "replayed"), f"{arrived} messages arrived"
         bystanders.expect_undisturbed(1)
+
+
+# Parts of a frame in a tunnel: its size, a nonce, the text, a tag.
+PLACES = {"its size, first byte": 0, "its size, last byte": 7, "its nonce, first byte": 8,
+          "its nonce, last byte": 19, "its text, first byte": 20, "its text, last byte": -17,
+          "its tag, first byte": -16, "its tag, last byte": -1}
+
+
+@behaviour(*PLACES)
+def any_flipped_bit_in_a_tunnel_ends_it_behind_what_came_before(place):
+    with OffsetRelay() as relay:
+        bystanders = Bystanders(relay)
+        for bit in range(8):
+            arrived = arriving_in_a_tunnel(relay, bystanders.listener, changing(
+                IN_A_TUNNEL, lambda data: with_a_bit_flipped(
+                    data, PLACES[place], bit)))  # pylint: disable=cell-var-from-loop
+            assert arrived == BEFORE, f"{arrived} messages arrived"
+        bystanders.expect_undisturbed(8)
 
 
 # ---- nonsense --------------------------------------------------------------------------
