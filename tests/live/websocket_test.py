@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 
 import msgpack
 from harness import Relay, behaviour, line, new_side, new_token, run, wait_until
@@ -384,6 +385,36 @@ def a_bad_hello_is_closed_with_1002(reason):
             client.expect_end()
 
 
+def hello_of(size, code, role):
+    return hello(code, role, padding="x" * (size - len(hello(code, role, padding=""))))
+
+
+@behaviour()
+def a_hello_of_4096_bytes_is_read_and_a_longer_one_refused():
+    with Relay() as relay:
+        code = new_code()
+        first = WebSocket(relay).send_text(hello_of(4096, code, "sender"))
+        second = WebSocket(relay).send_text(hello_of(4096, code, "receiver"))
+        first.expect_text(READY)
+        exchange(first, second)
+        for size in (4097, 8192):
+            WebSocket(relay).send_text(hello_of(size, code, "sender")).expect_close(1002, "Bad hello")
+        WebSocket(relay).send_text(hello_of(8193, code, "sender")).expect_close(1009)
+        relay.wait_for(waiting=0)
+
+
+@behaviour()
+def a_hello_that_is_not_text_is_told_so():
+    """It may as well be a client of transit's that said no line, and is told what that expects."""
+    with Relay() as relay:
+        for role in ("sender", "receiver"):
+            client = WebSocket(relay).send_binary(hello(new_code(), role).encode())
+            client.expect_binary(b"bad handshake\n")
+            client.expect_close(1002, "First frame must be hello text")
+            client.expect_end()
+        relay.wait_for(used=0)
+
+
 @behaviour()
 def a_hello_is_read_as_json():
     with Relay() as relay:
@@ -694,6 +725,102 @@ def ids_are_percent_decoded_and_sent_as_they_were_meant():
         first = connection(relay, "al%20ice", "b%6Fb", "doc%2F%C3%BC")
         second = connection(relay, "bob", "%61l%20ice", "d%6Fc%2f%c3%bc")
         exchange(first, second)
+
+
+TOO_MUCH = "too many documents, or ids that are too long"
+
+
+@behaviour()
+def a_peer_holds_1024_documents_and_is_closed_with_1008_for_one_more():
+    documents = [f"doc-{number}" for number in range(1024)]
+    with Relay() as relay:
+        alice = introduced(relay, "alice", *documents).settle()
+        join(alice, *documents[:5]).settle()  # are there already
+        leave(alice, documents[0])
+        join(alice, "another").settle()
+        bob = introduced(relay, "bob", *documents)
+        expect_introduction(bob, "alice", *documents[1:])
+        expect_introduction(alice, "bob", *documents[1:])
+        join(alice, "one more").expect_close(1008, TOO_MUCH)
+        introduced(relay, "carol", *documents, "one more").expect_close(1008, TOO_MUCH)
+        bob.settle()  # of carol, nothing is heard
+        expect_introduction(introduced(relay, "dave", "doc-7"), "bob", "doc-7")
+
+
+@behaviour()
+def ids_of_256_bytes_are_taken_and_longer_ones_refused():
+    longest, longer = "ü" * 128, "ü" * 128 + "x"
+    with Relay() as relay:
+        alice = introduced(relay, "%C3%BC" * 128, longest).settle()
+        expect_introduction(introduced(relay, "bob", longest), longest, longest)
+        expect_introduction(alice, "bob", longest)
+        for say in (join, leave):
+            say(introduced(relay, "carol"), "doc", longer).expect_close(1008, TOO_MUCH)
+        for path in (f"/introduction/{'x' * 257}", f"/connection/{'x' * 257}/bob/doc",
+                     f"/connection/alice/{'x' * 257}/doc", f"/connection/alice/bob/{'x' * 257}"):
+            assert try_upgrade(relay, path).status == 404, path
+        alice.settle()
+
+
+@behaviour("in one frame", "in fragments")
+def a_message_of_256_KiB_is_read_and_a_longer_one_closed_with_1008(how):
+    def padded_join(size):
+        message = {"type": "Join", "documentIds": ["doc"], "padding": b""}
+        rest = size - len(msgpack.packb(message)) - 3  # a size of 1 byte takes 4 then
+        return msgpack.packb({**message, "padding": bytes(rest)})
+
+    def say(client, message):
+        if how == "in one frame":
+            return client.send_binary(message)
+        parts = [message[at:at + 10_000] for at in range(0, len(message), 10_000)]
+        for number, part in enumerate(parts):
+            client.send_frame(CONTINUATION if number else BINARY, part, final=part is parts[-1])
+        return client
+
+    with Relay() as relay:
+        alice = introduced(relay, "alice", "doc").settle()
+        bob = introduced(relay, "bob")
+        longest = padded_join(1 << 18)
+        assert len(longest) == 1 << 18
+        say(bob, longest)
+        expect_introduction(bob, "alice", "doc")
+        expect_introduction(alice, "bob", "doc")
+        say(bob, longest + b"x").expect_close(1008)
+        alice.settle()
+
+
+@behaviour()
+def joins_that_come_at_once_are_one_introduction():
+    with Relay() as relay:
+        alice = introduced(relay, "alice", "a", "b", "c").settle()
+        bob = introduced(relay, "bob")
+        bob.send(b"".join(frame(BINARY, msgpack.packb({"type": "Join", "documentIds": [name]}))
+                          for name in "abc"))
+        for client, other in ((bob, "alice"), (alice, "bob")):
+            expect_introduction(client, other, "a", "b", "c")
+            client.settle()  # and nothing more
+
+
+@behaviour()
+def a_join_introduces_the_256_who_joined_last_and_its_peer_rests():
+    count = 256
+    with Relay() as relay:
+        clients = []
+        for number in range(count + 2):
+            clients.append(introduced(relay, f"peer-{number}", "doc"))
+            for _ in range(min(number, count)):  # so that they join in this order
+                introduction(clients[-1])
+        newcomer = introduced(relay, "newcomer")
+        started = time.monotonic()
+        join(newcomer, "doc")
+        met = [introduction(newcomer)[0] for _ in range(count)]
+        assert met == [f"peer-{number}" for number in range(count + 1, 1, -1)], met
+        join(newcomer, "doc")
+        introduction(newcomer)
+        assert time.monotonic() - started > 0.09, "who made for many messages rests 0.1 seconds"
+        for _ in range(count - 1):
+            introduction(newcomer)
+        newcomer.settle()
 
 
 @behaviour()
