@@ -1,6 +1,7 @@
 """Behind a proxy: PROXY headers by hand, and the sample configurations with the real HAProxy and
 nginx."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,8 +18,10 @@ from offset_client import Connection, Identity
 from offset_relay import OffsetRelay
 from offset_relay import exchange as exchange_through_tunnel
 from tls_client import FIRST, Secure
+from web_protocols import (PAIRS, expect_introduction, introduced, new_code, receive_bytes, receiver,
+                           sender)
 from web_protocols import exchange as exchange_messages
-from web_protocols import new_code, receiver, sender
+from websocket_client import get, try_upgrade
 
 WAYS = Relay.MODES
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -385,31 +388,51 @@ def sources_behind_a_real_proxy_are_told_apart(kind):
         assert is_admitted(From(proxy.port, "127.0.0.3"))
 
 
-@behaviour()
-def web_clients_come_through_nginx_beside_a_site():
+@contextlib.contextmanager
+def behind_a_site():
+    """A relay at a Unix socket, and the nginx in front of it."""
     with tempfile.TemporaryDirectory(prefix="relay-proxy-") as directory:
         os.chmod(directory, 0o755)
         path = os.path.join(directory, "web.sock")
         with Relay(address=f"unix:{path}") as relay:
             wait_until(lambda: os.path.exists(path), "the socket")
-            changes = {"unix:/run/relay/web.sock": f"unix:{path}",
-                       "worker_connections 20000": "worker_connections 500"}
-            with Proxy("nginx", "nginx-web.conf",
-                       lambda port: {"listen 80": f"listen 127.0.0.1:{port}", **changes}) as proxy:
-                with From(proxy.port) as client:
-                    client.send(b"GET / HTTP/1.1\r\nHost: relay.test\r\nConnection: close\r\n\r\n")
-                    answer = client.receive(1 << 20)
-                    assert answer.startswith(b"HTTP/1.1 200"), answer
-                with From(proxy.port) as client:
-                    client.send(b"GET /introduction/somebody HTTP/1.1\r\nHost: relay.test\r\n"
-                                b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-                                b"Sec-WebSocket-Version: 13\r\n"
-                                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-                    answer = client.receive(1)
-                    while not answer.endswith(b"\r\n\r\n"):
-                        answer += client.receive(1)
-                    assert answer.startswith(b"HTTP/1.1 101"), answer
-                    assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in answer, answer
+            with Proxy("nginx", "nginx-web.conf", lambda port: {
+                    "listen 80": f"listen 127.0.0.1:{port}",
+                    "unix:/run/relay/web.sock": f"unix:{path}",
+                    "worker_connections 20000": "worker_connections 500"}) as proxy:
+                yield relay, proxy
+
+
+@behaviour()
+def the_page_and_the_upgrade_come_through_nginx_beside_a_site():
+    with behind_a_site() as (_, proxy):
+        assert get(proxy, "/").status == 200
+        response = try_upgrade(proxy, "/introduction/somebody", key="dGhlIHNhbXBsZSBub25jZQ==")
+        assert response.status == 101, response.status
+        assert response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+@behaviour(*PAIRS)
+def web_clients_meet_through_nginx_beside_a_site(protocol):
+    with behind_a_site() as (relay, proxy):
+        first, second = PAIRS[protocol](proxy)
+        for size in (1, 1000, 100_000, 1 << 20):
+            data = os.urandom(size)
+            for one, other in ((first, second), (second, first)):
+                one.send_binary(data)
+                assert receive_bytes(other, size) == data, f"{size} bytes differ"
+        first.send_binary(b"goodbye").send_close()
+        assert receive_bytes(second, 7) == b"goodbye"
+        second.expect_close(1000)
+        relay.wait_for(used=0)
+
+
+@behaviour()
+def peers_are_introduced_through_nginx_beside_a_site():
+    with behind_a_site() as (_, proxy):
+        alice, bob = introduced(proxy, "al%20ice", "doc"), introduced(proxy, "bob", "doc")
+        expect_introduction(alice, "bob", "doc")
+        expect_introduction(bob, "al ice", "doc")
 
 
 @behaviour("haproxy v2", "haproxy v1")

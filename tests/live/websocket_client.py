@@ -80,14 +80,14 @@ class Response:
 def get(relay, path, **headers):
     """What a GET without an upgrade is answered."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    with relay.connect() as client:
+    with Client(("127.0.0.1", relay.port)) as client:
         client.send(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}\r\n".encode())
         return Response(client)
 
 
 def try_upgrade(relay, path="/", key=None, **headers):
     """What an upgrade is answered."""
-    with relay.connect() as client:
+    with Client(("127.0.0.1", relay.port)) as client:
         client.send(upgrade_request(path, key, **headers))
         return Response(client)
 
