@@ -166,6 +166,7 @@ install: all
 	install -m 644 units/relay-tmpfiles.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
 	@for file in $(UNIT_FILES); do $(IN_PLACE) "units/$$file" > "$(DESTDIR)$(unitdir)/$$file" || exit 1; done
 	@for file in $(DAEMONS); do $(IN_PLACE) "units/$$file" > "$(DESTDIR)$(docdir)/$$file" || exit 1; done
+	chmod 644 $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES)) $(addprefix $(DESTDIR)$(docdir)/,$(DAEMONS))
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemd-sysusers relay.conf && systemd-tmpfiles --create relay.conf && systemctl daemon-reload; \
 	fi

@@ -1,0 +1,145 @@
+"""make install puts everything where it belongs, under a prefix and a DESTDIR, and make uninstall
+takes all of it away again, and nothing else."""
+
+import contextlib
+import os
+import re
+import stat
+import subprocess
+import tempfile
+
+from harness import PATIENCE, RELAY, TOP, behaviour, run
+
+UNITS = ("relay.socket", "relay@.service", "relay-forward.socket", "relay-forward.service",
+         "relay-prefork.socket", "relay-prefork.service")
+DOCUMENTS = ("README.md", "LICENSE", "relay.xinetd", "relay.inetd", "haproxy.cfg",
+             "nginx-stream.conf", "nginx-web.conf")
+PAGES = ("man1/strelay.1", "man1/stmgr.1", "man7/relay-protocols.7", "man7/relay-proxies.7",
+         "man8/relay.8")
+LINKS = ("strelay", "stmgr")
+STARTERS = ("relay@.service", "relay-forward.service", "relay-prefork.service", "relay.xinetd",
+            "relay.inetd")  # those who name the program
+
+
+def expected(prefix):
+    """All that is installed."""
+    return {f"{prefix}/bin/relay", *(f"{prefix}/bin/{name}" for name in LINKS),
+            *(f"{prefix}/share/man/{name}" for name in PAGES),
+            *(f"{prefix}/share/doc/relay/{name}" for name in DOCUMENTS),
+            *(f"/etc/systemd/system/{name}" for name in UNITS),
+            "/usr/lib/sysusers.d/relay.conf", "/usr/lib/tmpfiles.d/relay.conf"}
+
+
+class Root:
+    """A directory that stands for the root of a file system."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def make(self, target, *variables, umask=0o022):
+        """What was built is taken as it is; nothing comes from a make around this one."""
+        result = subprocess.run(
+            ["make", "--no-print-directory", target, f"BUILD={os.path.dirname(RELAY)}",
+             f"DESTDIR={self.path}", *variables], cwd=TOP, env={"PATH": os.environ["PATH"]},
+            umask=umask, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert result.returncode == 0, result.stdout.decode()
+
+    def files(self):
+        return {"/" + os.path.relpath(os.path.join(directory, name), self.path)
+                for directory, _, names in os.walk(self.path) for name in names}
+
+    def find(self, name):
+        [path] = [path for path in self.files() if os.path.basename(path) == name]
+        return path
+
+    def read(self, name):
+        with open(self.path + self.find(name), encoding="utf-8") as file:
+            return file.read()
+
+
+@contextlib.contextmanager
+def installed(prefix=None, **how):
+    with tempfile.TemporaryDirectory(prefix="relay-install-") as path:
+        root = Root(path)
+        root.make("install", *([f"prefix={prefix}"] if prefix else []), **how)
+        yield root
+
+
+@behaviour("/usr", "/usr/local", "/opt/relay")
+def all_is_installed_under_its_prefix_in_its_destdir_and_nothing_more(prefix):
+    with installed(prefix) as root:
+        assert root.files() == expected(prefix), root.files() ^ expected(prefix)
+
+
+@behaviour()
+def the_prefix_is_usr_local_if_none_is_given():
+    with installed() as root:
+        assert root.files() == expected("/usr/local"), root.files() ^ expected("/usr/local")
+
+
+@behaviour()
+def what_is_installed_is_what_is_here():
+    with installed("/usr") as root:
+        sources = {**{name: "." for name in ("README.md", "LICENSE")},
+                   **{name: "units" for name in ("relay.socket", "relay-forward.socket")},
+                   **{name: "samples" for name in DOCUMENTS if name.endswith((".cfg", ".conf"))},
+                   **{os.path.basename(name): "man" for name in PAGES}}
+        for name, directory in sources.items():
+            with open(os.path.join(TOP, directory, name), encoding="utf-8") as file:
+                assert root.read(name) == file.read(), name
+
+
+@behaviour("/usr", "/usr/local")
+def those_who_start_relay_name_it_by_its_prefix_and_not_by_the_destdir(prefix):
+    with installed(prefix) as root:
+        for name in STARTERS:
+            named = re.findall(r"[^\s=]*/relay(?= |$)", root.read(name), re.MULTILINE)
+            assert f"{prefix}/bin/relay" in named, (name, named)
+        for name in (*UNITS, *DOCUMENTS):
+            text = root.read(name)
+            assert root.path not in text and "@BINDIR@" not in text, name
+
+
+@behaviour()
+def strelay_and_stmgr_are_links_to_relay_that_hold_wherever_the_root_is():
+    with installed("/usr") as root:
+        for name in LINKS:
+            assert os.readlink(f"{root.path}/usr/bin/{name}") == "relay"
+        for name in ("relay", *LINKS):
+            said = subprocess.run([f"{root.path}/usr/bin/{name}", "--help"], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, check=True, timeout=PATIENCE).stdout
+            assert name.encode() in said, said
+
+
+@behaviour("022", "077")
+def everybody_may_read_all_of_it_and_run_the_program(umask):
+    with installed("/usr", umask=int(umask, 8)) as root:
+        for path in root.files():
+            mode = stat.S_IMODE(os.stat(root.path + path).st_mode)
+            assert mode == (0o755 if path.startswith("/usr/bin/") else 0o644), f"{path}: {mode:o}"
+        for directory, _, _ in os.walk(root.path):
+            mode = stat.S_IMODE(os.stat(directory).st_mode)
+            assert directory == root.path or mode == 0o755, f"{directory}: {mode:o}"
+
+
+@behaviour("/usr", "/opt/relay")
+def uninstall_takes_all_of_it_away_and_nothing_else(prefix):
+    with installed(prefix) as root:
+        root.make("install", f"prefix={prefix}")  # over what is there
+        others = {f"{prefix}/bin/relayed", "/etc/systemd/system/other.service"}
+        for path in others:
+            with open(root.path + path, "w", encoding="ascii"):
+                pass
+        root.make("uninstall", f"prefix={prefix}")
+        assert root.files() == others, root.files() ^ others
+        assert not os.path.exists(f"{root.path}{prefix}/share/doc/relay")
+
+
+@behaviour()
+def uninstall_where_nothing_is_installed_is_no_failure():
+    with tempfile.TemporaryDirectory(prefix="relay-install-") as path:
+        Root(path).make("uninstall", "prefix=/usr")
+
+
+if __name__ == "__main__":
+    run()
