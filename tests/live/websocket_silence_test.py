@@ -1,23 +1,29 @@
 """A WebSocket client that is silent is asked whether it is there, about every 25 seconds, so that
 one that waits survives what is between (a proxy's 60 seconds), and one that is gone is found."""
 
+import os
 import threading
 import time
 
-from harness import Relay, behaviour, line, new_token, run
-from websocket_client import PING, PONG, Closed, WebSocket
+from harness import Relay, behaviour, line, new_side, new_token, run
+from offset_relay import Task
+from web_protocols import (PAIRS, connection, exchange, introduced, p2p_pair, receive_bytes,
+                           transit)
+from websocket_client import PING, PONG, Closed
 
 PATIENCE = 180
+TOO_SOON = 15  # seconds between two pings, which are 25 apart
 
 
 def attend(client, answers, until):
     """How many pings come, up to `until`, or before the end. Answers them, or does not."""
-    pings = 0
+    pings, since = 0, time.monotonic()
     try:
         while pings < until:
-            final, opcode, payload = client.receive_frame()
+            _, opcode, payload = client.receive_frame()
             if opcode == PING:
-                pings += 1
+                assert time.monotonic() - since > TOO_SOON, "pings come too close to each other"
+                pings, since = pings + 1, time.monotonic()
                 if answers:
                     client.send_frame(PONG, payload)
     except Closed:
@@ -25,43 +31,104 @@ def attend(client, answers, until):
     return pings
 
 
+class Silent(threading.Thread):
+    """One that says nothing but answers to pings, if that, and counts them."""
+
+    def __init__(self, client, answers=True, until=3):
+        super().__init__()
+        self.client, self.how = client, (answers, until)
+        self.pings = None
+        self.start()
+
+    def run(self):
+        self.pings = attend(self.client, *self.how)
+
+
+def counted(ends):
+    """The pings of each, when they have all had theirs, or have been closed."""
+    for end in ends:
+        end.join()
+    return [end.pings for end in ends]
+
+
+def close_all(*clients):
+    for client in clients:
+        client.close()
+
+
+def who_waits_is_pinged(relay):
+    clients = [transit(relay, new_token(), patience=PATIENCE),
+               introduced(relay, "listener", patience=PATIENCE),
+               connection(relay, "alice", "bob", "doc", patience=PATIENCE)]
+    assert counted([Silent(client) for client in clients]) == [3, 3, 3]
+    for client in clients:
+        client.settle()  # is still served
+    close_all(*clients)
+
+
+def who_waits_and_misses_two_is_dropped(relay):
+    clients = [transit(relay, new_token(), patience=PATIENCE),
+               introduced(relay, "deaf", patience=PATIENCE)]
+    assert counted([Silent(client, answers=False, until=9) for client in clients]) == [2, 2]
+    close_all(*clients)
+
+
+def who_speaks_is_not_pinged(relay):
+    with introduced(relay, "talker", patience=PATIENCE) as talker, \
+            introduced(relay, "beside", patience=PATIENCE) as beside:
+        clock = Silent(beside)
+        while clock.is_alive():
+            talker.send_frame(PING, b"?").expect_pong(b"?")
+            time.sleep(1)
+
+
+def both_ends_of_a_pair_are_pinged(relay):
+    pairs = [pair(relay, patience=PATIENCE) for pair in PAIRS.values()]
+    token = new_token()
+    tcp = relay.connect().send(line(token, new_side()))
+    web = transit(relay, token, new_side(), patience=PATIENCE)
+    web.expect_binary(b"ok\n")
+    tcp.expect(b"ok\n")
+    ends = [web, *(end for pair in pairs for end in pair)]
+    assert counted([Silent(end) for end in ends]) == [3] * len(ends)
+    for pair in pairs:
+        exchange(*pair)
+    data = os.urandom(1000)
+    tcp.send(data)
+    assert receive_bytes(web, len(data)) == data
+    web.send_binary(data)
+    tcp.expect(data)  # and no ping has come to the one over TCP
+    close_all(tcp, *ends)
+
+
+def an_end_that_misses_two_is_dropped_with_its_pair(relay):
+    pairs = [pair(relay, patience=PATIENCE) for pair in PAIRS.values()]
+    ends = [(Silent(deaf, answers=False, until=9), Silent(other, until=9)) for deaf, other in pairs]
+    for deaf, other in map(counted, ends):
+        assert deaf == 2 and other < 9, (deaf, other)
+    close_all(*(end for pair in pairs for end in pair))
+
+
+def an_end_that_only_listens_is_pinged_and_one_that_talks_is_not(relay):
+    talking, listening = p2p_pair(relay, patience=PATIENCE)
+    listener, talker = Silent(listening), Silent(talking, until=9)
+    while listener.is_alive():
+        talking.send_text("and so on")
+        time.sleep(1)
+    talking.send_close()
+    assert counted([listener, talker]) == [3, 0]
+    close_all(talking, listening)
+
+
 @behaviour()
-def silent_clients_are_pinged_and_those_who_miss_two_are_dropped():
+def silent_clients_are_pinged_alone_and_in_pairs_and_those_who_miss_two_are_dropped():
+    """All at once, as each takes more than a minute."""
     with Relay() as relay:
-        pings = {}
-
-        def client(name, answers, until, path, message):
-            with WebSocket(relay, path, patience=PATIENCE) as one:
-                if message:
-                    one.send_binary(message)
-                pings[name] = attend(one, answers, until)
-                if answers:
-                    one.settle()  # is still served
-
-        def talker():
-            with WebSocket(relay, "/introduction/talker", patience=PATIENCE) as one:
-                count = 0
-                while "deaf" not in pings:  # for as long as it takes to drop a silent one
-                    one.send_frame(PING, b"?")
-                    while one.receive_frame()[1] != PONG:
-                        count += 1
-                    time.sleep(1)
-                pings["talker"] = count
-
-        threads = [threading.Thread(target=client, args=arguments) for arguments in (
-            ("waiting", True, 3, "/", line(new_token())),
-            ("listening", True, 3, "/introduction/listener", None),
-            ("holding", True, 3, "/connection/alice/bob/doc", None),
-            ("deaf", False, 9, "/introduction/deaf", None),
-            ("deaf, waiting", False, 9, "/", line(new_token())))]
-        threads.append(threading.Thread(target=talker))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert pings["waiting"] == pings["listening"] == pings["holding"] == 3, pings
-        assert pings["deaf"] == pings["deaf, waiting"] == 2, pings
-        assert pings["talker"] == 0, "who is not silent is not asked"
+        for task in [Task(check, relay) for check in (
+                who_waits_is_pinged, who_waits_and_misses_two_is_dropped, who_speaks_is_not_pinged,
+                both_ends_of_a_pair_are_pinged, an_end_that_misses_two_is_dropped_with_its_pair,
+                an_end_that_only_listens_is_pinged_and_one_that_talks_is_not)]:
+            task.result()
         relay.wait_for(used=0)
 
 
