@@ -243,7 +243,7 @@ def bit_of_its_head(bit):
     return changing(VERSION_FRAME, lambda data: with_a_bit_flipped(data, bit // 8, bit % 8))
 
 
-def shorter(size):
+def cut_to(size):
     return changing(VERSION_FRAME, lambda data: framed(data[8:8 + size]))
 
 
@@ -255,7 +255,7 @@ NOT_OFFSET = {
     "any bit of its head flipped": [bit_of_its_head(bit) for bit in range(64)],
     "dropped": [dropped(VERSION_FRAME)],
     "swapped with the next": [swapped_with_the_next(VERSION_FRAME)],
-    "shorter": [shorter(size) for size in range(4)],
+    "shorter": [cut_to(size) for size in range(4)],
     "said to be huge": [said_to_be_huge(claim) for claim in HUGE],
 }
 

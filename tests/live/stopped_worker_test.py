@@ -153,7 +153,10 @@ class Tracer:
         return self
 
     def __exit__(self, *unused):
-        self.detach()  # if it is still held, the relay could not end
+        """The relay could not end while one of its workers, dead or alive, is held here."""
+        self.detach()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import time
 import warnings
 
+import web_protocols as web
 from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, descriptors,
                      exchange, free_port, line, make_pair, new_side, new_token, process_name, run,
                      transfer, wait_until)
@@ -16,9 +17,6 @@ from offset_client import Connection
 from offset_relay import OffsetRelay
 from offset_relay import exchange as exchange_through_tunnel
 from tls_client import FIRST, SECOND, Certificate, Secure, secure_relay, work
-from web_protocols import (PAIRS, connection, expect_introduction, introduced, new_code, receiver,
-                           sender)
-from web_protocols import exchange as exchange_messages
 from websocket_client import TEXT
 
 WAYS = Relay.MODES
@@ -236,25 +234,25 @@ def an_offset_tunnel_in_TLS_survives_new_keys():
 def websocket_pairs_meet_in_TLS_and_with_those_outside(how):
     inside = {"context": FIRST.context()}
     with secure_relay(how) as relay:
-        for pair in PAIRS.values():
-            exchange_messages(*pair(relay, **inside), size=300_000)
+        for pair in web.PAIRS.values():
+            web.exchange(*pair(relay, **inside), size=300_000)
         for one, other in ((inside, {}), ({}, inside)):
-            code = new_code()
-            first, second = sender(relay, code, **one), receiver(relay, code, **other)
+            code = web.new_code()
+            first, second = web.sender(relay, code, **one), web.receiver(relay, code, **other)
             first.expect_text('{"type":"ready"}')
-            exchange_messages(first, second)
-            alice = connection(relay, "alice", "bob", code, **one).send_text("early")
-            bob = connection(relay, "bob", "alice", code, **other).expect_message(TEXT, b"early")
-            exchange_messages(alice, bob)
+            web.exchange(first, second)
+            alice = web.connection(relay, "alice", "bob", code, **one).send_text("early")
+            bob = web.connection(relay, "bob", "alice", code, **other).expect_message(TEXT, b"early")
+            web.exchange(alice, bob)
 
 
 @behaviour(*WAYS)
 def peers_in_TLS_are_introduced_to_those_outside(how):
     with secure_relay(how) as relay:
-        alice = introduced(relay, "alice", "doc", context=FIRST.context()).settle()
-        bob = introduced(relay, "bob", "doc")
-        expect_introduction(alice, "bob", "doc")
-        expect_introduction(bob, "alice", "doc")
+        alice = web.introduced(relay, "alice", "doc", context=FIRST.context()).settle()
+        bob = web.introduced(relay, "bob", "doc")
+        web.expect_introduction(alice, "bob", "doc")
+        web.expect_introduction(bob, "alice", "doc")
 
 
 def get(client, path):

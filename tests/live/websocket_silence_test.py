@@ -2,7 +2,6 @@
 one that waits survives what is between (a proxy's 60 seconds), and one that is gone is found."""
 
 import os
-import threading
 import time
 
 from harness import Relay, behaviour, line, new_side, new_token, run
@@ -31,24 +30,14 @@ def attend(client, answers, until):
     return pings
 
 
-class Silent(threading.Thread):
+def silent(client, answers=True, until=3):
     """One that says nothing but answers to pings, if that, and counts them."""
-
-    def __init__(self, client, answers=True, until=3):
-        super().__init__()
-        self.client, self.how = client, (answers, until)
-        self.pings = None
-        self.start()
-
-    def run(self):
-        self.pings = attend(self.client, *self.how)
+    return Task(attend, client, answers, until)
 
 
 def counted(ends):
     """The pings of each, when they have all had theirs, or have been closed."""
-    for end in ends:
-        end.join()
-    return [end.pings for end in ends]
+    return [end.result() for end in ends]
 
 
 def close_all(*clients):
@@ -60,7 +49,7 @@ def who_waits_is_pinged(relay):
     clients = [transit(relay, new_token(), patience=PATIENCE),
                introduced(relay, "listener", patience=PATIENCE),
                connection(relay, "alice", "bob", "doc", patience=PATIENCE)]
-    assert counted([Silent(client) for client in clients]) == [3, 3, 3]
+    assert counted([silent(client) for client in clients]) == [3, 3, 3]
     for client in clients:
         client.settle()  # is still served
     close_all(*clients)
@@ -69,14 +58,14 @@ def who_waits_is_pinged(relay):
 def who_waits_and_misses_two_is_dropped(relay):
     clients = [transit(relay, new_token(), patience=PATIENCE),
                introduced(relay, "deaf", patience=PATIENCE)]
-    assert counted([Silent(client, answers=False, until=9) for client in clients]) == [2, 2]
+    assert counted([silent(client, answers=False, until=9) for client in clients]) == [2, 2]
     close_all(*clients)
 
 
 def who_speaks_is_not_pinged(relay):
     with introduced(relay, "talker", patience=PATIENCE) as talker, \
             introduced(relay, "beside", patience=PATIENCE) as beside:
-        clock = Silent(beside)
+        clock = silent(beside)
         while clock.is_alive():
             talker.send_frame(PING, b"?").expect_pong(b"?")
             time.sleep(1)
@@ -90,7 +79,7 @@ def both_ends_of_a_pair_are_pinged(relay):
     web.expect_binary(b"ok\n")
     tcp.expect(b"ok\n")
     ends = [web, *(end for pair in pairs for end in pair)]
-    assert counted([Silent(end) for end in ends]) == [3] * len(ends)
+    assert counted([silent(end) for end in ends]) == [3] * len(ends)
     for pair in pairs:
         exchange(*pair)
     data = os.urandom(1000)
@@ -103,7 +92,7 @@ def both_ends_of_a_pair_are_pinged(relay):
 
 def an_end_that_misses_two_is_dropped_with_its_pair(relay):
     pairs = [pair(relay, patience=PATIENCE) for pair in PAIRS.values()]
-    ends = [(Silent(deaf, answers=False, until=9), Silent(other, until=9)) for deaf, other in pairs]
+    ends = [(silent(deaf, answers=False, until=9), silent(other, until=9)) for deaf, other in pairs]
     for deaf, other in map(counted, ends):
         assert deaf == 2 and other < 9, (deaf, other)
     close_all(*(end for pair in pairs for end in pair))
@@ -111,7 +100,7 @@ def an_end_that_misses_two_is_dropped_with_its_pair(relay):
 
 def an_end_that_only_listens_is_pinged_and_one_that_talks_is_not(relay):
     talking, listening = p2p_pair(relay, patience=PATIENCE)
-    listener, talker = Silent(listening), Silent(talking, until=9)
+    listener, talker = silent(listening), silent(talking, until=9)
     while listener.is_alive():
         talking.send_text("and so on")
         time.sleep(1)
