@@ -151,13 +151,20 @@ class Carrier:
                                 check=True, timeout=300).stdout
         return [float(word) for word in output.split()]
 
+    def settled_memory(self):
+        """What is used once no process comes or goes any more."""
+        processes = None
+        while processes != (now := processes_under(self.process.pid)):
+            processes = now
+            time.sleep(2)
+        return memory(self.process.pid)
+
     def memory_each(self, count, what):
-        before = memory(self.process.pid)
+        before = self.settled_memory()
         held = subprocess.Popen([*self.generator("hold"), str(count), what],
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         held.stdout.readline()
-        time.sleep(1)
-        grown = memory(self.process.pid) - before
+        grown = self.settled_memory() - before
         held.stdin.close()
         held.wait()
         return grown / count
