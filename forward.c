@@ -363,6 +363,8 @@ static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
 {
     forwarder->stopping = true;
     listen_to_socket(forwarder, false); /* who comes now is the next one's */
+    for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
+        ends_queue(forwarder, end_of_phase(each)); /* who leaves already is waited for no longer */
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
         struct end *end = forwarder->slots[i];
         if (end == NULL)
