@@ -38,7 +38,7 @@ static void note_piece(struct transcript *transcript, void *state, const struct 
         note(transcript, ".", 1);
     transcript->in_message = !piece->last;
     if (websocket_codec.encode(state, piece, 0, &out) != 0 ||
-        out.iov_len > piece->size + WEBSOCKET_HEAD_MAX)
+        out.iov_len > piece->size + CODEC_HEAD)
         abort();
 }
 
