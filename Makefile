@@ -59,7 +59,7 @@ $(BUILD)/%.o: %.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 # A unit test is one file, linked with everything but the command line.
-$(BUILD)/tests/%: tests/%.c $(MODULES)
+$(BUILD)/tests/%: tests/%.c tests/suite.h $(MODULES)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) -I. $(CFLAGS) $(shell pkg-config --cflags check) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS) $(shell pkg-config --libs check)
 

@@ -1,5 +1,6 @@
 /* Offset's messages: read and written as in the test vectors, and whatever is malformed refused. */
 #include "proto/capnp.h"
+#include "suite.h"
 #include "vectors.h"
 
 #include <errno.h>
@@ -501,9 +502,5 @@ int main(void)
     tcase_add_test(tests, up_to_511_segments_are_read);
     tcase_add_test(tests, data_of_any_size_and_content_is_read_as_it_was_written);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

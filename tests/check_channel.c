@@ -1,6 +1,7 @@
 /* Offset's secure channel: the handshake, frames and rekeying as in the test vectors; whatever was
  * tampered with ends it; and what goes in comes out, in whatever pieces it arrives. */
 #include "proto/channel.h"
+#include "suite.h"
 #include "vectors.h"
 
 #include <errno.h>
@@ -1351,9 +1352,5 @@ int main(void)
     tcase_add_test(rekeying, the_other_side_cannot_rekey_without_end);
     tcase_add_test(rekeying, a_rekey_of_small_order_ends_the_connection);
 
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

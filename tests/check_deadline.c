@@ -1,5 +1,6 @@
 /* Deadlines: they expire in order, can be moved and cleared at any place of their list. */
 #include "deadline.h"
+#include "suite.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -111,9 +112,5 @@ int main(void)
     tcase_add_test(tests, one_moves_from_list_to_list);
     tcase_add_test(tests, the_next_of_several_lists_is_the_earliest);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -2,6 +2,7 @@
 #include "proto/documents.h"
 
 #include "budget.h"
+#include "suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -269,9 +270,5 @@ int main(void)
     tcase_add_test(test_case, many_documents_of_many_peers_are_weighed_up_to_a_bound);
     tcase_add_test(test_case, nobody_joins_while_others_hold_too_much);
     suite_add_tcase(suite, test_case);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -1,5 +1,6 @@
 /* The handoff: exactly what was sent arrives, and nothing else is ever taken or left open. */
 #include "handoff.h"
+#include "suite.h"
 
 #include <check.h>
 #include <dirent.h>
@@ -359,9 +360,5 @@ int main(void)
     tcase_add_checked_fixture(limits, set_up, tear_down);
     tcase_add_test(limits, one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot);
     suite_add_tcase(suite, limits);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -2,6 +2,7 @@
  * server's side of the opening handshake), and that not a byte behind a head is read. */
 #include "connection.h"
 #include "proto/http.h"
+#include "suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -434,9 +435,5 @@ int main(void)
     Suite *suite = suite_create("http");
     suite_add_tcase(suite, head_tests());
     suite_add_tcase(suite, greeting_tests());
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -2,6 +2,7 @@
  */
 #include "ident.h"
 #include "scratch.h"
+#include "suite.h"
 
 #include <sodium.h>
 #include <stdbool.h>
@@ -455,9 +456,5 @@ int main(void)
     tcase_add_test(tests, it_cannot_be_written_to_in_memory);
     tcase_add_test(tests, reading_a_file_leaves_nothing_of_its_key_in_memory);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

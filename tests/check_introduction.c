@@ -1,6 +1,7 @@
 /* Introductions: every valid encoding of a message is read, every other one is ignored, and what
  * is written is what the clients' own library would write. */
 #include "proto/introduction.h"
+#include "suite.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -346,9 +347,5 @@ int main(void)
     tcase_add_test(tests, the_largest_introduction_has_the_forms_that_fit);
     tcase_add_test(tests, a_room_that_is_too_small_is_not_overrun);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

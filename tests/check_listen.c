@@ -1,5 +1,6 @@
 /* Listening sockets: which addresses are understood, and what connections inherit. */
 #include "listen.h"
+#include "suite.h"
 
 #include <check.h>
 #include <fcntl.h>
@@ -233,9 +234,5 @@ int main(void)
     tcase_add_test(tests, connections_inherit_the_rate_of_a_session);
     tcase_add_test(tests, nobody_is_woken_for_a_client_that_has_not_spoken_yet);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

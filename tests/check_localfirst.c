@@ -1,5 +1,6 @@
 /* The paths of @localfirst/relay: whose they are, and the ids in them. */
 #include "proto/localfirst.h"
+#include "suite.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -92,9 +93,5 @@ int main(void)
     tcase_add_test(tests, other_paths_are_not_of_this_protocol);
     tcase_add_test(tests, an_id_has_256_bytes_at_most);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 #include "budget.h"
 #include "proto/proto.h"
 #include "proto/websocket.h"
+#include "suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -548,9 +549,5 @@ int main(void)
     tcase_add_test(test_case, a_farewell_is_said_once_and_nothing_behind_it);
     tcase_add_test(test_case, a_message_is_assembled_up_to_its_limit);
     suite_add_tcase(suite, test_case);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -1,6 +1,7 @@
 /* The command line: what each option sets, what is refused and in which words, and what holds
  * when nothing is said. */
 #include "options.h"
+#include "suite.h"
 
 #include <check.h>
 #include <limits.h>
@@ -485,9 +486,5 @@ int main(void)
     tcase_add_test(tests, the_first_mistake_is_the_one_that_is_told);
     tcase_add_test(tests, version_and_help_end_well);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

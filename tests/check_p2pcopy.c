@@ -1,5 +1,6 @@
 /* p2p-copy's hello: what is taken, and the reason that each other first message is refused with. */
 #include "proto/p2pcopy.h"
+#include "suite.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -138,9 +139,5 @@ int main(void)
     tcase_add_test(tests, a_hello_without_a_code_or_a_role_is_refused);
     tcase_add_test(tests, the_deepest_and_the_longest_hello_are_survived);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -1,5 +1,6 @@
 /* The rendezvous table: who meets whom, and what is left when a process dies. */
 #include "pair.h"
+#include "suite.h"
 #include "table.h"
 
 #include <check.h>
@@ -896,9 +897,5 @@ int main(void)
     tcase_set_timeout(tests, 120);
     add_tests(tests);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -3,6 +3,7 @@
 #include "connection.h"
 #include "proto/proto.h"
 #include "proto/proxy.h"
+#include "suite.h"
 
 #include <arpa/inet.h>
 #include <check.h>
@@ -406,9 +407,5 @@ int main(void)
     tcase_add_test(tests, what_is_no_network_is_refused);
     tcase_add_test(tests, nobody_is_trusted_unless_said);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -5,6 +5,7 @@
 #include "records.h"
 #include "runtime.h"
 #include "secure.h"
+#include "suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -868,9 +869,5 @@ int main(void)
     tcase_add_loop_test(tests, a_warning_changes_nothing, 0, SUITES);
     tcase_add_loop_test(tests, the_client_is_told_what_it_broke, 0, SUITES);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -1,6 +1,7 @@
 /* The runtime directory: whoever makes it, and however many do at once, it is usable when they are
  * told that it is there. */
 #include "runtime.h"
+#include "suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -179,9 +180,5 @@ int main(void)
     tcase_add_test(tests, a_name_too_long_for_a_socket_in_it_is_refused);
     tcase_add_test(tests, a_lock_is_held_until_its_descriptor_is_closed);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

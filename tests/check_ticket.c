@@ -1,5 +1,6 @@
 /* Ticket files: the very bytes that stmgr writes, and when none are written. */
 #include "scratch.h"
+#include "suite.h"
 #include "ticket.h"
 
 #include <sys/wait.h>
@@ -231,9 +232,5 @@ int main(void)
     tcase_add_test(tests, a_failure_leaves_nothing_behind);
     tcase_add_loop_test(tests, of_those_who_create_it_at_once_one_succeeds, 0, 20);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

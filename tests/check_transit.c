@@ -3,6 +3,7 @@
 #include "proto/proto.h"
 #include "proto/websocket.h"
 #include "runtime.h"
+#include "suite.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -301,9 +302,5 @@ int main(void)
     tcase_add_test(tests, silence_is_no_protocol);
     tcase_add_test(tests, each_end_is_told_in_the_words_of_the_protocol);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -1,5 +1,6 @@
 /* Usage records: what is blurred and how, and the lines that existing readers read. */
 #include "runtime.h"
+#include "suite.h"
 #include "usage.h"
 
 #include <check.h>
@@ -197,9 +198,5 @@ int main(void)
     tcase_add_test(tests, a_clock_that_was_set_back_makes_no_negative_time);
     tcase_add_test(tests, a_record_is_sent_whole_or_not_at_all);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

@@ -1,5 +1,6 @@
 /* Whether somebody still lives: silence alone does not tell a vanished peer from a paused reader.
  */
+#include "suite.h"
 #include "vital.h"
 
 #include <check.h>
@@ -92,9 +93,5 @@ int main(void)
     tcase_add_test(tests, who_acknowledges_nothing_that_is_sent_again_for_long_is_dead);
     tcase_add_test(tests, what_is_no_tcp_connection_is_only_quiet);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }

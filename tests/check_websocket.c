@@ -6,6 +6,7 @@
  * file's own; so each expectation speaks of what the other client would get. */
 #include "connection.h"
 #include "proto/websocket.h"
+#include "suite.h"
 
 #include <check.h>
 #include <errno.h>
@@ -1009,9 +1010,5 @@ int main(void)
     Suite *suite = suite_create("websocket");
     suite_add_tcase(suite, framing_tests());
     suite_add_tcase(suite, greeting_tests());
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(suite);
 }
