@@ -96,6 +96,16 @@ static size_t count_workers(const struct server *server, enum worker_state state
     return count;
 }
 
+/* Looked at for each connection, so no further than it takes. */
+static bool has_spares(const struct server *server)
+{
+    int idle = 0;
+    for (size_t i = 0; i < server->board_size && idle < SPARE_MIN; i++)
+        idle += atomic_load_explicit(&server->board->workers[i].state, memory_order_relaxed) ==
+                WORKER_IDLE;
+    return idle >= SPARE_MIN;
+}
+
 static struct board_entry *find_worker(const struct server *server, pid_t pid)
 {
     for (size_t i = 0; i < server->board_size; i++)
@@ -141,7 +151,7 @@ static void greet_one(struct server *server, struct board_entry *entry, int fd)
 {
     set_state(entry, WORKER_BUSY);
     atomic_fetch_add(&server->board->accepts, 1);
-    if (count_workers(server, WORKER_IDLE) < SPARE_MIN) {
+    if (!has_spares(server)) {
         uint64_t one = 1;
         /* A full counter has nudged already. */
         (void)!write(server->nudge, &one, sizeof one);
