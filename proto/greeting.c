@@ -111,18 +111,23 @@ static ssize_t peek_more(const struct greeting *greeting, void *buffer, size_t s
     return count;
 }
 
-/* Consumes bytes that are there. */
-static int consume(const struct greeting *greeting, void *buffer, size_t size)
+/* Takes exactly so many bytes, as they come. */
+static int take(const struct greeting *greeting, uint8_t *buffer, size_t size)
 {
     size_t done = 0;
     while (done < size) {
-        ssize_t count = recv(greeting->fd, (char *)buffer + done, size - done, MSG_DONTWAIT);
+        ssize_t count = recv(greeting->fd, buffer + done, size - done, MSG_DONTWAIT);
         if (count == 0)
             return -ECONNRESET;
-        if (count < 0 && errno != EINTR)
-            return -errno;
-        if (count > 0)
+        if (count > 0) {
             done += (size_t)count;
+        } else if (errno == EAGAIN) {
+            int error = greeting_wait(greeting, POLLIN);
+            if (error != 0)
+                return error;
+        } else if (errno != EINTR) {
+            return -errno;
+        }
     }
     return 0;
 }
@@ -233,10 +238,11 @@ static int gather(struct view *view, uint8_t *buffer, size_t size, size_t *have)
 static ssize_t peek_inside(
     const struct greeting *greeting, uint8_t *buffer, size_t size, size_t known)
 {
-    struct view view = {.size = 0};
+    struct view view;
     ssize_t count;
     size_t have = 0;
     int result = 0;
+    view.size = view.plain_size = 0; /* look() fills in the rest */
     do {
         count = look(greeting, &view, view.size);
         if (count > 0)
@@ -253,10 +259,11 @@ static ssize_t peek_inside(
 /* Takes up to `size` bytes of the next record. Returns how many: there may be none in it. */
 static ssize_t take_inside(const struct greeting *greeting, uint8_t *buffer, size_t size)
 {
-    struct view view = {.size = 0};
+    struct view view;
     struct records *records = greeting->records;
     ssize_t count;
     int result = 0;
+    view.size = view.plain_size = 0; /* look() fills in the rest */
     do {
         count = look(greeting, &view, view.size);
         if (count > 0)
@@ -267,7 +274,7 @@ static ssize_t take_inside(const struct greeting *greeting, uint8_t *buffer, siz
         memcpy(buffer, view.plain, here);
         if (here < view.plain_size)
             records->skip = (uint16_t)(records->skip + here);
-        else if ((result = consume(greeting, view.sealed, view.at)) == 0)
+        else if ((result = take(greeting, view.sealed, view.at)) == 0)
             *records = view.records;
     }
     forget(&view);
@@ -311,32 +318,10 @@ ssize_t greeting_peek_more(const struct greeting *greeting, void *buffer, size_t
                                      : peek_more(greeting, buffer, size, known);
 }
 
-int greeting_consume(const struct greeting *greeting, void *buffer, size_t size)
-{
-    return greeting->records != NULL ? read_inside(greeting, buffer, size)
-                                     : consume(greeting, buffer, size);
-}
-
 int greeting_read(const struct greeting *greeting, void *buffer, size_t size)
 {
-    size_t done = 0;
-    if (greeting->records != NULL)
-        return read_inside(greeting, buffer, size);
-    while (done < size) {
-        ssize_t count = recv(greeting->fd, (char *)buffer + done, size - done, MSG_DONTWAIT);
-        if (count == 0)
-            return -ECONNRESET;
-        if (count < 0 && errno == EAGAIN) {
-            int error = greeting_wait(greeting, POLLIN);
-            if (error != 0)
-                return error;
-        } else if (count < 0 && errno != EINTR) {
-            return -errno;
-        } else if (count > 0) {
-            done += (size_t)count;
-        }
-    }
-    return 0;
+    return greeting->records != NULL ? read_inside(greeting, buffer, size)
+                                     : take(greeting, buffer, size);
 }
 
 void greeting_say(const struct greeting *greeting, const void *words, size_t size)

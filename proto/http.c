@@ -408,7 +408,7 @@ int http_read(const struct greeting *greeting, char *head, struct http_request *
             return count == 0 ? -ECONNRESET : (int)count;
         end = find_end(head, size, size + (size_t)count);
         size_t taken = end == 0 ? (size_t)count : end - size;
-        int error = greeting_consume(greeting, head + size, taken);
+        int error = greeting_read(greeting, head + size, taken);
         if (error != 0)
             return error;
         size += taken;

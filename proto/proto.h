@@ -111,8 +111,6 @@ ssize_t greeting_peek_more(
     const struct greeting *greeting, void *buffer, size_t size, size_t known);
 /* Waits for POLLIN or POLLOUT. 0 or a negative errno: -ETIMEDOUT at the deadline. */
 int greeting_wait(const struct greeting *greeting, short events);
-/* Consumes `size` bytes that were peeked at before. 0 or a negative errno. */
-int greeting_consume(const struct greeting *greeting, void *buffer, size_t size);
 /* Reads exactly `size` bytes, as they come. 0 or a negative errno. */
 int greeting_read(const struct greeting *greeting, void *buffer, size_t size);
 /* Tells the client something, without waiting for longer than the deadline. */

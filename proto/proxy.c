@@ -178,7 +178,7 @@ static int read_text(const struct greeting *greeting, char *line, size_t have,
             return count == 0 ? -ECONNRESET : (int)count;
         const char *feed = memchr(line + have, '\n', (size_t)count);
         size_t size = feed == NULL ? (size_t)count : (size_t)(feed - line) + 1 - have;
-        int error = greeting_consume(greeting, line + have, size);
+        int error = greeting_read(greeting, line + have, size);
         if (error != 0)
             return error;
         have += size;

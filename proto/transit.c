@@ -75,7 +75,7 @@ static enum pair_outcome read_line(const struct greeting *greeting, struct line 
             return PAIR_EMPTY;
         const char *feed = memchr(at, '\n', (size_t)count);
         size_t size = feed == NULL ? (size_t)count : (size_t)(feed - at) + 1;
-        if (greeting_consume(greeting, at, size) != 0)
+        if (greeting_read(greeting, at, size) != 0)
             return PAIR_EMPTY;
         line->size += size;
         line->early = size < (size_t)count;

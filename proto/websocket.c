@@ -506,7 +506,7 @@ static int read_some(const struct greeting *greeting, struct reader *reader)
         reader->websocket.phase == IN_DATA && reader->websocket.left > reader->size - reader->done;
     if (error == 0 && announced)
         error = -EMSGSIZE;
-    int lost = greeting_consume(greeting, bytes, (size_t)count - left);
+    int lost = greeting_read(greeting, bytes, (size_t)count - left);
     sodium_memzero(bytes, sizeof bytes);
     return error != 0 ? error : lost;
 }
