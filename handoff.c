@@ -1,6 +1,8 @@
 /* The handoff: one datagram each, sent by workers, received by the forwarder. */
 #include "handoff.h"
 
+#include "passing.h"
+
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -9,10 +11,6 @@
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-enum {
-    DESCRIPTORS_MAX = 4, /* room for more than one, to close what nobody asked for */
-};
 
 /* What is sent is the handoff without the unused end of its session. */
 static size_t wire_size(const struct handoff *handoff)
@@ -81,54 +79,13 @@ int handoff_reconnect(int socket, const char *path)
 
 int handoff_send(int socket, const struct handoff *handoff, int descriptor)
 {
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct iovec part = {(void *)(uintptr_t)handoff, wire_size(handoff)};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
     if (handoff->session_size > sizeof handoff->session)
         return -EINVAL;
-    if (descriptor >= 0) {
-        memset(&control, 0, sizeof control);
-        message.msg_control = control.bytes;
-        message.msg_controllen = sizeof control.bytes;
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
-    }
-    for (;;) {
-        if (sendmsg(socket, &message, MSG_NOSIGNAL) >= 0)
-            return 0;
-        if (errno != EINTR)
-            return errno == EAGAIN ? -ETIMEDOUT : -errno;
-    }
+    int error = passing_send(socket, handoff, wire_size(handoff), descriptor, MSG_NOSIGNAL);
+    return error == -EAGAIN ? -ETIMEDOUT : error;
 }
 
-/* Keeps the first descriptor and closes the others. Returns how many there were. */
-static size_t take_descriptors(struct msghdr *message, int *descriptor)
-{
-    size_t count = 0;
-    for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header != NULL;
-         header = CMSG_NXTHDR(message, header)) {
-        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t here = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < here; i++, count++) {
-            int fd;
-            memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
-            if (count == 0)
-                *descriptor = fd;
-            else
-                close(fd);
-        }
-    }
-    return count;
-}
-
-static bool is_well_formed(const struct handoff *handoff, size_t size, size_t descriptors)
+static bool is_well_formed(const struct handoff *handoff, size_t size, bool with_descriptor)
 {
     if (size < offsetof(struct handoff, session) ||
         handoff->session_size > sizeof handoff->session || size != wire_size(handoff) ||
@@ -137,10 +94,10 @@ static bool is_well_formed(const struct handoff *handoff, size_t size, size_t de
         return false;
     switch (handoff->kind) {
     case HANDOFF_CONNECTION:
-        return descriptors == 1;
+        return with_descriptor;
     case HANDOFF_LOOK:
     case HANDOFF_RECORD:
-        return descriptors == 0;
+        return !with_descriptor;
     default:
         return false;
     }
@@ -148,26 +105,17 @@ static bool is_well_formed(const struct handoff *handoff, size_t size, size_t de
 
 int handoff_receive(int socket, struct handoff *handoff, int *descriptor)
 {
-    union {
-        struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int) * DESCRIPTORS_MAX)];
-    } control;
-    struct iovec part = {handoff, sizeof *handoff};
-    struct msghdr message = {.msg_iov = &part,
-        .msg_iovlen = 1,
-        .msg_control = control.bytes,
-        .msg_controllen = sizeof control.bytes};
-    *descriptor = -1;
-    ssize_t size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    size_t dropped = 0;
+    ssize_t size =
+        passing_receive(socket, handoff, sizeof *handoff, MSG_DONTWAIT, descriptor, &dropped);
+    if (size == -EMFILE)
+        return is_well_formed(handoff, dropped, true) ? -EMFILE : -EBADMSG;
     if (size < 0)
-        return -errno;
-    size_t count = take_descriptors(&message, descriptor);
-    bool truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
-    if (!truncated && is_well_formed(handoff, (size_t)size, count))
+        return (int)size;
+    if (is_well_formed(handoff, (size_t)size, *descriptor >= 0))
         return 0;
     if (*descriptor >= 0)
         close(*descriptor);
     *descriptor = -1;
-    /* The kernel drops the descriptor, and tells by this flag, when it has no number for it. */
-    return (message.msg_flags & MSG_CTRUNC) != 0 && count == 0 ? -EMFILE : -EBADMSG;
+    return -EBADMSG;
 }

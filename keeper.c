@@ -3,6 +3,7 @@
 #include "keeper.h"
 
 #include "log.h"
+#include "passing.h"
 #include "runtime.h"
 #include "sandbox.h"
 
@@ -24,11 +25,6 @@ struct keeper {
     keeper_judge *judge;
     struct certificate current;
     struct certificate_stamp stamp;
-};
-
-union control {
-    struct cmsghdr header;
-    char bytes[CMSG_SPACE(sizeof(int))];
 };
 
 /* ---- in the keeper --------------------------------------------------------------- */
@@ -62,20 +58,11 @@ static bool has_news(const struct keeper *keeper, const uint8_t *version)
 /* Receives a question. Returns the socket for the answer, -1: none came, -2: nobody is left. */
 static int take_question(int socket, uint8_t version[static CERTIFICATE_VERSION_SIZE])
 {
-    union control control;
-    struct iovec part = {version, CERTIFICATE_VERSION_SIZE};
-    struct msghdr message = {.msg_iov = &part,
-        .msg_iovlen = 1,
-        .msg_control = control.bytes,
-        .msg_controllen = CMSG_LEN(sizeof(int))}; /* room for one descriptor, and no second */
-    int fd = -1;
-    ssize_t size = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    int fd;
+    size_t dropped;
+    ssize_t size = passing_receive(socket, version, CERTIFICATE_VERSION_SIZE, 0, &fd, &dropped);
     if (size < 0)
-        return errno == EINTR ? -1 : -2;
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-        header->cmsg_len == CMSG_LEN(sizeof fd))
-        memcpy(&fd, CMSG_DATA(header), sizeof fd);
+        return size == -EINTR || size == -EBADMSG || size == -EMFILE ? -1 : -2;
     if (size == 0 && fd < 0)
         return -2;
     if (size == CERTIFICATE_VERSION_SIZE)
@@ -136,23 +123,6 @@ pid_t keeper_start(const struct options *options,
     return pid;
 }
 
-static int send_question(int socket, const uint8_t *version, int answer)
-{
-    union control control;
-    struct iovec part = {(void *)(uintptr_t)version, CERTIFICATE_VERSION_SIZE};
-    struct msghdr message = {.msg_iov = &part,
-        .msg_iovlen = 1,
-        .msg_control = control.bytes,
-        .msg_controllen = sizeof control.bytes};
-    memset(&control, 0, sizeof control);
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof answer);
-    memcpy(CMSG_DATA(header), &answer, sizeof answer);
-    return sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
-
 int keeper_ask(
     int socket, const uint8_t version[static CERTIFICATE_VERSION_SIZE], struct certificate *ret)
 {
@@ -160,7 +130,8 @@ int keeper_ask(
     int news = 0;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return 0;
-    int error = send_question(socket, version, ends[1]);
+    int error = passing_send(
+        socket, version, CERTIFICATE_VERSION_SIZE, ends[1], MSG_DONTWAIT | MSG_NOSIGNAL);
     close(ends[1]);
     struct pollfd entry = {.fd = ends[0], .events = POLLIN};
     if (error == 0 && poll(&entry, 1, PATIENCE) > 0)
