@@ -254,20 +254,40 @@ START_TEST(an_unknown_kind_is_refused)
 }
 END_TEST
 
-START_TEST(one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot)
+/* Receives while there is no number for a descriptor, and returns what became of that. */
+static int receive_without_numbers(struct handoff *received)
 {
-    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
     struct rlimit before, none;
-    int fd;
-    ck_assert_int_eq(handoff_send(sender, &handoff, carried), 0);
+    int fd = 12345;
     ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
     none = (struct rlimit){0, before.rlim_max};
     ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
-    int error = handoff_receive(receiver, &received, &fd);
+    int error = handoff_receive(receiver, received, &fd);
     ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
-    ck_assert_int_eq(error, -EMFILE);
     ck_assert_int_eq(fd, -1);
+    return error;
+}
+
+START_TEST(one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
+    ck_assert_int_eq(handoff_send(sender, &handoff, carried), 0);
+    ck_assert_int_eq(receive_without_numbers(&received), -EMFILE);
     ck_assert(pair_same(received.ref, handoff.ref));
+}
+END_TEST
+
+START_TEST(one_that_is_cut_is_refused_though_its_descriptor_found_no_number)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
+    static const size_t sizes[] = {1, sizeof(uint32_t), WITHOUT_SESSION - 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        send_raw(&handoff, sizes[i], 1);
+        ck_assert_int_eq(receive_without_numbers(&received), -EBADMSG);
+    }
+    handoff.kind = HANDOFF_LOOK;
+    send_raw(&handoff, WITHOUT_SESSION, 1);
+    ck_assert_int_eq(receive_without_numbers(&received), -EBADMSG);
 }
 END_TEST
 
@@ -359,6 +379,7 @@ int main(void)
     tcase_set_tags(limits, "kernel-limits");
     tcase_add_checked_fixture(limits, set_up, tear_down);
     tcase_add_test(limits, one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot);
+    tcase_add_test(limits, one_that_is_cut_is_refused_though_its_descriptor_found_no_number);
     suite_add_tcase(suite, limits);
     return run_suite(suite);
 }
