@@ -157,10 +157,12 @@ class Relay:
         for directory in (self.runtime, self.state):
             os.mkdir(directory, 0o700)  # as tmpfiles would
             shutil.chown(directory, "nobody", "nogroup")
+        # nobody may be unable to reach where relay was built.
+        relay = shutil.copy(RELAY, os.path.join(self.directory, "relay"))
         arguments = " ".join(["relay", "worker", *self.options])
         config = self._write(
             "inetd.conf",
-            f"127.0.0.1:{self.port} stream tcp nowait.10000 nobody {RELAY} {arguments}\n")
+            f"127.0.0.1:{self.port} stream tcp nowait.10000 nobody {relay} {arguments}\n")
         # Its process id file has one place; it is given a /run of its own.
         script = 'mount -t tmpfs tmpfs /run && exec "$@"'
         return ["unshare", "--mount", "sh", "-c", script, "sh", program, "-i", config]
