@@ -4,6 +4,7 @@
 
 #include "forwarder.h"
 #include "log.h"
+#include "notify.h"
 #include "proto/proto.h"
 #include "runtime.h"
 
@@ -362,6 +363,7 @@ static int prepare(struct forwarder *forwarder, const struct forward_setup *setu
 static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
 {
     forwarder->stopping = true;
+    notify_tell("STOPPING=1\nSTATUS=What was received is delivered, and connections are closed");
     listen_to_socket(forwarder, false); /* who comes now is the next one's */
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
         ends_queue(forwarder, end_of_phase(each)); /* who leaves already is waited for no longer */

@@ -4,6 +4,7 @@
 #include "forward.h"
 #include "handoff.h"
 #include "log.h"
+#include "notify.h"
 #include "pair.h"
 #include "recorder.h"
 #include "records.h"
@@ -123,7 +124,7 @@ static int run(const struct options *options, struct retirement *retirement)
     }
     if (sandbox_enter(SANDBOX_FORWARDER, -1) < 0)
         goto close;
-    (void)sd_notify(0, "READY=1");
+    notify_tell("READY=1\nSTATUS=Forwarding");
     int error = forward_run(&setup);
     errno = -error;
     if (error != 0)
@@ -180,6 +181,7 @@ int launch_forward(const struct options *options)
     struct runtime runtime;
     struct retirement retirement = {.runtime = &runtime, .users_lock = -1};
     int lock = -1;
+    notify_open();
     retirement.socket = passed_socket();
     if (retirement.socket == -2 || runtime_prepare(options, &runtime) < 0 ||
         runtime_drop_root(options) < 0)

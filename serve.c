@@ -8,6 +8,7 @@
 #include "launch.h"
 #include "listen.h"
 #include "log.h"
+#include "notify.h"
 #include "proto/proto.h"
 #include "recorder.h"
 #include "runtime.h"
@@ -196,6 +197,7 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
     sigemptyset(&stops);
     sigaddset(&stops, SIGTERM);
     close(server->signals);
+    notify_close();
     if (server->forward_lock >= 0)
         close(server->forward_lock);
     if (server->handoff_socket >= 0)
@@ -245,6 +247,7 @@ static _Noreturn void be_forwarder(struct server *server)
         close(server->sockets[i]);
     close(server->signals);
     close(server->nudge);
+    notify_close();
     ident_free(server->worker.identity);
     worker_close(&server->worker);
     (void)sigprocmask(SIG_SETMASK, &server->inherited_mask, NULL);
@@ -614,7 +617,7 @@ static void finish_handshakes(struct server *server)
  * comes meanwhile waits for the next server, if the socket is not our own. */
 static void stop(struct server *server)
 {
-    (void)sd_notify(0, "STOPPING=1");
+    notify_tell("STOPPING=1\nSTATUS=Handshakes come to their end");
     server->stopping = true;
     if (server->sockets_passed)
         stop_workers(server);
@@ -636,7 +639,7 @@ static void say_ready(const struct server *server)
 {
     for (size_t i = 0; !server->sockets_passed && i < server->options->listen_count; i++)
         log_info("listening on %s", server->options->listen[i]);
-    (void)sd_notify(0, "READY=1");
+    notify_tell("READY=1\nSTATUS=Serving");
 }
 
 static void run(struct server *server)
@@ -651,6 +654,7 @@ int serve_main(const struct options *options)
 {
     struct server server = {
         .options = options, .handoff_socket = -1, .forward_lock = -1, .forwarder = -1};
+    notify_open();
     if (runtime_prepare(options, &server.runtime) < 0 ||
         worker_prepare(&server.worker, options) < 0 || open_sockets(&server) < 0 ||
         unblock_sockets(&server) < 0)

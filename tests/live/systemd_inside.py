@@ -12,8 +12,8 @@ import stat
 import subprocess
 import time
 
-from harness import (Client, Relay, TOP, behaviour, exchange, line, make_pair, new_side, new_token,
-                     run, wait_until)
+from harness import (Client, Relay, TOP, behaviour, exchange, line, make_pair, narrow, new_side,
+                     new_token, run, send_until_blocked, wait_until)
 from magic_wormhole import send_a_file
 
 KINDS = {"relay.socket": "relay-prefork.socket", "relay-prefork.socket": "relay.socket"}
@@ -183,6 +183,31 @@ def a_forwarder_that_was_killed_is_there_again(unit):
         exchange(*pair)
         assert relay.forwarder() != before
         nothing_has_failed()
+
+
+@behaviour(*KINDS)
+def every_unit_is_told_that_its_service_is_ready(unit):
+    """systemd kills what has not said so in time, and all pairs with it."""
+    starting = {"relay-forward.service", unit.replace(".socket", ".service")} - {"relay.service"}
+    with Installed(unit) as relay:
+        pair = make_pair(relay)
+        for service in starting:
+            wait_until(lambda: property_of(service, "ActiveState") == "active", f"active {service}")
+            assert property_of(service, "StatusText") in ("Forwarding", "Serving")
+        exchange(*pair)
+
+
+@behaviour()
+def a_forwarder_that_stops_says_so():
+    """It has pairs to part; meanwhile the service's manager knows what it is at."""
+    with Installed("relay.socket") as relay:
+        clients = make_pair(relay)
+        send_until_blocked(narrow(clients[0]), bytes(1 << 16))  # what is held for the other takes time
+        wait_until(lambda: property_of("relay-forward.service", "ActiveState") == "active", "it")
+        os.kill(relay.forwarder(), 15)
+        wait_until(lambda: property_of("relay-forward.service", "ActiveState") == "deactivating",
+                   "the notice")
+        command("systemctl", "stop", "relay-forward.service")
 
 
 @behaviour("relay-prefork.socket")

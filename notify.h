@@ -1,0 +1,19 @@
+/* What a service tells its service manager (sd_notify(3)): that it is ready, that it stops, and in
+ * a few words how it is. A process opens the way there while it may still make sockets; what it
+ * tells then passes the system-call filter of a sandbox, too. Without $NOTIFY_SOCKET nobody wants
+ * to know, and all of this does nothing. */
+#ifndef RELAY_NOTIFY_H
+#define RELAY_NOTIFY_H
+
+/* To be called before any sandbox, by the one process that the service manager has started. Logs
+ * when there is a manager that cannot be reached. */
+void notify_open(void);
+
+/* Tells the manager `state`, as in "READY=1\nSTATUS=...". Logs what goes wrong: a manager that was
+ * not told ends the service at its start timeout. */
+void notify_tell(const char *state);
+
+/* For a process that was forked from the service's own, and does not speak for it. */
+void notify_close(void);
+
+#endif
