@@ -34,10 +34,11 @@ int handoff_listen(const char *path)
     int error = make_address(path, &address);
     if (error != 0)
         return error;
+    if (unlink(path) < 0 && errno != ENOENT) /* a dead forwarder's; its lock says that it is dead */
+        return -errno;
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    (void)unlink(path); /* a dead forwarder's; its lock says that it is dead */
     mode_t mask = umask(0177);
     if (bind(fd, (const struct sockaddr *)&address, sizeof address) < 0)
         error = -errno;

@@ -72,6 +72,15 @@ static int take_question(int socket, uint8_t version[static CERTIFICATE_VERSION_
     return -1;
 }
 
+/* A worker that is gone meanwhile, or does not read its answer, goes without it. */
+static void answer(const struct keeper *keeper, int asker)
+{
+    const struct certificate *current = &keeper->current;
+    if (send(asker, current, sizeof *current, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE &&
+        errno != ECONNRESET && errno != EAGAIN)
+        log_error_errno("cannot hand out the renewed certificate");
+}
+
 static _Noreturn void keep(struct keeper *keeper, int socket)
 {
     sigset_t all;
@@ -88,10 +97,8 @@ static _Noreturn void keep(struct keeper *keeper, int socket)
         if (asker < 0)
             continue;
         refresh(keeper);
-        /* One that does not read its answer goes without it. */
         if (has_news(keeper, version))
-            (void)send(
-                asker, &keeper->current, sizeof keeper->current, MSG_DONTWAIT | MSG_NOSIGNAL);
+            answer(keeper, asker);
         close(asker);
     }
 }

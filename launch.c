@@ -71,7 +71,9 @@ static bool retire(void *context)
         (void)flock(retirement->users_lock, LOCK_UN);
         return false;
     }
-    (void)unlink(retirement->runtime->socket);
+    /* Should it stay, whoever connects to it is refused there, and starts another forwarder. */
+    if (unlink(retirement->runtime->socket) < 0 && errno != ENOENT)
+        log_warning_errno("cannot remove %s", retirement->runtime->socket);
     return true;
 }
 
@@ -242,7 +244,8 @@ static _Noreturn void become_forwarder(char **arguments)
     (void)unsetenv("LISTEN_FDS");
     (void)unsetenv("LISTEN_PID");
     (void)unsetenv("NOTIFY_SOCKET");
-    (void)setenv(on_demand, "1", 1);
+    if (setenv(on_demand, "1", 1) < 0)
+        _exit(EXIT_RUN_TIME);
     execv("/proc/self/exe", list);
     _exit(EXIT_RUN_TIME);
 }

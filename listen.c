@@ -91,8 +91,8 @@ static int open_unix(const char *path, int *sockets)
     bool left_over = lstat(path, &status) == 0 && S_ISSOCK(status.st_mode) &&
                      connect(fd, (struct sockaddr *)&address, sizeof address) < 0 &&
                      errno == ECONNREFUSED;
-    if (left_over)
-        (void)unlink(path);
+    if (left_over && unlink(path) < 0)
+        log_warning_errno("cannot remove the socket %s, which a dead process has left", path);
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0) {
         log_error_errno("cannot listen on unix:%s", path);
         close(fd);

@@ -143,7 +143,12 @@ void runtime_prepare_state(const struct options *options)
             continue;
         memcpy(path, options->state_directory, end);
         path[end] = '\0';
-        (void)make_directory_at(path, user);
+        int error = make_directory_at(path, user);
+        if (error != 0) {
+            errno = -error;
+            log_warning_errno("cannot make the directory %s", path);
+            return;
+        }
     }
 }
 

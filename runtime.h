@@ -26,7 +26,7 @@ int runtime_paths(const struct options *options, struct runtime *runtime);
 int runtime_prepare(const struct options *options, struct runtime *runtime);
 
 /* Makes the state directory where it is missing, with those above it; the same mode and owner.
- * What cannot be made is left for its first user to miss. */
+ * What cannot be made is logged, and left for its first user to miss. */
 void runtime_prepare_state(const struct options *options);
 
 /* Opens the table, or makes it. Logs, returns -1 on failure. */

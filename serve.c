@@ -628,8 +628,8 @@ static void stop(struct server *server)
     while (server->forwarder > 0)
         wait_for_events(server, BUSY_CHECK);
     stop_workers(server);
-    if (server->handoff_socket >= 0)
-        (void)unlink(server->runtime.socket);
+    if (server->handoff_socket >= 0 && unlink(server->runtime.socket) < 0 && errno != ENOENT)
+        log_warning_errno("cannot remove %s", server->runtime.socket);
     for (size_t i = 0; i < server->socket_count; i++)
         close(server->sockets[i]);
 }
