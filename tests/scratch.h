@@ -30,7 +30,7 @@ static void scratch_set_up(void)
 }
 
 /* A name in the directory; the last four asked for are kept. */
-static const char *scratch_path(const char *name)
+static inline const char *scratch_path(const char *name)
 {
     static char paths[4][128];
     static unsigned int next;
@@ -40,7 +40,7 @@ static const char *scratch_path(const char *name)
 }
 
 /* How many files there are, hidden ones too; removes them as well. */
-static int scratch_files(bool remove)
+static inline int scratch_files(bool remove)
 {
     int count = 0;
     DIR *directory = opendir(scratch_directory);
@@ -67,7 +67,7 @@ static void scratch_tear_down(void)
     ck_assert_int_eq(rmdir(scratch_directory), 0);
 }
 
-static void scratch_write(const char *path, const void *bytes, size_t size)
+static inline void scratch_write(const char *path, const void *bytes, size_t size)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     ck_assert_int_ge(fd, 0);
@@ -75,7 +75,7 @@ static void scratch_write(const char *path, const void *bytes, size_t size)
     close(fd);
 }
 
-static void scratch_expect(const char *path, const char *text)
+static inline void scratch_expect(const char *path, const char *text)
 {
     char found[2048] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -85,7 +85,7 @@ static void scratch_expect(const char *path, const char *text)
     ck_assert_str_eq(found, text);
 }
 
-static void scratch_expect_mode(const char *path, mode_t mode)
+static inline void scratch_expect_mode(const char *path, mode_t mode)
 {
     struct stat status;
     ck_assert_int_eq(lstat(path, &status), 0);
@@ -94,7 +94,7 @@ static void scratch_expect_mode(const char *path, mode_t mode)
 }
 
 /* Exactly one line was said since the last call, and `words` are in it. */
-static void scratch_expect_line(const char *words)
+static inline void scratch_expect_line(const char *words)
 {
     char text[2048] = "";
     ck_assert_int_gt(read(scratch_log, text, sizeof text - 1), 0);
@@ -104,7 +104,7 @@ static void scratch_expect_line(const char *words)
 
 /* From now on, this process can write no file beyond `size` bytes, as if the disk were full; with
  * RLIM_INFINITY it can again. */
-static void scratch_limit_files(rlim_t size)
+static inline void scratch_limit_files(rlim_t size)
 {
     struct rlimit limit;
     ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);

@@ -420,6 +420,8 @@ def a_state_directory_that_cannot_be_used_stops_nobody_else():
             exchange(first, second)
             first.close()
             second.close()
+            assert f"make the directory {file.name}: " not in relay.log(), relay.log()
+            assert f"make the directory {file.name}/state: Not a dir" in relay.log(), relay.log()
             assert "state/relay.ident: Not a directory" in relay.log(), relay.log()
 
 

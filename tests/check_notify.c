@@ -1,0 +1,151 @@
+/* What the service manager is told reaches it, whatever the process has given up by then. */
+#include "notify.h"
+#include "sandbox.h"
+#include "scratch.h"
+#include "suite.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+static int manager;
+
+static void set_up(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    scratch_set_up();
+    const char *path = scratch_path("notify");
+    strcpy(address.sun_path, path);
+    manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    ck_assert_int_ge(manager, 0);
+    ck_assert_int_eq(bind(manager, (struct sockaddr *)&address, sizeof address), 0);
+    ck_assert_int_eq(setenv("NOTIFY_SOCKET", path, 1), 0);
+}
+
+static void tear_down(void)
+{
+    notify_close();
+    close(manager);
+    ck_assert_int_eq(unsetenv("NOTIFY_SOCKET"), 0);
+    scratch_tear_down();
+}
+
+static void expect_told(const char *state)
+{
+    char text[256];
+    ssize_t size = recv(manager, text, sizeof text - 1, 0);
+    ck_assert_int_ge(size, 0);
+    text[size] = '\0';
+    ck_assert_str_eq(text, state);
+}
+
+static void expect_silence(void)
+{
+    char byte;
+    ck_assert_int_eq(recv(manager, &byte, 1, 0), -1);
+    ck_assert_int_eq(errno, EAGAIN);
+}
+
+START_TEST(the_manager_is_told)
+{
+    notify_open();
+    notify_tell("READY=1\nSTATUS=Serving");
+    expect_told("READY=1\nSTATUS=Serving");
+    notify_tell("STOPPING=1");
+    expect_told("STOPPING=1");
+}
+END_TEST
+
+/* In a child, as there is no way back. */
+START_TEST(the_manager_is_told_from_a_sandbox)
+{
+    enum sandbox_role role = (enum sandbox_role)_i;
+    int status;
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        notify_open();
+        if (sandbox_enter(role, -1) == 0)
+            notify_tell("READY=1");
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
+    expect_told("READY=1");
+}
+END_TEST
+
+START_TEST(a_name_in_the_abstract_space_is_taken)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int length = snprintf(
+        address.sun_path + 1, sizeof address.sun_path - 1, "relay-check-%d", (int)getpid());
+    char name[sizeof address.sun_path + 1];
+    close(manager);
+    manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+    ck_assert_int_eq(bind(manager, (struct sockaddr *)&address, size), 0);
+    (void)snprintf(name, sizeof name, "@%s", address.sun_path + 1);
+    ck_assert_int_eq(setenv("NOTIFY_SOCKET", name, 1), 0);
+    notify_open();
+    notify_tell("READY=1");
+    expect_told("READY=1");
+}
+END_TEST
+
+START_TEST(who_does_not_speak_for_the_service_is_silent)
+{
+    notify_open();
+    notify_close();
+    notify_tell("READY=1");
+    expect_silence();
+}
+END_TEST
+
+START_TEST(without_a_manager_nothing_is_said)
+{
+    ck_assert_int_eq(unsetenv("NOTIFY_SOCKET"), 0);
+    notify_open();
+    notify_tell("READY=1");
+    expect_silence();
+    ck_assert_int_eq(setenv("NOTIFY_SOCKET", "", 1), 0);
+}
+END_TEST
+
+START_TEST(a_manager_that_cannot_be_reached_is_logged)
+{
+    static const char *const names[] = {"", "@", "notify", "/nowhere/notify"};
+    ck_assert_int_eq(setenv("NOTIFY_SOCKET", names[_i], 1), 0);
+    notify_open();
+    notify_tell("READY=1");
+    scratch_expect_line("cannot notify the service manager");
+}
+END_TEST
+
+START_TEST(a_manager_that_is_gone_is_logged)
+{
+    notify_open();
+    close(manager);
+    manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    notify_tell("READY=1\nSTATUS=Serving");
+    scratch_expect_line("cannot tell the service manager \"READY=1\": Connection refused");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("notify");
+    TCase *tests = tcase_create("notify");
+    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_add_test(tests, the_manager_is_told);
+    tcase_add_loop_test(
+        tests, the_manager_is_told_from_a_sandbox, SANDBOX_WORKER, SANDBOX_FORWARDER + 1);
+    tcase_add_test(tests, a_name_in_the_abstract_space_is_taken);
+    tcase_add_test(tests, who_does_not_speak_for_the_service_is_silent);
+    tcase_add_test(tests, without_a_manager_nothing_is_said);
+    tcase_add_loop_test(tests, a_manager_that_cannot_be_reached_is_logged, 0, 4);
+    tcase_add_test(tests, a_manager_that_is_gone_is_logged);
+    suite_add_tcase(suite, tests);
+    return run_suite(suite);
+}
