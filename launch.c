@@ -92,8 +92,6 @@ static int start_recorder(const struct options *options, struct pair_table *tabl
     *recorder = -1;
     if (!usage_wanted(&options->usage))
         return 0;
-    if (options->usage.database != NULL && recorder_check_database(options->usage.database) < 0)
-        return -1;
     *recorder = recorder_start(&options->usage, table);
     if (*recorder >= 0)
         return 0;

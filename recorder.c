@@ -1,289 +1,390 @@
 /* The recorder: reads records from a pipe, and writes them as JSON lines and to SQLite, in batches.
  * It lives as long as somebody holds the pipe's other end, so what the last forwarder sent is
- * written down even when that was killed. */
+ * written down even when that was killed.
+ *
+ * What cannot be written yet (the database is locked, a disk is full, nobody reads the lines) is
+ * kept in the backlog and tried again. The backlog is memory that the recorder shares with who
+ * replaces it, so a recorder that is killed loses none of it. */
 #include "recorder.h"
 
+#include "database.h"
 #include "log.h"
 #include "runtime.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 enum {
     BATCH = 1024,
+    BACKLOG = 256 * BATCH, /* records, 10 MiB: beyond that the oldest are lost */
     PIPE_SIZE = 1 << 20,
     CURRENT_PERIOD = 300 * 1000, /* milliseconds, at most, between two updates of `current` */
-    BUSY_TIME = 10 * 1000,       /* milliseconds to wait for somebody else who uses the database */
+    RETRY = 1000,                /* milliseconds, before what failed is tried again */
+    BUSY_SAID = 10 * 1000,       /* of somebody else's use of the database, before it is said */
+    LAST_TRIES = 10 * 1000,      /* milliseconds for what is left, once no more will come */
     LINE = 256,
+    LINES_AT_ONCE = 16, /* no more bytes than a pipe takes whole: PIPE_BUF */
+    PAGE = 4096,
     PAUSE = 1, /* second, before a recorder that was killed is replaced */
-    DATABASE_VERSION = 1,
+};
+
+/* Records are numbered as they come. Each place that they are written to has the number of the next
+ * one that it is to get. Zeroed memory is an empty backlog. */
+struct backlog {
+    uint64_t origin;  /* the number of the record at the front of `records` */
+    uint64_t taken;   /* of the next one to come */
+    uint64_t cleared; /* 1 + the number of which the place was cleared, to be read into */
+    uint64_t printed, stored;
+    uint64_t unprinted, unstored; /* how many were lost since the last success */
+    size_t rest_size;             /* of a line of which a part was written */
+    char rest[LINE];
+    _Alignas(PAGE) struct usage_record records[BACKLOG]; /* a ring */
+};
+
+/* What becomes of one of the places. */
+struct trouble {
+    int error;     /* 0: none */
+    int64_t since; /* milliseconds, CLOCK_MONOTONIC, as all times here */
+    int64_t next;  /* when to try again */
+    bool said;
 };
 
 struct recorder {
     const struct usage_options *options;
     struct pair_table *table;
-    sqlite3 *database;
-    sqlite3_stmt *insert, *current;
-    int pipe;
+    struct backlog *backlog;
+    struct database database;
+    struct trouble lines, rows;
+    int64_t current_due;
     int64_t rebooted; /* seconds since the epoch */
+    int pipe;
 };
+
+/* ---- the backlog ----------------------------------------------------------------- */
+
+static bool has_lines(const struct recorder *recorder)
+{
+    const struct backlog *backlog = recorder->backlog;
+    return recorder->options->log_fd >= 0 &&
+           (backlog->printed < backlog->taken || backlog->rest_size > 0);
+}
+
+static bool has_rows(const struct recorder *recorder)
+{
+    return recorder->options->database != NULL &&
+           recorder->backlog->stored < recorder->backlog->taken;
+}
+
+/* A place that is too far behind loses its oldest records. */
+static void hurry(uint64_t *number, uint64_t *lost, uint64_t least)
+{
+    if (*number >= least)
+        return;
+    *lost += least - *number;
+    *number = least;
+}
+
+/* The next place for records. Returns how many there is room for. */
+static size_t make_room(struct recorder *recorder, struct usage_record **room)
+{
+    struct backlog *backlog = recorder->backlog;
+    size_t at = (size_t)((backlog->taken - backlog->origin) % BACKLOG);
+    size_t count = BACKLOG - at < BATCH ? BACKLOG - at : BATCH;
+    if (backlog->taken + count - backlog->origin > BACKLOG) {
+        uint64_t least = backlog->taken + count - BACKLOG;
+        hurry(&backlog->printed, &backlog->unprinted, least);
+        hurry(&backlog->stored, &backlog->unstored, least);
+    }
+    *room = &backlog->records[at];
+    return count;
+}
+
+/* Copies records from this number on, as blurred as they are to be. Returns how many. */
+static size_t copy_records(
+    const struct recorder *recorder, uint64_t number, struct usage_record *records, size_t most)
+{
+    const struct backlog *backlog = recorder->backlog;
+    size_t count = 0;
+    for (; count < most && number + count < backlog->taken; count++) {
+        records[count] = backlog->records[(number + count - backlog->origin) % BACKLOG];
+        usage_blur(&records[count], recorder->options->blur);
+    }
+    return count;
+}
+
+/* Starts at the front again when there is nothing left, so that little memory is ever touched. */
+static void settle(struct recorder *recorder)
+{
+    struct backlog *backlog = recorder->backlog;
+    if (recorder->options->log_fd < 0)
+        backlog->printed = backlog->taken;
+    if (recorder->options->database == NULL)
+        backlog->stored = backlog->taken;
+    if (backlog->printed < backlog->taken || backlog->stored < backlog->taken)
+        return;
+    if (backlog->taken - backlog->origin > 2 * BATCH)
+        (void)madvise(backlog->records, sizeof backlog->records, MADV_REMOVE); /* or it stays */
+    backlog->origin = backlog->taken;
+}
+
+/* The recorder before this one may have been killed between a read and counting what it gave. */
+static void recover(struct recorder *recorder)
+{
+    struct usage_record *room;
+    size_t most = make_room(recorder, &room), count = 0;
+    if (recorder->backlog->cleared != recorder->backlog->taken + 1)
+        return;
+    while (count < most && room[count].started != 0)
+        count++;
+    recorder->backlog->taken += count;
+}
+
+/* Takes what is in the pipe. Writers write whole records, and reads are multiples of one, so none
+ * comes in pieces. Returns false at its end. */
+static bool take(struct recorder *recorder)
+{
+    struct backlog *backlog = recorder->backlog;
+    struct usage_record *room;
+    size_t most = make_room(recorder, &room);
+    memset(room, 0, most * sizeof *room);
+    backlog->cleared = backlog->taken + 1;
+    ssize_t size = read(recorder->pipe, room, most * sizeof *room);
+    if (size > 0)
+        backlog->taken += (size_t)size / sizeof *room;
+    else
+        backlog->cleared = 0;
+    return size > 0 || (size < 0 && (errno == EINTR || errno == EAGAIN));
+}
+
+/* ---- trouble --------------------------------------------------------------------- */
+
+static bool is_time(const struct trouble *trouble)
+{
+    return trouble->error == 0 || runtime_now() >= trouble->next;
+}
+
+/* Whether this failure is to be said: once for each reason, as it is tried again and again; and
+ * what passes by itself, only when it has lasted for a while. */
+static bool note_failure(struct trouble *trouble, int error, bool passes)
+{
+    int64_t now = runtime_now();
+    if (trouble->error == 0)
+        trouble->since = now;
+    if (trouble->error != error)
+        trouble->said = false;
+    trouble->error = error;
+    trouble->next = now + RETRY;
+    if (trouble->said || (passes && now - trouble->since < BUSY_SAID))
+        return false;
+    trouble->said = true;
+    return true;
+}
+
+/* The same for a success after failures. */
+static void note_success(struct trouble *trouble, const char *what, uint64_t *lost)
+{
+    if (*lost > 0)
+        log_warning("%s again, but %" PRIu64 " usage records were lost there", what, *lost);
+    else if (trouble->said)
+        log_info("%s again, and no usage record was lost there", what);
+    *lost = 0;
+    *trouble = (struct trouble){.error = 0};
+}
 
 /* ---- the database ---------------------------------------------------------------- */
 
-static const char schema[] =
-    "CREATE TABLE version (version INTEGER);"
-    "CREATE TABLE current (rebooted INTEGER, updated INTEGER, connected INTEGER,"
-    " waiting INTEGER, incomplete_bytes INTEGER);"
-    "CREATE TABLE usage (started INTEGER, total_time INTEGER, waiting_time INTEGER,"
-    " total_bytes INTEGER, result VARCHAR);"
-    "CREATE INDEX usage_started_index ON usage (started);"
-    "CREATE INDEX usage_result_index ON usage (result);"
-    "INSERT INTO version (version) VALUES (1);";
-
-static void log_database(const char *path, sqlite3 *database)
-{
-    log_error("cannot use the usage database %s: %s", path,
-        database == NULL ? "out of memory" : sqlite3_errmsg(database));
-}
-
-/* The one number that a query yields, or -1. */
-static int query_number(sqlite3 *database, const char *query)
-{
-    sqlite3_stmt *statement;
-    int number = -1;
-    if (sqlite3_prepare_v2(database, query, -1, &statement, NULL) != SQLITE_OK)
-        return -1;
-    if (sqlite3_step(statement) == SQLITE_ROW)
-        number = sqlite3_column_int(statement, 0);
-    (void)sqlite3_finalize(statement);
-    return number;
-}
-
-/* A file without tables is a new one. */
-static int check_version(sqlite3 *database, const char *path)
-{
-    int tables = query_number(database, "SELECT count(*) FROM sqlite_master");
-    if (tables < 0) {
-        log_database(path, database);
-        return -1;
-    }
-    if (tables == 0) {
-        if (sqlite3_exec(database, schema, NULL, NULL, NULL) == SQLITE_OK)
-            return 0;
-        log_database(path, database);
-        return -1;
-    }
-    int version = query_number(database, "SELECT version FROM version");
-    if (version == DATABASE_VERSION && query_number(database, "SELECT count(*) FROM usage") >= 0 &&
-        query_number(database, "SELECT count(*) FROM current") >= 0)
-        return 0;
-    if (version >= 0 && version != DATABASE_VERSION)
-        log_error("cannot use the usage database %s: its version is %d, expected %d", path, version,
-            DATABASE_VERSION);
-    else
-        log_error("cannot use the usage database %s: it is no usage database", path);
-    return -1;
-}
-
-/* Whoever comes first makes the tables, and everybody else finds them whole. */
-static sqlite3 *open_database(const char *path)
-{
-    sqlite3 *database = NULL;
-    mode_t mask = umask(0077);
-    int error = sqlite3_open_v2(path, &database, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
-    if (error == SQLITE_OK)
-        error = sqlite3_busy_timeout(database, BUSY_TIME);
-    if (error == SQLITE_OK)
-        error = sqlite3_exec(database, "BEGIN IMMEDIATE", NULL, NULL, NULL);
-    (void)umask(mask);
-    if (error != SQLITE_OK) {
-        log_database(path, database);
-    } else if (check_version(database, path) == 0) {
-        if (sqlite3_exec(database, "COMMIT", NULL, NULL, NULL) == SQLITE_OK)
-            return database;
-        log_database(path, database);
-    }
-    (void)sqlite3_close(database);
-    return NULL;
-}
-
-int recorder_check_database(const char *path)
-{
-    sqlite3 *database = open_database(path);
-    if (database == NULL)
-        return -1;
-    (void)sqlite3_close(database);
-    return 0;
-}
-
-static int prepare_statements(struct recorder *recorder)
-{
-    static const char insert[] =
-        "INSERT INTO usage (started, total_time, waiting_time, total_bytes,"
-        " result) VALUES (?, ?, ?, ?, ?)";
-    static const char current[] = "INSERT INTO current (rebooted, updated, connected, waiting,"
-                                  " incomplete_bytes) VALUES (?, ?, ?, ?, ?)";
-    sqlite3 *database = recorder->database;
-    if (sqlite3_prepare_v2(database, insert, -1, &recorder->insert, NULL) == SQLITE_OK &&
-        sqlite3_prepare_v2(database, current, -1, &recorder->current, NULL) == SQLITE_OK)
-        return 0;
-    log_database(recorder->options->database, database);
-    return -1;
-}
-
-static bool execute(struct recorder *recorder, sqlite3_stmt *statement)
-{
-    bool done = sqlite3_step(statement) == SQLITE_DONE;
-    if (!done)
-        log_database(recorder->options->database, recorder->database);
-    (void)sqlite3_reset(statement);
-    return done;
-}
-
-/* A column takes what is whole as an integer, and what is not as it is. */
-static bool insert_record(struct recorder *recorder, const struct usage_record *record)
-{
-    sqlite3_stmt *insert = recorder->insert;
-    (void)sqlite3_bind_double(insert, 1, (double)record->started / 1e6);
-    (void)sqlite3_bind_double(insert, 2, (double)record->total_time / 1e6);
-    if (record->waiting_time < 0)
-        (void)sqlite3_bind_null(insert, 3);
-    else
-        (void)sqlite3_bind_double(insert, 3, (double)record->waiting_time / 1e6);
-    (void)sqlite3_bind_int64(insert, 4, (sqlite3_int64)record->total_bytes);
-    (void)sqlite3_bind_text(insert, 5, usage_mood(record->outcome), -1, SQLITE_STATIC);
-    return execute(recorder, insert);
-}
-
-static bool update_current(struct recorder *recorder)
+static struct database_current count_current(const struct recorder *recorder)
 {
     struct pair_stats stats;
-    sqlite3_stmt *current = recorder->current;
     pair_stats(recorder->table, &stats);
-    if (sqlite3_exec(recorder->database, "DELETE FROM current", NULL, NULL, NULL) != SQLITE_OK) {
-        log_database(recorder->options->database, recorder->database);
-        return false;
-    }
-    (void)sqlite3_bind_int64(current, 1, recorder->rebooted);
-    (void)sqlite3_bind_int64(current, 2, runtime_epoch() / 1000000);
-    (void)sqlite3_bind_int64(current, 3, stats.states[PAIR_JOINED]);
-    (void)sqlite3_bind_int64(current, 4, stats.tokens);
-    (void)sqlite3_bind_int64(current, 5, (sqlite3_int64)stats.incomplete_bytes);
-    return execute(recorder, current);
+    return (struct database_current){
+        .rebooted = recorder->rebooted,
+        .updated = runtime_epoch() / 1000000,
+        .connected = stats.states[PAIR_JOINED],
+        .waiting = stats.tokens,
+        .incomplete_bytes = (int64_t)stats.incomplete_bytes,
+    };
 }
 
-static void write_database(
-    struct recorder *recorder, const struct usage_record *records, size_t count)
+/* Writes a batch, or the current row alone when it is due. */
+static void store(struct recorder *recorder)
 {
-    bool done = sqlite3_exec(recorder->database, "BEGIN IMMEDIATE", NULL, NULL, NULL) == SQLITE_OK;
-    if (!done)
-        log_database(recorder->options->database, recorder->database);
-    for (size_t i = 0; done && i < count; i++)
-        done = insert_record(recorder, &records[i]);
-    done = done && update_current(recorder);
-    if (sqlite3_exec(recorder->database, done ? "COMMIT" : "ROLLBACK", NULL, NULL, NULL) !=
-            SQLITE_OK &&
-        done)
-        log_database(recorder->options->database, recorder->database);
+    static struct usage_record records[BATCH];
+    struct backlog *backlog = recorder->backlog;
+    const char *path = recorder->options->database;
+    int64_t now = runtime_now();
+    if (path == NULL || !is_time(&recorder->rows) ||
+        (!has_rows(recorder) && now < recorder->current_due))
+        return;
+    struct database_current current = count_current(recorder);
+    size_t count = copy_records(recorder, backlog->stored, records, BATCH);
+    int error = database_write(&recorder->database, records, count, &current);
+    if (error != 0) {
+        if (note_failure(&recorder->rows, error, database_is_busy(error)))
+            log_error("cannot write to the usage database %s, records wait: %s", path,
+                recorder->database.reason);
+        return;
+    }
+    backlog->stored += count;
+    recorder->current_due = now + CURRENT_PERIOD;
+    note_success(&recorder->rows, "the usage database is written to", &backlog->unstored);
 }
 
 /* ---- JSON lines ------------------------------------------------------------------ */
 
-static void write_all(int fd, const char *text, size_t size)
+static bool takes_lines(const struct recorder *recorder)
 {
-    while (size > 0) {
-        ssize_t count = write(fd, text, size);
-        if (count < 0 && errno == EAGAIN) {
-            struct pollfd entry = {.fd = fd, .events = POLLOUT};
-            (void)poll(&entry, 1, -1);
-        } else if (count < 0 && errno != EINTR) {
-            log_error_errno("cannot write usage records to descriptor %d", fd);
-            return;
-        } else if (count > 0) {
-            text += count;
-            size -= (size_t)count;
-        }
-    }
+    struct pollfd entry = {.fd = recorder->options->log_fd, .events = POLLOUT};
+    return poll(&entry, 1, 0) > 0;
 }
 
-static void write_lines(int fd, const struct usage_record *records, size_t count)
+/* Formats the rest of a line, and the next ones. ends: behind each of the latter. */
+static size_t format_lines(
+    const struct recorder *recorder, char *text, size_t ends[static LINES_AT_ONCE], size_t *count)
 {
-    char lines[16 * LINE];
-    size_t used = 0;
-    for (size_t i = 0; i < count; i++) {
-        int length = usage_format(&records[i], lines + used, sizeof lines - used);
-        if (length > 0)
-            used += (size_t)length;
-        if (i + 1 == count || sizeof lines - used < LINE) {
-            write_all(fd, lines, used);
-            used = 0;
-        }
+    struct usage_record records[LINES_AT_ONCE];
+    const struct backlog *backlog = recorder->backlog;
+    size_t used = backlog->rest_size;
+    memcpy(text, backlog->rest, used);
+    *count = copy_records(recorder, backlog->printed, records, LINES_AT_ONCE - 1);
+    for (size_t i = 0; i < *count; i++) {
+        int length = usage_format(&records[i], text + used, LINE);
+        used += length > 0 ? (size_t)length : 0; /* none is longer */
+        ends[i] = used;
     }
+    return used;
+}
+
+/* Once `done` of the formatted bytes are written: what is left of a line is kept as it is. */
+static void count_lines(
+    struct backlog *backlog, const char *text, size_t done, const size_t *ends, size_t count)
+{
+    size_t lines = 0;
+    if (done < backlog->rest_size) {
+        backlog->rest_size -= done;
+        memmove(backlog->rest, backlog->rest + done, backlog->rest_size);
+        return;
+    }
+    while (lines < count && ends[lines] <= done)
+        lines++;
+    size_t start = lines == 0 ? backlog->rest_size : ends[lines - 1];
+    backlog->rest_size = 0;
+    if (done > start) {
+        backlog->rest_size = ends[lines] - done;
+        memcpy(backlog->rest, text + done, backlog->rest_size);
+        lines++;
+    }
+    backlog->printed += lines;
+}
+
+/* Writes as many lines as are taken at once. Returns whether there may be more to write. */
+static bool print_some(struct recorder *recorder)
+{
+    char text[LINES_AT_ONCE * LINE];
+    size_t ends[LINES_AT_ONCE], count;
+    int fd = recorder->options->log_fd;
+    if (!has_lines(recorder) || !is_time(&recorder->lines) || !takes_lines(recorder))
+        return false;
+    size_t size = format_lines(recorder, text, ends, &count);
+    ssize_t done = write(fd, text, size);
+    if (done < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    if (done < 0) {
+        if (note_failure(&recorder->lines, errno, false))
+            log_error_errno("cannot write usage records to descriptor %d, they wait", fd);
+        return false;
+    }
+    count_lines(recorder->backlog, text, (size_t)done, ends, count);
+    note_success(&recorder->lines, "usage lines are written", &recorder->backlog->unprinted);
+    return (size_t)done == size;
+}
+
+static void print(struct recorder *recorder)
+{
+    for (int i = 0; i < BATCH / LINES_AT_ONCE && print_some(recorder); i++)
+        continue;
 }
 
 /* ---- the process ----------------------------------------------------------------- */
 
-static void write_down(struct recorder *recorder, struct usage_record *records, size_t count)
+static int sooner(int timeout, int64_t at)
 {
-    for (size_t i = 0; i < count; i++)
-        usage_blur(&records[i], recorder->options->blur);
-    if (recorder->options->log_fd >= 0)
-        write_lines(recorder->options->log_fd, records, count);
-    if (recorder->database != NULL)
-        write_database(recorder, records, count);
+    int64_t left = at - runtime_now();
+    left = left < 0 ? 0 : left;
+    return timeout < 0 || left < timeout ? (int)left : timeout;
 }
 
-/* Writers write whole records, and reads are multiples of one, so none comes in pieces. */
+/* Waits for records, for room for lines, and for the time to try again. Returns whether there are
+ * records, or their end. */
+static bool wait_for_work(struct recorder *recorder)
+{
+    struct pollfd entries[] = {{.fd = recorder->pipe, .events = POLLIN}, {.fd = -1}};
+    int timeout = -1;
+    if (has_lines(recorder) && is_time(&recorder->lines))
+        entries[1] = (struct pollfd){.fd = recorder->options->log_fd, .events = POLLOUT};
+    else if (has_lines(recorder))
+        timeout = sooner(timeout, recorder->lines.next);
+    if (recorder->rows.error != 0)
+        timeout = sooner(timeout, recorder->rows.next);
+    else if (recorder->options->database != NULL)
+        timeout = sooner(timeout, has_rows(recorder) ? runtime_now() : recorder->current_due);
+    return poll(entries, 2, timeout) > 0 && entries[0].revents != 0;
+}
+
+static void write_down(struct recorder *recorder)
+{
+    print(recorder);
+    store(recorder);
+    settle(recorder);
+}
+
 static void run(struct recorder *recorder)
 {
-    static struct usage_record records[BATCH];
-    struct pollfd entry = {.fd = recorder->pipe, .events = POLLIN};
-    for (;;) {
-        int ready = poll(&entry, 1, recorder->database == NULL ? -1 : CURRENT_PERIOD);
-        if (ready == 0)
-            write_down(recorder, records, 0);
-        if (ready <= 0)
-            continue;
-        ssize_t size = read(recorder->pipe, records, sizeof records);
-        if (size < 0 && errno == EINTR)
-            continue;
-        if (size <= 0)
-            break;
-        write_down(recorder, records, (size_t)size / sizeof *records);
+    bool more = true;
+    while (more) {
+        write_down(recorder);
+        if (wait_for_work(recorder))
+            more = take(recorder);
     }
-    write_down(recorder, records, 0);
 }
 
-static _Noreturn void record(
-    const struct usage_options *options, struct pair_table *table, int pipe)
+/* No more will come. What is left is tried for a while, then it is lost. */
+static void finish(struct recorder *recorder)
 {
-    struct recorder recorder = {
-        .options = options, .table = table, .pipe = pipe, .rebooted = runtime_epoch() / 1000000};
-    int status = EXIT_FAILURE;
-    (void)prctl(PR_SET_NAME, "relay-record");
-    if (options->database != NULL)
-        recorder.database = open_database(options->database);
-    if (options->database == NULL ||
-        (recorder.database != NULL && prepare_statements(&recorder) == 0)) {
-        if (recorder.database != NULL)
-            write_down(&recorder, NULL, 0);
-        run(&recorder);
-        status = EXIT_SUCCESS;
+    int64_t until = runtime_now() + LAST_TRIES;
+    struct pollfd none = {.fd = -1};
+    recorder->current_due = 0;
+    write_down(recorder);
+    while ((has_lines(recorder) || has_rows(recorder)) && runtime_now() < until) {
+        if (!is_time(&recorder->rows) || !has_rows(recorder))
+            (void)poll(&none, 1, RETRY / 10);
+        write_down(recorder);
     }
-    (void)sqlite3_finalize(recorder.insert);
-    (void)sqlite3_finalize(recorder.current);
-    (void)sqlite3_close(recorder.database);
-    _exit(status);
+    const struct backlog *backlog = recorder->backlog;
+    if (has_lines(recorder) || has_rows(recorder))
+        log_error("the forwarder is gone, and %" PRIu64 " usage records could not be written",
+            backlog->taken -
+                (backlog->printed < backlog->stored ? backlog->printed : backlog->stored));
+}
+
+static _Noreturn void record(struct recorder *recorder)
+{
+    (void)prctl(PR_SET_NAME, "relay-record");
+    recover(recorder);
+    run(recorder);
+    finish(recorder);
+    database_close(&recorder->database);
+    _exit(EXIT_SUCCESS);
 }
 
 /* One that is killed is replaced; what was sent meanwhile is in the pipe. Signals to stop are for
@@ -291,16 +392,30 @@ static _Noreturn void record(
 static _Noreturn void keep_recording(
     const struct usage_options *options, struct pair_table *table, int pipe)
 {
+    struct recorder recorder = {
+        .options = options,
+        .table = table,
+        .backlog = mmap(NULL, sizeof *recorder.backlog, PROT_READ | PROT_WRITE,
+            MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+        .database = {.path = options->database},
+        .rebooted = runtime_epoch() / 1000000,
+        .pipe = pipe,
+    };
     int status = 0;
     runtime_close_others(pipe, options->log_fd < 0 ? pipe : options->log_fd);
     log_setup(log_debugging()); /* its connection to syslog was one of them */
     (void)signal(SIGTERM, SIG_IGN);
     (void)signal(SIGINT, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is as a full disk */
+    if (recorder.backlog == MAP_FAILED) {
+        log_error_errno("cannot start the recorder");
+        _exit(EXIT_FAILURE);
+    }
     for (;;) {
         pid_t child = fork();
         if (child == 0)
-            record(options, table, pipe);
+            record(&recorder);
         if (child < 0)
             log_error_errno("cannot start the recorder");
         while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)

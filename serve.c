@@ -4,13 +4,13 @@
  * by an eventfd when idle ones become scarce. */
 #include "serve.h"
 
+#include "database.h"
 #include "handoff.h"
 #include "launch.h"
 #include "listen.h"
 #include "log.h"
 #include "notify.h"
 #include "proto/proto.h"
-#include "recorder.h"
 #include "runtime.h"
 #include "sandbox.h"
 #include "worker.h"
@@ -664,7 +664,7 @@ int serve_main(const struct options *options)
     if (runtime_drop_root(options) < 0)
         return EXIT_RUN_TIME;
     (void)runtime_raise_descriptors();
-    if (options->usage.database != NULL && recorder_check_database(options->usage.database) < 0)
+    if (options->usage.database != NULL && database_check(options->usage.database) < 0)
         return EXIT_RUN_TIME;
     if (worker_open(&server.worker, options, &server.runtime) < 0 || find_forwarder(&server) < 0)
         return EXIT_RUN_TIME;

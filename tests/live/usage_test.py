@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 
-from harness import (RELAY, Relay, alive, behaviour, children, exchange, line, make_pair, new_side,
+from harness import (RELAY, Relay, Skip, alive, behaviour, children, exchange, line, make_pair, new_side,
                      new_token, run, wait_until)
 from web_protocols import expect_introduction, introduced
 
@@ -233,20 +233,138 @@ def the_status_of_no_relay_is_an_error_that_says_so():
         assert result.returncode == 1 and b"no relay has run" in result.stderr, result
 
 
+def recorder_of(relay):
+    recorder, = [pid for keeper in children(relay.forwarder()) for pid in children(keeper)]
+    return recorder
+
+
 @behaviour()
 def a_recorder_that_was_killed_is_replaced_and_no_record_is_lost():
     with Records(database=True) as records:
         relay = records.relay
         in_one_file(make_pair(relay))
         records.wait_rows(1)
-        keepers = children(relay.forwarder())
-        recorder, = [pid for keeper in keepers for pid in children(keeper)]
+        recorder = recorder_of(relay)
         os.kill(recorder, signal.SIGKILL)
         wait_until(lambda: not alive(recorder), "its end")
         in_one_file(make_pair(relay))
         records.wait_rows(2)
         assert len(records.wait(2)) == 2
         assert f"recorder {recorder} was killed by signal 9" in relay.log(), relay.log()
+
+
+def reading(records):
+    """Somebody who reads the database, and takes their time."""
+    reader = sqlite3.connect(records.database, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM usage").fetchall()
+    return reader
+
+
+@behaviour()
+def who_reads_the_database_for_long_costs_no_record_and_locks_nobody_out():
+    with Records(database=True) as records:
+        in_one_file(make_pair(records.relay))
+        records.wait_rows(1)
+        reader = reading(records)
+        for count in (2, 3):
+            in_one_file(make_pair(records.relay))
+            records.wait(count)
+        time.sleep(0.5)  # for the recorder to have tried
+        with sqlite3.connect(records.database, timeout=1) as other:
+            assert other.execute("SELECT count(*) FROM usage").fetchall() == [(1,)]
+        reader.close()
+        assert len(records.wait_rows(3)) == 3
+
+
+@behaviour()
+def a_recorder_that_is_killed_while_records_wait_loses_none():
+    with Records(database=True) as records:
+        relay = records.relay
+        in_one_file(make_pair(relay))
+        records.wait_rows(1)
+        reader = reading(records)
+        in_one_file(make_pair(relay))
+        records.wait(2)
+        os.kill(recorder_of(relay), signal.SIGKILL)
+        in_one_file(make_pair(relay))
+        records.wait(3)
+        reader.close()
+        assert len(records.wait_rows(3)) == 3
+        assert len(records.wait(3)) == 3, "a line was written twice"
+
+
+@behaviour()
+def a_database_that_is_locked_at_start_delays_nobody_and_gets_its_records_later():
+    with Records(database=True) as records:
+        in_one_file(make_pair(records.relay))
+        records.wait_rows(1)
+        with sqlite3.connect(records.database, isolation_level=None) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with Relay(options=[f"--usage-db={records.database}"]) as another:
+                in_one_file(make_pair(another))
+                another.wait_for(used=0)
+                other.execute("COMMIT")
+                assert len(records.wait_rows(2)) == 2
+        other.close()
+
+
+@behaviour()
+def a_database_that_was_moved_away_is_made_anew():
+    with Records(database=True) as records:
+        in_one_file(make_pair(records.relay))
+        records.wait_rows(1)
+        os.rename(records.database, records.database + ".1")
+        in_one_file(make_pair(records.relay))
+        wait_until(lambda: os.path.exists(records.database), "another database")
+        wait_until(lambda: records.query("SELECT count(*) FROM sqlite_master")[0][0], "its tables")
+        assert len(records.wait_rows(1)) == 1
+        with sqlite3.connect(records.database + ".1") as moved:
+            assert moved.execute("SELECT count(*) FROM usage").fetchall() == [(1,)]
+
+
+@behaviour()
+def a_database_of_somebody_else_stops_nobody_and_the_log_names_its_user():
+    if os.geteuid() != 0:
+        raise Skip("only root can have two users")
+    with tempfile.TemporaryDirectory(prefix="relay-database-") as directory:
+        os.chmod(directory, 0o777)
+        path = os.path.join(directory, "usage")
+        sqlite3.connect(path).execute("CREATE TABLE made_by_root (hand INTEGER)").connection.close()
+        os.chmod(path, 0o600)
+        with Relay(options=[f"--usage-db={path}"]) as relay:
+            exchange(*make_pair(relay))
+            wait_until(lambda: f"cannot write to the usage database {path}" in relay.log(), "a word")
+            assert "the file belongs to user root and has mode 0600" in relay.log(), relay.log()
+            in_one_file(make_pair(relay))
+            os.unlink(path)
+            wait_until(lambda: os.path.exists(path), "a database of its own")
+            wait_until(lambda: "is written to again, and no usage record was lost" in relay.log(),
+                       "the log to say so")
+            with sqlite3.connect(path) as database:
+                assert database.execute("SELECT count(*) FROM usage").fetchone()[0] >= 1
+
+
+@behaviour()
+def lines_that_nobody_reads_hold_up_no_database_and_none_is_lost_or_cut():
+    """A pipe takes 64 KiB, less than the lines of this many records."""
+    count = 1000
+    reader, writer = os.pipe()
+    with tempfile.TemporaryDirectory(prefix="relay-database-") as directory:
+        os.chmod(directory, 0o777)
+        path = os.path.join(directory, "usage")
+        options = [f"--log-fd={writer}", f"--usage-db={path}"]
+        with Relay(options=options, pass_fds=[writer]) as relay:
+            for _ in range(count):
+                with relay.connect() as client:
+                    client.send(b"nonsense\n").expect(b"bad handshake\n")
+            with sqlite3.connect(path, timeout=10) as database:
+                wait_until(lambda: database.execute(
+                    "SELECT count(*) FROM usage").fetchone() == (count,), "every row")
+            with os.fdopen(reader) as lines:
+                for _ in range(count):
+                    assert json.loads(lines.readline())["mood"] == "errory"
+            os.close(writer)
 
 
 @behaviour()
