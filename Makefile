@@ -124,6 +124,13 @@ check-sanitized: packages-check
 check-valgrind: packages-check
 	@tests/run valgrind '$(PATTERN)'
 
+# Ten minutes of every protocol under systemd, as installed; it takes little of the processors.
+export SOAK_SECONDS ?= 600
+
+.PHONY: soak
+soak: packages-check
+	@tests/run soak
+
 .PHONY: lint
 lint: packages-lint
 	@tests/lint

@@ -9,66 +9,13 @@ import shutil
 import socket
 import ssl
 import stat
-import subprocess
 import time
 
-from harness import (Client, Relay, TOP, behaviour, exchange, line, make_pair, narrow, new_side,
-                     new_token, run, send_until_blocked, wait_until)
+from harness import (Client, TOP, behaviour, exchange, line, make_pair, narrow, new_side, new_token,
+                     run, send_until_blocked, wait_until)
 from magic_wormhole import send_a_file
-
-KINDS = {"relay.socket": "relay-prefork.socket", "relay-prefork.socket": "relay.socket"}
-
-
-class Installed(Relay):  # pylint: disable=super-init-not-called
-    """The relay that systemd runs, with what the tests ask of any."""
-
-    def __init__(self, unit):
-        self.how, self.port, self.runtime, self.process = unit, 4001, "/run/relay", None
-        command("systemctl", "disable", "--now", KINDS[unit])
-        command("systemctl", "stop", "relay-forward.service")
-        command("systemctl", "enable", "--now", unit)
-        wait_until(self._answers, f"{unit} to listen")
-
-    def _answers(self):
-        with open("/proc/net/tcp6", encoding="ascii") as file:
-            return f":{self.port:04X} 00000000000000000000000000000000:0000 0A" in file.read()
-
-    def log(self):
-        return command("journalctl", "--no-pager", "-o", "cat", "-n", "30", check=False)
-
-    def stop(self):
-        command("systemctl", "disable", "--now", self.how)
-        for unit in ("relay-prefork.service", "relay-forward.service"):
-            command("systemctl", "stop", unit)
-
-
-def command(*arguments, check=True):
-    result = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, timeout=60, check=False)
-    text = result.stdout.decode(errors="replace")
-    assert not check or result.returncode == 0, f"{' '.join(arguments)}: {text}"
-    return text
-
-
-def property_of(unit, name):
-    return command("systemctl", "show", "--value", f"--property={name}", unit).strip()
-
-
-def units(*patterns):
-    return command("systemctl", "list-units", "--all", "--plain", "--no-legend", *patterns).strip()
-
-
-def no_address_is_logged_since(start):
-    command("journalctl", "--sync")
-    text = command("journalctl", "--no-pager", f"--since=@{start:.6f}")
-    named = [entry for entry in text.splitlines() if "127.0.0.1" in entry]
-    assert not named, f"{len(named)} times, as in: {named[0]}"
-
-
-def nothing_has_failed():
-    failed = command("systemctl", "list-units", "--failed", "--plain", "--no-legend", "relay*")
-    assert failed.strip() == "", failed
-
+from systemd_units import (KINDS, Installed, command, no_address_is_logged_since,
+                           nothing_has_failed, property_of, units)
 
 @behaviour()
 def make_install_puts_everything_in_its_place():
