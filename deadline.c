@@ -36,7 +36,7 @@ void deadline_clear(struct deadline *deadline)
 struct deadline *deadline_expired(struct deadline_list *list, int64_t now)
 {
     struct deadline *first = list->first;
-    if (first == NULL || first->at > now)
+    if (!deadline_is_due(list, now))
         return NULL;
     deadline_clear(first);
     return first;

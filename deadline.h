@@ -25,6 +25,11 @@ static inline bool deadline_is_set(const struct deadline *deadline)
 {
     return deadline->list != NULL;
 }
+/* Whether the list's first has expired. */
+static inline bool deadline_is_due(const struct deadline_list *list, int64_t now)
+{
+    return list->first != NULL && list->first->at <= now;
+}
 /* The first that has expired, cleared; NULL: none. */
 struct deadline *deadline_expired(struct deadline_list *list, int64_t now);
 /* The earlier of `next` (-1: never) and the list's first. */

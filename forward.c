@@ -24,6 +24,7 @@ enum {
     STRANDED_AT_ONCE = 64,
     DESCRIPTORS_KEPT = 32,  /* for everything that is no connection */
     TICK = 2000,            /* milliseconds between two sweeps of the table */
+    STALL = 1000,           /* a round that comes so late says that this process stood still */
     DISMISSED_TICKS = 15,   /* sweeps between two looks at every slot */
     WATCH = 15000,          /* between two looks at whether a peer lives */
     LEAVE = 5000,           /* for an end to read why it is closed */
@@ -99,6 +100,38 @@ static bool take_handoffs(struct forwarder *forwarder)
     return false;
 }
 
+/* ---- whether all have come ------------------------------------------------------- */
+
+/* While this process stood still, or was short of descriptors, handoffs have been waiting for it,
+ * and their workers, too, may have stood still. */
+static void notice_stall(struct forwarder *forwarder, int timeout, int count)
+{
+    int64_t now = runtime_now();
+    bool stalled = timeout < 0 || now > forwarder->flow.now + timeout + STALL;
+    if (stalled || !forwarder->listening)
+        forwarder->attentive_since = now;
+    if (count >= 0 && count < EVENTS_AT_ONCE)
+        forwarder->behind = false;
+    else if (stalled)
+        forwarder->behind = true;
+    forwarder->flow.now = now;
+}
+
+/* Whether events may be waiting that are older than a deadline which has passed: after a stall,
+ * until all of them have been seen, but not for longer than they may keep everybody waiting. */
+static bool is_behind(const struct forwarder *forwarder)
+{
+    return forwarder->behind && forwarder->flow.now < forwarder->attentive_since + STALL;
+}
+
+/* Whether a descriptor that was to be here PAIR_ARRIVAL_TIME ago cannot come any more: this process
+ * has been waiting for it all that time, and it is not in the socket. */
+static bool nothing_is_underway(struct forwarder *forwarder)
+{
+    return forwarder->flow.now - forwarder->attentive_since > PAIR_ARRIVAL_TIME &&
+           take_handoffs(forwarder);
+}
+
 /* ---- deadlines ------------------------------------------------------------------- */
 
 static struct end *end_of_phase(struct deadline *deadline)
@@ -134,6 +167,22 @@ static void expire_codecs(struct forwarder *forwarder)
     }
 }
 
+/* An end whose peer may be on its way yet waits for it once more. */
+static void expire_arrivals(struct forwarder *forwarder)
+{
+    struct deadline *due;
+    int64_t now = forwarder->flow.now;
+    if (!deadline_is_due(&forwarder->arriving, now))
+        return;
+    bool missed = nothing_is_underway(forwarder);
+    while ((due = deadline_expired(&forwarder->arriving, now)) != NULL) {
+        if (missed)
+            ends_missed_arrival(forwarder, end_of_phase(due));
+        else
+            deadline_set(due, &forwarder->arriving, now);
+    }
+}
+
 static void expire(struct forwarder *forwarder)
 {
     struct deadline *due;
@@ -141,8 +190,7 @@ static void expire(struct forwarder *forwarder)
     for (size_t i = 0; i < protocol_count; i++)
         while ((due = deadline_expired(&forwarder->waiting[i], now)) != NULL)
             ends_dismiss(forwarder, end_of_phase(due), PAIR_LONELY, PAIR_NO_REASON);
-    while ((due = deadline_expired(&forwarder->arriving, now)) != NULL)
-        ends_missed_arrival(forwarder, end_of_phase(due));
+    expire_arrivals(forwarder);
     while ((due = deadline_expired(&forwarder->lingering, now)) != NULL)
         ends_lingered(forwarder, end_of_phase(due));
     while ((due = deadline_expired(&forwarder->leaving, now)) != NULL)
@@ -227,14 +275,14 @@ static int wait_time(const struct forwarder *forwarder)
 }
 
 /* Ticks only while there is somebody to look after. */
-static void tick(struct forwarder *forwarder, bool socket_empty)
+static void tick(struct forwarder *forwarder)
 {
     bool busy = forwarder->ends > 0 || pair_used(forwarder->table) > 0;
     if (busy || forwarder->idle_since < 0)
         forwarder->idle_since = busy ? -1 : forwarder->flow.now;
     if (forwarder->next_tick >= 0 && forwarder->flow.now < forwarder->next_tick)
         return;
-    if (busy && socket_empty)
+    if (busy && nothing_is_underway(forwarder))
         sweep(forwarder);
     forwarder->next_tick = busy ? forwarder->flow.now + TICK : -1;
 }
@@ -260,21 +308,22 @@ static int wait_for_events(
     return count;
 }
 
-static void one_round(struct forwarder *forwarder, const sigset_t *mask, int timeout)
+void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int timeout)
 {
     struct epoll_event events[EVENTS_AT_ONCE];
     int count = wait_for_events(forwarder, events, mask, timeout);
-    bool socket_empty = true;
-    forwarder->flow.now = runtime_now();
+    notice_stall(forwarder, timeout, count);
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == NULL)
-            socket_empty = take_handoffs(forwarder);
+            (void)take_handoffs(forwarder); /* the rest is another round's */
         else
             handle_end(forwarder, events[i].data.ptr, events[i].events);
     }
     do_work(forwarder);
-    expire(forwarder);
-    tick(forwarder, socket_empty);
+    if (!is_behind(forwarder)) {
+        expire(forwarder);
+        tick(forwarder);
+    }
     ends_bury(forwarder);
     listen_to_socket(forwarder, !forwarder->stopping && !short_of_descriptors(forwarder));
 }
@@ -330,7 +379,7 @@ static void prepare_deadlines(struct forwarder *forwarder, const struct options 
     }
 }
 
-static int prepare(struct forwarder *forwarder, const struct forward_setup *setup)
+int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setup)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     *forwarder = (struct forwarder){
@@ -349,7 +398,7 @@ static int prepare(struct forwarder *forwarder, const struct forward_setup *setu
         error = lobby_open(forwarder);
     if (error != 0)
         return error;
-    forwarder->flow.now = runtime_now();
+    forwarder->flow.now = forwarder->attentive_since = runtime_now();
     forwarder->flow.pair_max = setup->options->session_bytes;
     forwarder->slots = calloc(pair_capacity(setup->table), sizeof(struct end *));
     forwarder->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -378,10 +427,10 @@ static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
     }
     int64_t until = runtime_now() + LEAVE;
     while (forwarder->ends > 0 && runtime_now() < until)
-        one_round(forwarder, while_waiting, wait_time(forwarder));
+        forwarder_round(forwarder, while_waiting, wait_time(forwarder));
 }
 
-static void release(struct forwarder *forwarder)
+void forwarder_close(struct forwarder *forwarder)
 {
     struct deadline *leaving;
     while ((leaving = deadline_expired(&forwarder->leaving, INT64_MAX)) != NULL)
@@ -417,11 +466,11 @@ int forward_run(const struct forward_setup *setup)
 {
     struct forwarder forwarder;
     sigset_t while_waiting;
-    int error = prepare(&forwarder, setup);
+    int error = forwarder_open(&forwarder, setup);
     if (error == 0)
         error = prepare_signals(&while_waiting);
     while (error == 0 && !stop_wanted) {
-        one_round(&forwarder, &while_waiting, sleep_time(&forwarder));
+        forwarder_round(&forwarder, &while_waiting, sleep_time(&forwarder));
         if (!idle_for_long(&forwarder))
             continue;
         if (setup->retire(setup->context))
@@ -430,6 +479,6 @@ int forward_run(const struct forward_setup *setup)
     }
     if (error == 0)
         stop(&forwarder, &while_waiting);
-    release(&forwarder);
+    forwarder_close(&forwarder);
     return error;
 }

@@ -5,6 +5,7 @@
 
 #include "deadline.h"
 #include "flow.h"
+#include "forward.h"
 #include "handoff.h"
 #include "messages.h"
 #include "options.h"
@@ -12,6 +13,7 @@
 #include "proto/codec.h"
 #include "usage.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -38,14 +40,26 @@ struct forwarder {
     int epoll;
     int socket; /* handoffs come from here */
     int recorder;
-    bool listening;        /* to the socket: not while short of descriptors */
-    bool stopping;         /* who is connected is told so */
-    int64_t last_wait;     /* for events: nanoseconds */
-    uint64_t moved_before; /* this round: bytes */
+    bool listening;          /* to the socket: not while short of descriptors */
+    bool stopping;           /* who is connected is told so */
+    bool behind;             /* this process stood still, and has not yet seen all that has come */
+    int64_t attentive_since; /* since when it has been taking handoffs as they came */
+    int64_t last_wait;       /* for events: nanoseconds */
+    uint64_t moved_before;   /* this round: bytes */
     int64_t next_tick;
     int64_t idle_since; /* -1: there is work */
     unsigned int sweeps;
 };
+
+/* ---- forward.c ------------------------------------------------------------------- */
+
+/* Makes a forwarder. 0 or a negative errno: forwarder_close() is to be called in any case. */
+int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setup);
+/* Waits for events, `timeout` milliseconds at most (-1: for ever) with these signals blocked, and
+ * does what there is to do then. */
+void forwarder_round(struct forwarder *forwarder, const sigset_t *while_waiting, int timeout);
+/* Closes those who are leaving, and frees it: all others have been dismissed before. */
+void forwarder_close(struct forwarder *forwarder);
 
 /* ---- ends.c ---------------------------------------------------------------------- */
 

@@ -1,12 +1,15 @@
 """Clients that stall, or flood, hold nobody else up, and leave nothing behind when they go: those who
 never read, who send one byte at a time, who stop in the middle of something, who ask for more than
-they take."""
+they take. And a forwarder that stalls loses nobody who came meanwhile."""
 
 import contextlib
+import os
+import signal
 import threading
+import time
 
-from harness import (PATIENCE, Relay, behaviour, make_pair, narrow, run,
-                     send_until_blocked)
+from harness import (PATIENCE, Relay, behaviour, exchange as exchange_bytes, line, make_pair, narrow,
+                     new_side, new_token, run, send_until_blocked)
 from web_protocols import PAIRS, connection, connection_pair, exchange, hello, new_code, p2p_pair
 from websocket_client import BINARY, PING, WebSocket, frame
 
@@ -81,6 +84,42 @@ def the_limit_of_a_pair_holds_also_when_its_reader_is_slow(how):
         thread.join()
         assert limit <= received <= limit + (2 << 20), received
         relay.wait_for(used=0)
+
+
+ARRIVAL_TIME = 2  # seconds that a match waits for a descriptor
+
+
+@behaviour()
+def who_comes_while_the_forwarder_stands_still_is_served_once_it_goes_on():
+    with Relay() as relay:
+        exchange_bytes(*make_pair(relay))
+        forwarder = relay.forwarder()
+        token = new_token()
+        os.kill(forwarder, signal.SIGSTOP)
+        try:
+            first = relay.connect().send(line(token, new_side()))
+            second = relay.connect().send(line(token, new_side()))
+            lonely = relay.connect().send(line(new_token()))
+            relay.wait_for(matched=2, waiting=1)
+            time.sleep(ARRIVAL_TIME + 0.5)
+        finally:
+            os.kill(forwarder, signal.SIGCONT)
+        exchange_bytes(first.expect(b"ok\n"), second.expect(b"ok\n"))
+        lonely.expect_silence()
+
+
+@behaviour()
+def who_comes_while_descriptors_are_short_is_served_once_there_are_some():
+    with Relay(limit=96) as relay:
+        crowd = [relay.connect().send(line(new_token())) for _ in range(96)]
+        token = new_token()
+        first = relay.connect().send(line(token, new_side()))
+        second = relay.connect().send(line(token, new_side()))
+        relay.wait_for(matched=2)
+        time.sleep(2 * ARRIVAL_TIME + 0.5)  # two looks for those that cannot come any more
+        for client in crowd:
+            client.close()
+        exchange_bytes(first.expect(b"ok\n"), second.expect(b"ok\n"))
 
 
 if __name__ == "__main__":
