@@ -338,17 +338,19 @@ static void want_stop(int signal)
     stop_wanted = 1;
 }
 
-/* Stop signals come only while the loop waits, so none is missed. */
+/* Stop signals come only while the loop waits, so none is missed. An interrupt that our starter
+ * has us ignore stays ignored: it is for others of our process group. */
 static int prepare_signals(sigset_t *while_waiting)
 {
-    struct sigaction stop = {.sa_handler = want_stop}, ignore = {.sa_handler = SIG_IGN};
+    struct sigaction stop = {.sa_handler = want_stop}, ignore = {.sa_handler = SIG_IGN}, before;
     sigset_t stops;
     stop_wanted = 0;
     sigemptyset(&stops);
     sigaddset(&stops, SIGTERM);
     sigaddset(&stops, SIGINT);
     if (sigprocmask(SIG_BLOCK, &stops, while_waiting) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
-        sigaction(SIGINT, &stop, NULL) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0)
+        sigaction(SIGINT, NULL, &before) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0 ||
+        (before.sa_handler != SIG_IGN && sigaction(SIGINT, &stop, NULL) < 0))
         return -errno;
     sigdelset(while_waiting, SIGTERM);
     sigdelset(while_waiting, SIGINT);

@@ -4,6 +4,7 @@
 
 #include "log.h"
 #include "passing.h"
+#include "process.h"
 #include "runtime.h"
 #include "sandbox.h"
 
@@ -12,7 +13,6 @@
 #include <signal.h>
 #include <sodium.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -85,9 +85,9 @@ static _Noreturn void keep(struct keeper *keeper, int socket)
 {
     sigset_t all;
     sigfillset(&all);
+    process_name("relay-keeper", "keeper of the certificate", keeper->options->runtime_directory);
     /* It ends when nobody can ask any more, and not before. */
-    if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || prctl(PR_SET_NAME, "relay-keeper") < 0 ||
-        sandbox_enter(SANDBOX_KEEPER, -1) < 0)
+    if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || sandbox_enter(SANDBOX_KEEPER, -1) < 0)
         _exit(EXIT_RUN_TIME);
     for (;;) {
         uint8_t version[CERTIFICATE_VERSION_SIZE];

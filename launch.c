@@ -6,6 +6,7 @@
 #include "log.h"
 #include "notify.h"
 #include "pair.h"
+#include "process.h"
 #include "recorder.h"
 #include "records.h"
 #include "sandbox.h"
@@ -14,9 +15,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <systemd/sd-daemon.h>
@@ -117,7 +118,7 @@ static int run(const struct options *options, struct retirement *retirement)
     retirement->users_lock = open_users_lock(retirement->runtime);
     if (retirement->users_lock < 0 || start_recorder(options, setup.table, &setup.recorder) < 0)
         goto close;
-    (void)prctl(PR_SET_NAME, "relay-forward");
+    process_name("relay-forward", "forwarder", options->runtime_directory);
     if (records_prepare() != 0) {
         log_error("cannot forward: OpenSSL lacks what TLS needs");
         goto close;
@@ -207,15 +208,22 @@ int launch_forward(const struct options *options)
     return status;
 }
 
-int launch_child(const struct options *options, const struct runtime *runtime, int socket)
+int launch_child(
+    const struct options *options, const struct runtime *runtime, int socket, pid_t parent)
 {
     struct retirement retirement = {
         .runtime = runtime,
         .socket = socket,
         .users_lock = -1,
         .own_socket = true,
-        .parent = getppid(),
+        .parent = parent,
     };
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    /* An interrupt from the terminal is for the parent, which lets handshakes end before us. */
+    if (sigaction(SIGINT, &ignore, NULL) < 0) {
+        log_error_errno("cannot start the forwarder");
+        return EXIT_RUN_TIME;
+    }
     return run(options, &retirement);
 }
 

@@ -6,6 +6,8 @@
 #include "options.h"
 #include "runtime.h"
 
+#include <sys/types.h>
+
 /* `relay forward`: on the socket passed by systemd, or else on one of its own. Retires when
  * idle. Returns the exit status. */
 int launch_forward(const struct options *options);
@@ -19,8 +21,9 @@ int launch_on_demand(const struct runtime *runtime, char **arguments, int timeou
  * the lock in *lock, or a negative errno; -EWOULDBLOCK: somebody else is the forwarder. */
 int launch_socket(const struct runtime *runtime, int *lock);
 
-/* For a child process of `relay serve`: forwards on its parent's socket, until SIGTERM, or until
- * it is idle and its parent gone. Returns the exit status. */
-int launch_child(const struct options *options, const struct runtime *runtime, int socket);
+/* For a child process of `relay serve`, which is `parent`: forwards on its parent's socket, until
+ * SIGTERM, or until it is idle and its parent gone. Returns the exit status. */
+int launch_child(
+    const struct options *options, const struct runtime *runtime, int socket, pid_t parent);
 
 #endif

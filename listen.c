@@ -2,6 +2,7 @@
 #include "listen.h"
 
 #include "log.h"
+#include "runtime.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -13,12 +14,15 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
     BACKLOG = 4096, /* the kernel caps it at net.core.somaxconn */
     DEFER_TIME = 1, /* seconds for a client to speak, before a worker is woken for it anyway */
     HOST_MAX = 256,
+    TAKEN_TIME = 1000, /* milliseconds, at most, for workers of a dead server to let go */
+    TAKEN_PAUSE = 10,
     KEEPALIVE_IDLE = 60, /* seconds of silence before the first probe */
     KEEPALIVE_INTERVAL = 15,
     KEEPALIVE_PROBES = 4,
@@ -72,6 +76,31 @@ uint64_t listen_source(const struct sockaddr_storage *peer, const struct pair_ta
     return pair_source(table, v6->s6_addr, 8);
 }
 
+/* Whether somebody listens on a Unix socket. */
+static bool answers(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 &&
+                   errno == ECONNREFUSED;
+    if (fd >= 0)
+        close(fd);
+    return !refused;
+}
+
+/* Removes a socket that was left by a process that is gone, be it this instant. */
+static void remove_left_over(const char *path, const struct sockaddr_un *address)
+{
+    struct timespec pause = {0, TAKEN_PAUSE * 1000000L};
+    int64_t until = runtime_now() + TAKEN_TIME;
+    while (answers(address)) {
+        if (runtime_now() >= until)
+            return; /* it is in use: bind() will say so */
+        nanosleep(&pause, NULL);
+    }
+    if (unlink(path) < 0)
+        log_warning_errno("cannot remove the socket %s, which a dead process has left", path);
+}
+
 static int open_unix(const char *path, int *sockets)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -87,12 +116,8 @@ static int open_unix(const char *path, int *sockets)
         log_error_errno("cannot listen on unix:%s", path);
         return -1;
     }
-    /* A socket that nobody answers on was left by a process that is gone. */
-    bool left_over = lstat(path, &status) == 0 && S_ISSOCK(status.st_mode) &&
-                     connect(fd, (struct sockaddr *)&address, sizeof address) < 0 &&
-                     errno == ECONNREFUSED;
-    if (left_over && unlink(path) < 0)
-        log_warning_errno("cannot remove the socket %s, which a dead process has left", path);
+    if (lstat(path, &status) == 0 && S_ISSOCK(status.st_mode))
+        remove_left_over(path, &address);
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0) {
         log_error_errno("cannot listen on unix:%s", path);
         close(fd);
@@ -125,6 +150,19 @@ static int split_address(const char *address, char *host, size_t size, const cha
     return 0;
 }
 
+/* An address that is taken may be so by workers of a server that was killed this instant. */
+static int bind_patiently(int fd, const struct sockaddr *address, socklen_t size)
+{
+    struct timespec pause = {0, TAKEN_PAUSE * 1000000L};
+    int64_t until = runtime_now() + TAKEN_TIME;
+    while (bind(fd, address, size) < 0) {
+        if (errno != EADDRINUSE || runtime_now() >= until)
+            return -1;
+        nanosleep(&pause, NULL);
+    }
+    return 0;
+}
+
 static int open_internet(const struct addrinfo *info)
 {
     int on = 1, defer = DEFER_TIME;
@@ -135,7 +173,7 @@ static int open_internet(const struct addrinfo *info)
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
         (info->ai_family == AF_INET6 &&
             setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||
-        bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
+        bind_patiently(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
         int error = errno;
         close(fd);
         errno = error;

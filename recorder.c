@@ -9,6 +9,7 @@
 
 #include "database.h"
 #include "log.h"
+#include "process.h"
 #include "runtime.h"
 
 #include <errno.h>
@@ -20,7 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -379,7 +379,7 @@ static void finish(struct recorder *recorder)
 
 static _Noreturn void record(struct recorder *recorder)
 {
-    (void)prctl(PR_SET_NAME, "relay-record");
+    process_name("relay-record", "recorder", recorder->options->database);
     recover(recorder);
     run(recorder);
     finish(recorder);
@@ -402,6 +402,7 @@ static _Noreturn void keep_recording(
         .pipe = pipe,
     };
     int status = 0;
+    process_name("relay-records", "keeper of the recorder", options->database);
     runtime_close_others(pipe, options->log_fd < 0 ? pipe : options->log_fd);
     log_setup(log_debugging()); /* its connection to syslog was one of them */
     (void)signal(SIGTERM, SIG_IGN);

@@ -4,6 +4,7 @@
 #include "log.h"
 #include "options.h"
 #include "pair.h"
+#include "process.h"
 #include "runtime.h"
 #include "serve.h"
 #include "status.h"
@@ -140,6 +141,7 @@ static int play(const struct role *role, const char *called, int argc, char **ar
 
 int main(int argc, char **argv)
 {
+    argv = process_prepare(argc, argv);
     const char *slash = strrchr(argv[0] == NULL ? "relay" : argv[0], '/');
     const char *name = slash == NULL ? argv[0] : slash + 1;
     log_setup(false);

@@ -36,6 +36,7 @@ static const int common_calls[] = {
     SCMP_SYS(time),
     SCMP_SYS(getrandom),
     SCMP_SYS(getpid),
+    SCMP_SYS(getppid),
     SCMP_SYS(gettid),
     SCMP_SYS(kill),
     SCMP_SYS(tgkill),
@@ -78,7 +79,6 @@ static const int forwarder_calls[] = {
     SCMP_SYS(pipe2),
     SCMP_SYS(fcntl),
     SCMP_SYS(flock),
-    SCMP_SYS(getppid),
     SCMP_SYS(unlink),
 };
 

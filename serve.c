@@ -10,6 +10,7 @@
 #include "listen.h"
 #include "log.h"
 #include "notify.h"
+#include "process.h"
 #include "proto/proto.h"
 #include "runtime.h"
 #include "sandbox.h"
@@ -25,7 +26,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -77,6 +77,7 @@ struct server {
     int signals;                      /* signalfd */
     int nudge;                        /* eventfd */
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
+    pid_t pid;                        /* of this process, the parent of all others here */
     pid_t forwarder;
     pid_t keeper; /* of the certificate; 0: there is none */
     int64_t forwarder_since, paused_until, next_retirement;
@@ -125,10 +126,33 @@ static void set_state(struct board_entry *entry, enum worker_state state)
 
 static volatile sig_atomic_t worker_stop;
 
+/* What a worker listens on: for its signal handler. */
+static struct {
+    const struct server *server;
+    int epoll;
+} listening = {NULL, -1};
+
+/* A worker that is told to stop gives up its listening sockets at once, even in the middle of a
+ * greeting, so that whoever starts next can have their addresses. A signal that comes before
+ * epoll_pwait() or accept4() makes that fail. One whose parent is dead has them listen no more for
+ * its siblings, too: one of those may be stalled. */
 static void stop_worker(int signal)
 {
+    const struct server *server = listening.server;
+    int error = errno;
     (void)signal;
+    if (worker_stop)
+        return;
     worker_stop = 1;
+    bool orphaned = getppid() != server->pid;
+    for (size_t i = 0; i < server->socket_count; i++) {
+        if (orphaned && !server->sockets_passed)
+            (void)shutdown(
+                server->sockets[i], SHUT_RDWR); /* no sibling's any more: nothing to do */
+        close(server->sockets[i]);
+    }
+    close(listening.epoll);
+    errno = error;
 }
 
 static int watch_sockets(const struct server *server)
@@ -163,15 +187,15 @@ static void greet_one(struct server *server, struct board_entry *entry, int fd)
     set_state(entry, WORKER_IDLE);
 }
 
-/* Accepts until it has served its share. A stop signal comes only while it waits. */
-static int work(struct server *server, struct board_entry *entry, int epoll, const sigset_t *mask)
+/* Accepts until it has served its share, or is told to stop. */
+static int work(struct server *server, struct board_entry *entry)
 {
     int uses = 0;
     bool waiting = true;
     struct epoll_event event;
     while (!worker_stop && uses < server->options->max_use) {
-        int ready = waiting ? epoll_pwait(epoll, &event, 1, -1, mask) : 1;
-        if (ready < 0 && errno != EINTR)
+        int ready = waiting ? epoll_wait(listening.epoll, &event, 1, -1) : 1;
+        if (ready < 0 && errno != EINTR && !worker_stop)
             return EXIT_RUN_TIME;
         if (ready <= 0)
             continue;
@@ -188,27 +212,38 @@ static int work(struct server *server, struct board_entry *entry, int epoll, con
     return 0;
 }
 
+static int prepare_worker_signals(void)
+{
+    struct sigaction stop = {.sa_handler = stop_worker, .sa_flags = SA_RESTART};
+    struct sigaction hurry = {.sa_handler = greeting_interrupt};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigset_t none;
+    sigemptyset(&none);
+    /* An interrupt from the terminal is for the parent, which then stops its workers. */
+    if (sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGUSR1, &hurry, NULL) < 0 ||
+        sigaction(SIGINT, &ignore, NULL) < 0)
+        return -1;
+    return sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
 static _Noreturn void be_worker(struct server *server, struct board_entry *entry)
 {
-    struct sigaction stop = {.sa_handler = stop_worker};
-    struct sigaction hurry = {.sa_handler = greeting_interrupt};
-    sigset_t stops, while_waiting = server->inherited_mask;
     int status = EXIT_RUN_TIME;
-    sigemptyset(&stops);
-    sigaddset(&stops, SIGTERM);
+    if (!process_follow(server->pid, SIGTERM))
+        _exit(0);
     close(server->signals);
     notify_close();
     if (server->forward_lock >= 0)
         close(server->forward_lock);
     if (server->handoff_socket >= 0)
         close(server->handoff_socket);
-    (void)prctl(PR_SET_NAME, "relay-worker");
-    int epoll = watch_sockets(server);
-    if (epoll < 0 || sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGUSR1, &hurry, NULL) < 0 ||
-        sigprocmask(SIG_SETMASK, &stops, NULL) < 0 || prctl(PR_SET_PDEATHSIG, SIGTERM) < 0)
+    process_name("relay-worker", "worker", server->options->runtime_directory);
+    listening.server = server;
+    listening.epoll = watch_sockets(server);
+    if (listening.epoll < 0 || prepare_worker_signals() < 0)
         log_error_errno("cannot start a worker");
     else if (sandbox_enter(SANDBOX_WORKER, server->worker.forwarder) == 0)
-        status = work(server, entry, epoll, &while_waiting);
+        status = work(server, entry);
     _exit(status);
 }
 
@@ -251,7 +286,7 @@ static _Noreturn void be_forwarder(struct server *server)
     ident_free(server->worker.identity);
     worker_close(&server->worker);
     (void)sigprocmask(SIG_SETMASK, &server->inherited_mask, NULL);
-    _exit(launch_child(server->options, &server->runtime, server->handoff_socket));
+    _exit(launch_child(server->options, &server->runtime, server->handoff_socket, server->pid));
 }
 
 /* One that died has taken its privileges with it: the next may be unable to read the key, and
@@ -308,9 +343,9 @@ static void reap(struct server *server)
             continue;
         }
         struct board_entry *entry = find_worker(server, pid);
-        log_death("worker", pid, status);
         if (entry == NULL)
-            continue;
+            continue; /* an orphan that was given to us, as it is to the first process */
+        log_death("worker", pid, status);
         if (failed && WIFEXITED(status) && now - atomic_load(&entry->since) < FAILURE_PAUSE)
             pause_starting(server);
         atomic_store(&entry->pid, 0);
@@ -652,8 +687,11 @@ static void run(struct server *server)
 
 int serve_main(const struct options *options)
 {
-    struct server server = {
-        .options = options, .handoff_socket = -1, .forward_lock = -1, .forwarder = -1};
+    struct server server = {.options = options,
+        .handoff_socket = -1,
+        .forward_lock = -1,
+        .pid = getpid(),
+        .forwarder = -1};
     notify_open();
     if (runtime_prepare(options, &server.runtime) < 0 ||
         worker_prepare(&server.worker, options) < 0 || open_sockets(&server) < 0 ||

@@ -7,6 +7,7 @@
 #include "launch.h"
 #include "listen.h"
 #include "log.h"
+#include "process.h"
 #include "proto/proto.h"
 #include "proto/proxy.h"
 #include "sandbox.h"
@@ -41,8 +42,12 @@ static void part(int fd)
     if (shutdown(fd, SHUT_WR) == 0) {
         struct pollfd entry = {.fd = fd, .events = POLLIN};
         int64_t left;
-        while (total < PARTING_BYTES && (left = until - runtime_now()) > 0 &&
-               poll(&entry, 1, (int)left) > 0) {
+        while (total < PARTING_BYTES && (left = until - runtime_now()) > 0) {
+            int ready = poll(&entry, 1, (int)left);
+            if (ready < 0 && errno == EINTR)
+                continue;
+            if (ready <= 0)
+                break;
             ssize_t count = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
             if (count <= 0)
                 break;
@@ -397,6 +402,7 @@ int worker_main(const struct options *options, char **arguments)
     int fd = find_connection();
     if (fd < 0)
         return EXIT_RUN_TIME;
+    process_name("relay-worker", "worker", options->runtime_directory);
     if (runtime_prepare(options, &runtime) < 0 || worker_prepare(&worker, options) < 0 ||
         runtime_drop_root(options) < 0 || worker_open(&worker, options, &runtime) < 0)
         return EXIT_RUN_TIME;

@@ -94,12 +94,13 @@ def process_name(pid):
 
 
 class Relay:
-    """A relay that runs. how: one of MODES. options go to every role."""
+    """A relay that runs. how: one of MODES. options go to every role. under: a program with its
+    arguments that executes what starts the relay."""
 
     MODES = ("serve", "activate", "accept", "inetd", "xinetd")
 
     def __init__(self, how="serve", options=(), pass_fds=(), environment=None, address=None,
-                 limit=None):
+                 limit=None, under=()):
         self.how = how
         self.directory = tempfile.mkdtemp(prefix="relay-test-")
         os.chmod(self.directory, 0o755)
@@ -113,7 +114,7 @@ class Relay:
         self.process = None
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                self._command(address), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [*under, *self._command(address)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=pass_fds, env=self.environment,
                 preexec_fn=limit and (lambda: resource.setrlimit(
                     resource.RLIMIT_NOFILE, (limit, limit))))

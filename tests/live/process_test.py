@@ -1,0 +1,309 @@
+"""What relay's processes are to those around them: signals that others send, parents that die, and
+what `ps` calls them."""
+
+import contextlib
+import os
+import signal
+import ssl
+import subprocess
+import tempfile
+import time
+
+from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, exchange,
+                     free_port, line, make_pair, new_side, new_token, process_name, run, wait_until)
+
+
+def of_relay(relay):
+    """All processes of a relay, however they came to be: each has its directory in its memory map,
+    or in its command line."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or not alive(int(entry)):
+            continue
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{entry}/maps", encoding="utf-8", errors="replace") as file:
+                mapped = relay.runtime in file.read()
+            if (mapped or relay.runtime in command_line(entry)) and is_relay(entry):
+                found.append(int(entry))
+    return found
+
+
+def is_relay(pid):
+    return os.path.basename(os.readlink(f"/proc/{pid}/exe")) == os.path.basename(RELAY)
+
+
+def command_line(pid):
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+        return file.read().replace("\0", " ").strip()
+
+
+def serve_again(relay):
+    """Another server with the options of one that is dead, and its log behind the other's."""
+    said = len(relay.log())
+    with open(relay.log_path, "ab") as log:
+        relay.process = subprocess.Popen(relay._command(None), stdin=subprocess.DEVNULL, stdout=log,
+                                         stderr=log)
+    wait_until(lambda: "listening on" in relay.log()[said:] or relay.process.poll() is not None,
+               "it to listen")
+    assert relay.process.poll() is None, relay.log()[said:]
+
+
+def kill_server(relay):
+    relay.process.kill()
+    relay.process.wait()
+
+
+def certificate(directory):
+    """One so long that the kernel does not take it from the server in one go: there is more to be
+    said to a client that has gone."""
+    chain, key = os.path.join(directory, "chain.pem"), os.path.join(directory, "key.pem")
+    names = ",".join(f"DNS:{number:050}.test" for number in range(200))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+         "-keyout", key, "-out", chain, "-subj", "/CN=relay.test", "-addext", f"subjectAltName={names}",
+         "-days", "3"], stderr=subprocess.DEVNULL, check=True)
+    for path in (directory, chain, key):
+        os.chmod(path, 0o755)
+    return chain, key
+
+
+def client_hello():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    outgoing = ssl.MemoryBIO()
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+# ---- signals --------------------------------------------------------------------------
+
+
+@behaviour("HUP", "USR1", "USR2", "QUIT", "PIPE", "XFSZ")
+def no_process_ends_by_a_signal_that_is_meant_for_others(name):
+    with tempfile.NamedTemporaryFile(prefix="relay-usage-") as records:
+        with Relay(options=[f"--log-fd={records.fileno()}"], pass_fds=[records.fileno()]) as relay:
+            pair = make_pair(relay)
+            processes = of_relay(relay)
+            for part in ("relay", "relay-worker", "relay-forward", "relay-record", "relay-records"):
+                assert part in map(process_name, processes), (part, processes)
+            for pid in processes:
+                os.kill(pid, getattr(signal, f"SIG{name}"))
+            exchange(*pair)
+            exchange(*make_pair(relay))
+            assert all(map(alive, processes)), relay.log()
+            assert "signal" not in relay.log(), relay.log()
+
+
+@behaviour()
+def a_forwarder_on_demand_does_not_end_by_them_either():
+    with Relay("accept") as relay:
+        pair = make_pair(relay)
+        for name in ("HUP", "USR1", "USR2", "QUIT"):
+            os.kill(relay.forwarder(), getattr(signal, f"SIG{name}"))
+            exchange(*pair)
+
+
+@behaviour()
+def an_interrupt_from_the_terminal_ends_all_quietly():
+    with Relay(under=["setsid"]) as relay:
+        pair = make_pair(relay)
+        processes = of_relay(relay)
+        greeting = relay.connect().send(b"please relay ")
+        relay.wait_for(greeting=1)
+        before = relay.log()
+        os.killpg(relay.process.pid, signal.SIGINT)
+        for client in (*pair, greeting):
+            client.expect_end()
+        assert relay.process.wait(PATIENCE) == 0
+        wait_until(lambda: not any(map(alive, processes)), "all to end")
+        assert relay.log() == before, relay.log()
+
+
+@behaviour()
+def a_client_that_goes_while_hands_are_shaken_takes_no_worker_with_it():
+    hello = client_hello()
+    with tempfile.TemporaryDirectory(prefix="relay-certificate-") as directory:
+        chain, key = certificate(directory)
+        with Relay(options=[f"--certfile={chain}", f"--keyfile={key}"]) as relay:
+            before = relay.log()
+            for number in range(1, 31):
+                client = relay.connect().send(hello)
+                client.close()
+                relay.wait_for_outcomes("tls", empty=number)
+            assert relay.log() == before, relay.log()
+
+
+@behaviour()
+def workers_are_replaced_though_the_starter_ignored_the_end_of_children():
+    with Relay(under=["env", "--ignore-signal=SIGCHLD"], options=["--max-workers=2"]) as relay:
+        for _ in range(3):
+            workers = relay.workers()
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda old=workers: not set(old) & set(relay.workers()), "them to be reaped")
+            exchange(*make_pair(relay))
+
+
+# ---- parents that die -----------------------------------------------------------------
+
+
+@behaviour("TCP", "Unix")
+def a_server_starts_at_once_though_workers_of_a_killed_one_greet(kind):
+    relay = Relay()
+    try:
+        if kind == "Unix":
+            kill_server(relay)
+            address = os.path.join(relay.directory, "socket")
+            relay._command = lambda _: [RELAY, "serve", f"--listen=unix:{address}", *relay.options]
+            serve_again(relay)
+        else:
+            address = ("127.0.0.1", relay.port)
+        token = new_token()
+        half = line(token, new_side())
+        greeting = [Client(address).send(half[:20]) for _ in range(3)]
+        relay.wait_for(greeting=3)
+        kill_server(relay)
+        serve_again(relay)
+        # Those who were in a greeting come to its end, and meet whom the new server greets.
+        greeting[0].send(half[20:])
+        other = Client(address).send(line(token, new_side()))
+        other.expect(b"ok\n")
+        greeting[0].expect(b"ok\n")
+        exchange(greeting[0], other)
+        for client in (*greeting, other):
+            client.close()
+    finally:
+        relay.stop()
+
+
+@behaviour()
+def a_stalled_worker_of_a_killed_server_does_not_keep_its_address():
+    relay = Relay()
+    stalled = []
+    try:
+        greeting = relay.connect().send(b"please relay ")
+        relay.wait_for(greeting=1)
+        stalled = relay.workers()[:-1]
+        for pid in stalled:
+            os.kill(pid, signal.SIGSTOP)
+        kill_server(relay)
+        serve_again(relay)
+        exchange(*make_pair(relay))
+        greeting.close()
+    finally:
+        for pid in stalled:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        relay.stop()
+
+
+@behaviour()
+def a_busy_worker_that_is_told_to_stop_listens_no_more():
+    with Relay() as relay:
+        greeting = relay.connect().send(b"please relay ")
+        relay.wait_for(greeting=1)
+        workers = relay.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        busy = wait_until(lambda: [pid for pid in workers if alive(pid)] if
+                          len([pid for pid in workers if alive(pid)]) == 1 else None, "one to be left")
+        with open("/proc/net/tcp", encoding="ascii") as file:
+            listening = [fields[9] for fields in map(str.split, file)
+                         if fields[1].endswith(f":{relay.port:04X}") and fields[3] == "0A"]
+        assert len(listening) == 1, listening
+
+        def sockets():
+            links = []
+            for entry in os.listdir(f"/proc/{busy[0]}/fd"):
+                with contextlib.suppress(OSError):
+                    links.append(os.readlink(f"/proc/{busy[0]}/fd/{entry}"))
+            return links
+
+        wait_until(lambda: f"socket:[{listening[0]}]" not in sockets(), "it to let go of its socket")
+        greeting.send(line(new_token())[13:])
+        relay.wait_for(waiting=1)
+        exchange(*make_pair(relay))
+
+
+@behaviour()
+def no_worker_outlives_a_server_that_dies_as_it_makes_workers():
+    with tempfile.TemporaryDirectory(prefix="relay-orphans-") as directory:
+        os.chmod(directory, 0o755)
+        port = free_port()
+        command = [RELAY, "serve", f"--listen=127.0.0.1:{port}", f"--runtime-dir={directory}/run",
+                   f"--state-dir={directory}/state", "--idle-timeout=1"]
+        for round_ in range(60):
+            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with open(f"/proc/{server.pid}/task/{server.pid}/children", encoding="ascii") as file:
+                until = time.monotonic() + PATIENCE
+                made = []
+                while len(made) <= round_ % 4 and time.monotonic() < until:
+                    file.seek(0)
+                    made = file.read().split()
+            server.kill()
+            server.wait()
+            assert len(made) > round_ % 4, "it made no workers"
+            wait_until(lambda made=made: not any(alive(pid) for pid in made if
+                                                 process_name(pid) != "relay-forward"),
+                       "its workers to end", 5)
+
+
+# ---- what `ps` says -------------------------------------------------------------------
+
+
+@behaviour()
+def a_process_says_which_part_it_plays():
+    with tempfile.TemporaryDirectory(prefix="relay-usage-") as directory:
+        os.chmod(directory, 0o777)
+        database = os.path.join(directory, "usage.sqlite")
+        chain, key = certificate(directory)
+        os.chmod(directory, 0o777)
+        options = [f"--usage-db={database}", f"--certfile={chain}", f"--keyfile={key}"]
+        with Relay(options=options, environment={"SECRET": "swordfish" * 20}) as relay:
+            make_pair(relay)
+            parts = {}
+            for pid in of_relay(relay) + children(relay.process.pid):
+                parts.setdefault(process_name(pid), set()).add(command_line(pid))
+            server = " ".join(relay._command(None))
+            assert parts == {
+                "relay": {server},
+                "relay-worker": {f"relay: worker ({relay.runtime})"},
+                "relay-forward": {f"relay: forwarder ({relay.runtime})"},
+                "relay-keeper": {f"relay: keeper of the certificate ({relay.runtime})"},
+                "relay-records": {f"relay: keeper of the recorder ({database})"},
+                "relay-record": {f"relay: recorder ({database})"},
+            }, parts
+
+
+@behaviour()
+def the_forwarder_on_demand_says_so_too():
+    with Relay("accept") as relay:
+        pair = make_pair(relay)
+        assert command_line(relay.forwarder()) == f"relay: forwarder ({relay.runtime})"
+        exchange(*pair)
+
+
+@behaviour()
+def an_orphan_of_others_that_the_first_process_reaps_is_no_failed_worker():
+    if os.geteuid() != 0:
+        raise Skip("a namespace of processes needs root")
+    with Relay(under=["unshare", "--pid", "--fork"]) as relay:
+        first = children(relay.process.pid)[0]
+        before = relay.log()
+        # In the namespace: a child that is left behind by its parent, and fails.
+        subprocess.run(["nsenter", f"--target={first}", "--pid", "sh", "-c", "(sleep 0.2; exit 3) &"],
+                       check=True)
+        orphan = wait_until(lambda: [pid for pid in children(first)
+                                     if process_name(pid) == "sh"], "the orphan")
+        wait_until(lambda: not alive(orphan[0]), "it to end")
+        exchange(*make_pair(relay))
+        wait_until(lambda: not os.path.exists(f"/proc/{orphan[0]}"), "it to be reaped")
+        assert relay.log() == before, relay.log()
+        os.kill(first, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    run()
