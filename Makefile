@@ -78,7 +78,7 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(MODULES)
 # ---- what `make run` and `make check` need, from Debian ------------------------------
 
 BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev libjansson-dev \
-	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev uthash-dev
+	libsqlite3-dev libseccomp-dev libssl-dev libmpack-dev
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
 	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography libfaketime \
 	openssl haproxy nginx-light libnginx-mod-stream user-mode-linux \

@@ -570,7 +570,7 @@ void ends_run(struct forwarder *forwarder, struct end *end)
         break;
     case END_LOBBY:
         flow_flush(end);
-        lobby_read(forwarder, end);
+        lobby_wake(forwarder, end);
         ends_touch(forwarder, end);
         break;
     case END_JOINED:

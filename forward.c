@@ -28,7 +28,7 @@ enum {
     DISMISSED_TICKS = 15,   /* sweeps between two looks at every slot */
     WATCH = 15000,          /* between two looks at whether a peer lives */
     LEAVE = 5000,           /* for an end to read why it is closed */
-    REST = 100,             /* of one who has others told much */
+    REST = 100,             /* between two looks at whether one in the lobby has paid */
     IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
     IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
     LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
@@ -266,7 +266,7 @@ static int64_t next_deadline(const struct forwarder *forwarder, int64_t next)
 
 static int wait_time(const struct forwarder *forwarder)
 {
-    if (forwarder->work != NULL)
+    if (forwarder->work != NULL || lobby_is_busy(forwarder))
         return 0;
     int64_t next = next_deadline(forwarder, forwarder->next_tick);
     if (next < 0)
@@ -320,6 +320,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
             handle_end(forwarder, events[i].data.ptr, events[i].events);
     }
     do_work(forwarder);
+    lobby_turn(forwarder);
     if (!is_behind(forwarder)) {
         expire(forwarder);
         tick(forwarder);

@@ -108,7 +108,11 @@ bool lobby_enter(struct forwarder *forwarder, struct end *end);
 bool lobby_call(struct forwarder *forwarder, struct end *caller, struct pair_ref listener);
 /* One of either kind goes, or was accepted. */
 void lobby_leave(struct forwarder *forwarder, struct end *end);
-/* Reads what one in the lobby says. */
-void lobby_read(struct forwarder *forwarder, struct end *end);
+/* One in the lobby has something to say, or is to be looked at: in one of the next turns. */
+void lobby_wake(struct forwarder *forwarder, struct end *end);
+/* Does what there is to do in the lobby, for half a millisecond at most. */
+void lobby_turn(struct forwarder *forwarder);
+/* Whether there is something to do. */
+bool lobby_is_busy(const struct forwarder *forwarder);
 
 #endif

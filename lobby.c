@@ -8,17 +8,26 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     TOLD_MAX = 1 << 20, /* bytes of news not yet written, past which there is no more */
     TOLD_MIN = 1 << 14, /* the same, when there is too much that others hold */
-    TOLD_AT_ONCE = 64,  /* messages that one's words may cause before it has to rest */
+    READ_MAX = 1 << 12, /* bytes of one, before others have their turn */
+    TURN = 500000,      /* nanoseconds, before pairs have theirs */
+    CREDIT = 100000,    /* microseconds that one may owe while it is read */
+    /* What is paid: microseconds. So it is 500 messages told a second, or 256 KiB. */
+    COST_HEARD = 50,
+    COST_TOLD = 2000,
+    COST_TOLD_BYTE = 4,
 };
 
 struct lobby {
     struct forwarder *forwarder;
-    struct end *early; /* callers whose listener's descriptor is on its way */
-    uint64_t told;     /* messages in all */
+    struct end *early;        /* callers whose listener's descriptor is on its way */
+    struct end *first, *last; /* the queue */
+    struct end *served;       /* who pays for what is done; NULL: nobody */
+    bool untidy;              /* something is left to do of those who have gone */
 };
 
 static const struct lobby_rules *rules_of(const struct end *end)
@@ -39,6 +48,39 @@ void lobby_close(struct forwarder *forwarder)
 {
     free(forwarder->lobby);
     forwarder->lobby = NULL;
+}
+
+/* ---- the queue ------------------------------------------------------------------- */
+
+static void enqueue(struct lobby *lobby, struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded->in_turn)
+        return;
+    coded->in_turn = true;
+    coded->next_turn = NULL;
+    coded->prev_turn = lobby->last;
+    if (lobby->last != NULL)
+        lobby->last->coded->next_turn = end;
+    else
+        lobby->first = end;
+    lobby->last = end;
+}
+
+static void dequeue(struct lobby *lobby, struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (!coded->in_turn)
+        return;
+    coded->in_turn = false;
+    if (coded->next_turn != NULL)
+        coded->next_turn->coded->prev_turn = coded->prev_turn;
+    else
+        lobby->last = coded->prev_turn;
+    if (coded->prev_turn != NULL)
+        coded->prev_turn->coded->next_turn = coded->next_turn;
+    else
+        lobby->first = coded->next_turn;
 }
 
 /* ---- callers --------------------------------------------------------------------- */
@@ -132,10 +174,14 @@ void lobby_leave(struct forwarder *forwarder, struct end *end)
     remove_caller(end);
     if (end->state != END_LOBBY)
         return;
+    dequeue(forwarder->lobby, end);
+    if (forwarder->lobby->served == end)
+        forwarder->lobby->served = NULL;
     while (end->coded->callers != NULL)
         send_away(forwarder, end->coded->callers);
     if (rules_of(end)->leave != NULL)
         rules_of(end)->leave(forwarder->lobby, end);
+    forwarder->lobby->untidy = true;
 }
 
 /* ---- what they say --------------------------------------------------------------- */
@@ -157,33 +203,89 @@ static bool hear(void *context, struct end *from, struct piece *piece)
         message = coded->held;
         size = coded->held_size;
     }
+    lobby_charge(forwarder->lobby, COST_HEARD);
     coded->unwelcome = !rules_of(from)->hear(forwarder->lobby, from, message, size);
     messages_drop_held(from);
+    enqueue(forwarder->lobby, from); /* there may be something to do now */
     return !coded->unwelcome;
 }
 
-/* Who has others told much rests for a while, so that it cannot do so all the time. */
-static bool tires(struct lobby *lobby, struct end *end)
+static bool is_in_debt(const struct forwarder *forwarder, const struct end *end)
 {
-    uint64_t before = lobby->told;
-    if (rules_of(end)->heard != NULL)
-        rules_of(end)->heard(lobby, end);
-    return lobby->told - before > TOLD_AT_ONCE;
+    return end->coded->paid > forwarder->flow.now * 1000 + CREDIT;
 }
 
-void lobby_read(struct forwarder *forwarder, struct end *end)
+static void read_one(struct forwarder *forwarder, struct end *end)
 {
-    if (deadline_is_set(&end->phase))
-        return; /* it rests */
+    end->chunk = READ_MAX;
     bool more = messages_read(&forwarder->flow, end, hear, forwarder);
     if (end->coded->unwelcome || end->coded->verdict == CODEC_FAILED)
         ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
     else if (end->ended)
         ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
-    else if (tires(forwarder->lobby, end))
-        deadline_set(&end->phase, &forwarder->resting, forwarder->flow.now);
     else if (more)
-        ends_queue(forwarder, end);
+        enqueue(forwarder->lobby, end);
+    if (end->state == END_LOBBY)
+        ends_touch(forwarder, end);
+}
+
+/* Has the first in the queue take a step, or reads it once it has none to take. For who is hanging
+ * up no steps are taken; who is not read for its debt is then known to have gone. */
+static void serve_first(struct forwarder *forwarder)
+{
+    struct lobby *lobby = forwarder->lobby;
+    struct end *end = lobby->first;
+    lobby->served = end;
+    if (!end->hung_up && rules_of(end)->work != NULL && rules_of(end)->work(lobby, end))
+        return;
+    dequeue(lobby, end);
+    if (!is_in_debt(forwarder, end))
+        read_one(forwarder, end);
+    else if (end->hung_up)
+        ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
+    else
+        deadline_set(&end->phase, &forwarder->resting, forwarder->flow.now);
+}
+
+/* Whether there is more to do of those who have gone. */
+static bool tidy(void)
+{
+    bool more = false;
+    for (size_t i = 0; i < protocol_count; i++)
+        if (protocols[i]->lobby != NULL && protocols[i]->lobby->tidy != NULL)
+            more = protocols[i]->lobby->tidy() || more;
+    return more;
+}
+
+static int64_t now_nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+bool lobby_is_busy(const struct forwarder *forwarder)
+{
+    return forwarder->lobby->first != NULL || forwarder->lobby->untidy;
+}
+
+void lobby_turn(struct forwarder *forwarder)
+{
+    struct lobby *lobby = forwarder->lobby;
+    int64_t until = lobby_is_busy(forwarder) ? now_nanoseconds() + TURN : 0;
+    while (lobby_is_busy(forwarder) && now_nanoseconds() < until) {
+        if (lobby->first != NULL)
+            serve_first(forwarder);
+        lobby->served = NULL;
+        if (lobby->untidy)
+            lobby->untidy = tidy();
+    }
+}
+
+void lobby_wake(struct forwarder *forwarder, struct end *end)
+{
+    if (!deadline_is_set(&end->phase) || end->hung_up)
+        enqueue(forwarder->lobby, end);
 }
 
 /* ---- for rules ------------------------------------------------------------------- */
@@ -194,9 +296,18 @@ bool lobby_tell(struct lobby *lobby, struct end *end, const uint8_t *message, si
     if (end->outlet.size - end->outlet.start > budget_share(TOLD_MIN, TOLD_MAX) ||
         !messages_say(&forwarder->flow, end, message, size))
         return false;
-    lobby->told++;
+    lobby_charge(lobby, COST_TOLD + (int64_t)size * COST_TOLD_BYTE);
     ends_touch(forwarder, end);
     return true;
+}
+
+void lobby_charge(struct lobby *lobby, int64_t cost)
+{
+    int64_t now = lobby->forwarder->flow.now * 1000;
+    if (lobby->served == NULL)
+        return;
+    struct coded *coded = lobby->served->coded;
+    coded->paid = (coded->paid > now ? coded->paid : now) + cost;
 }
 
 struct end *lobby_caller(

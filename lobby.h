@@ -1,6 +1,10 @@
 /* The lobby: connections that are not half of a pair, but wait for news: Offset's listeners,
  * localfirst's introductions. They live in the forwarder; what the news is, their protocol says,
- * in rules of its own. */
+ * in rules of its own.
+ *
+ * A few bytes of one can be news to many, and pairs share the thread with them. So whatever is to
+ * be done in the lobby waits in one queue, and is done in turns of half a millisecond; and everyone
+ * in it pays in time for the work that it makes: who owes some is not read until it has paid. */
 #ifndef RELAY_LOBBY_H
 #define RELAY_LOBBY_H
 
@@ -18,7 +22,8 @@ enum {
     LOBBY_MESSAGE_MAX = 1 << 18, /* longer ones end their connection */
 };
 
-/* What a protocol does in the lobby. All of it runs in the forwarder, and never waits. */
+/* What a protocol does in the lobby. All of it runs in the forwarder, never waits, and takes a
+ * small part of a turn. */
 struct lobby_rules {
     /* One has entered. False: there is no memory for it. NULL: nothing to do. */
     bool (*enter)(struct lobby *lobby, struct end *end);
@@ -26,17 +31,23 @@ struct lobby_rules {
     void (*leave)(struct lobby *lobby, struct end *end);
     /* A whole message from one. False: it ends the connection. */
     bool (*hear)(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size);
-    /* All that came at once has been heard. NULL: nothing to do. */
-    void (*heard)(struct lobby *lobby, struct end *end);
+    /* Takes one step of what the messages heard from one have made necessary, if there is any to
+     * take. Returns whether there are more; no other takes a step before that. NULL: never any. */
+    bool (*work)(struct lobby *lobby, struct end *end);
+    /* Takes one step of what is left to do of those who have gone. Returns whether there are more.
+     * NULL: never any. */
+    bool (*tidy)(void);
     /* `caller` waits to be accepted by `listener`. False: the listener cannot be told. */
     bool (*announce)(struct lobby *lobby, struct end *listener, struct end *caller);
 };
 
 /* For rules: */
 
-/* Tells one in the lobby something, as one message. False: it is too far behind, and was told
- * nothing. */
+/* Tells one in the lobby something, as one message; it is paid for by whose message or step this
+ * comes of. False: it is too far behind, and was told nothing. */
 bool lobby_tell(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size);
+/* The same end pays so many microseconds more. */
+void lobby_charge(struct lobby *lobby, int64_t cost);
 /* The one who waits to be accepted under a key made of these parts, by this listener; NULL:
  * nobody. */
 struct end *lobby_caller(

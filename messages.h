@@ -35,9 +35,12 @@ struct coded {
     struct deadline silent;
     /* In the lobby: who calls it; or whom it calls, and its place among those who do. */
     struct end *callers, *next_caller, *prev_caller;
-    struct end **calls;     /* the list that it is in; NULL: none */
-    struct pair_ref called; /* the listener's slot */
-    void *member;           /* the protocol's own */
+    struct end **calls;                /* the list that it is in; NULL: none */
+    struct pair_ref called;            /* the listener's slot */
+    void *member;                      /* the protocol's own */
+    struct end *next_turn, *prev_turn; /* in the lobby's queue */
+    bool in_turn;                      /* it is in it */
+    int64_t paid; /* when it will have paid for the work that it made: microseconds */
     size_t name_size;
     uint8_t *name;       /* whom its protocol knows it as: behind the state */
     max_align_t state[]; /* the codec's */

@@ -1,80 +1,80 @@
-/* Documents and their holders: three hash tables (uthash), of peers and of documents by their ids,
- * and of holdings by peer and document, under a secret hash, so that nobody can choose ids that
- * collide. */
+/* Documents and their holders. Peers and documents are found by their ids in an index; that a peer
+ * holds a document, in a table of the peer's own. */
 #include "documents.h"
+
+#include "index.h"
 
 #include "../budget.h"
 
 #include <errno.h>
-#include <sodium.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-static unsigned int secret_hash(const void *key, size_t size);
-
-#define HASH_NONFATAL_OOM 1
-#define HASH_FUNCTION(key, size, hash) ((hash) = secret_hash((key), (size)))
-#include <uthash.h>
+enum {
+    TABLE_MIN = 8,
+    DROPPED_AT_ONCE = 16, /* holdings of one who has left */
+};
 
 struct document {
-    UT_hash_handle hh;
+    struct index_entry entry;
     struct holding *holders; /* the latest first */
-    size_t size;
     char id[];
 };
 
-struct holding_key {
-    struct documents_peer *peer;
-    struct document *document;
+/* Whether its peer is still to be matched for a holding. */
+enum fresh {
+    FRESH_NOT,
+    FRESH_NEW,
+    FRESH_AGAIN, /* it was held already when it was joined */
 };
 
 struct holding {
-    UT_hash_handle hh;
-    struct holding_key key;
+    struct documents_peer *peer;
+    struct document *document;
     struct holding *next_holder, *prev_holder; /* of the document */
-    struct holding *next, *prev;               /* of the peer */
-    struct holding *next_common;               /* while peers are matched */
+    struct holding *next, *prev;               /* of the peer, in the order of their numbers */
+    struct holding *next_fresh, *prev_fresh;   /* of the peer */
+    uint64_t number;                           /* counts all that there ever were */
+    uint64_t match;                            /* the last that looked for its document's holders */
+    enum fresh fresh;
 };
 
 struct documents_peer {
-    UT_hash_handle hh;
+    struct index_entry entry;
     void *context;
     struct holding *first, *last;
+    struct holding *first_fresh, *last_fresh;
+    struct holding **table; /* by document: open addressing, at most half full */
+    size_t room;            /* a power of two, or 0 */
     size_t count;
-    bool joined; /* something, since it was last matched */
-    /* While peers are matched: the next one, and what it has in common. */
-    struct documents_peer *next;
-    struct holding *first_common, *last_common;
-    size_t common;
+    size_t bytes; /* of the ids of its documents */
+    bool gone;
+    /* Found by another peer's match, and to be introduced to it. */
+    struct documents_peer *next, *prev;
+    uint64_t match; /* the last that found it */
+    bool listed;
+    bool again; /* by documents alone that the other had held before */
     char id[];
 };
 
-static struct documents_peer *peers;
-static struct document *documents;
-static struct holding *holdings;
+static struct index peers, documents;
+static struct documents_peer *gone; /* by their `next` */
 
-static unsigned int secret_hash(const void *key, size_t size)
-{
-    static uint8_t secret[crypto_shorthash_KEYBYTES];
-    static bool drawn;
-    unsigned int hash;
-    uint8_t digest[crypto_shorthash_BYTES];
-    if (!drawn)
-        randombytes_buf(secret, sizeof secret);
-    drawn = true;
-    crypto_shorthash(digest, key, size, secret);
-    memcpy(&hash, digest, sizeof hash);
-    return hash;
-}
+/* The match in progress. */
+static struct {
+    struct documents_peer *peer; /* NULL: there is none */
+    struct documents_peer *first, *last;
+    uint64_t number; /* of this match */
+    uint64_t since;  /* the peer's holdings from this number on are new */
+    size_t found;
+} match;
 
 /* ---- documents ------------------------------------------------------------------- */
 
 static struct document *find_document(struct documents_id id)
 {
-    struct document *document;
-    HASH_FIND(hh, documents, id.bytes, id.size, document);
-    return document;
+    return (struct document *)index_find(&documents, id.bytes, id.size);
 }
 
 static struct document *find_or_make_document(struct documents_id id)
@@ -85,14 +85,14 @@ static struct document *find_or_make_document(struct documents_id id)
     document = calloc(1, sizeof *document + id.size);
     if (document == NULL)
         return NULL;
-    document->size = id.size;
     memcpy(document->id, id.bytes, id.size);
-    HASH_ADD_KEYPTR(hh, documents, document->id, document->size, document);
-    if (document->hh.tbl == NULL) {
+    document->entry.id = document->id;
+    document->entry.size = id.size;
+    if (index_add(&documents, &document->entry) != 0) {
         free(document);
         return NULL;
     }
-    budget_take(sizeof *document + document->size);
+    budget_take(sizeof *document + id.size);
     return document;
 }
 
@@ -100,25 +100,104 @@ static void drop_if_unheld(struct document *document)
 {
     if (document->holders != NULL)
         return;
-    HASH_DELETE(hh, documents, document);
-    budget_give(sizeof *document + document->size);
+    index_remove(&documents, &document->entry);
+    budget_give(sizeof *document + document->entry.size);
     free(document);
+}
+
+/* ---- the table of a peer --------------------------------------------------------- */
+
+static size_t place_of(const struct documents_peer *peer, const struct document *document)
+{
+    uint64_t address = (uint64_t)(uintptr_t)document;
+    return (size_t)((address >> 4) * 0x9e3779b97f4a7c15u >> 32) & (peer->room - 1);
+}
+
+/* Where the holding of a document is, or would be. The table must have room. */
+static size_t find_place(const struct documents_peer *peer, const struct document *document)
+{
+    size_t place = place_of(peer, document);
+    while (peer->table[place] != NULL && peer->table[place]->document != document)
+        place = (place + 1) & (peer->room - 1);
+    return place;
+}
+
+static struct holding *find_holding(
+    const struct documents_peer *peer, const struct document *document)
+{
+    return peer->room == 0 ? NULL : peer->table[find_place(peer, document)];
+}
+
+static bool make_room(struct documents_peer *peer)
+{
+    if (2 * (peer->count + 1) <= peer->room)
+        return true;
+    size_t room = peer->room == 0 ? TABLE_MIN : 2 * peer->room;
+    struct holding **table = calloc(room, sizeof(struct holding *));
+    if (table == NULL)
+        return false;
+    budget_take((room - peer->room) * sizeof(struct holding *));
+    free(peer->table);
+    peer->table = table;
+    peer->room = room;
+    for (struct holding *holding = peer->first; holding != NULL; holding = holding->next)
+        table[find_place(peer, holding->document)] = holding;
+    return true;
+}
+
+/* Those behind it that it was in the way of move up. */
+static void clear_place(struct documents_peer *peer, size_t place)
+{
+    size_t mask = peer->room - 1;
+    for (size_t at = (place + 1) & mask; peer->table[at] != NULL; at = (at + 1) & mask) {
+        size_t wanted = place_of(peer, peer->table[at]->document);
+        if (((at - wanted) & mask) < ((at - place) & mask))
+            continue;
+        peer->table[place] = peer->table[at];
+        place = at;
+    }
+    peer->table[place] = NULL;
 }
 
 /* ---- holdings -------------------------------------------------------------------- */
 
-static struct holding *find_holding(struct documents_peer *peer, struct document *document)
+static void freshen(struct holding *holding, enum fresh fresh)
 {
-    struct holding_key key = {peer, document};
-    struct holding *holding;
-    HASH_FIND(hh, holdings, &key, sizeof key, holding);
-    return holding;
+    struct documents_peer *peer = holding->peer;
+    if (holding->fresh != FRESH_NOT)
+        return;
+    holding->fresh = fresh;
+    holding->next_fresh = NULL;
+    holding->prev_fresh = peer->last_fresh;
+    if (peer->last_fresh != NULL)
+        peer->last_fresh->next_fresh = holding;
+    else
+        peer->first_fresh = holding;
+    peer->last_fresh = holding;
+}
+
+static void unfreshen(struct holding *holding)
+{
+    struct documents_peer *peer = holding->peer;
+    if (holding->fresh == FRESH_NOT)
+        return;
+    holding->fresh = FRESH_NOT;
+    if (holding->next_fresh != NULL)
+        holding->next_fresh->prev_fresh = holding->prev_fresh;
+    else
+        peer->last_fresh = holding->prev_fresh;
+    if (holding->prev_fresh != NULL)
+        holding->prev_fresh->next_fresh = holding->next_fresh;
+    else
+        peer->first_fresh = holding->next_fresh;
 }
 
 static void link_holding(struct holding *holding)
 {
-    struct documents_peer *peer = holding->key.peer;
-    struct document *document = holding->key.document;
+    static uint64_t count;
+    struct documents_peer *peer = holding->peer;
+    struct document *document = holding->document;
+    holding->number = ++count;
     holding->next_holder = document->holders;
     if (document->holders != NULL)
         document->holders->prev_holder = holding;
@@ -129,19 +208,23 @@ static void link_holding(struct holding *holding)
     else
         peer->first = holding;
     peer->last = holding;
+    peer->table[find_place(peer, document)] = holding;
     peer->count++;
+    peer->bytes += document->entry.size;
     budget_take(sizeof *holding);
 }
 
 static void unlink_holding(struct holding *holding)
 {
-    struct documents_peer *peer = holding->key.peer;
+    struct documents_peer *peer = holding->peer;
+    unfreshen(holding);
+    clear_place(peer, find_place(peer, holding->document));
     if (holding->next_holder != NULL)
         holding->next_holder->prev_holder = holding->prev_holder;
     if (holding->prev_holder != NULL)
         holding->prev_holder->next_holder = holding->next_holder;
     else
-        holding->key.document->holders = holding->next_holder;
+        holding->document->holders = holding->next_holder;
     if (holding->next != NULL)
         holding->next->prev = holding->prev;
     else
@@ -151,57 +234,103 @@ static void unlink_holding(struct holding *holding)
     else
         peer->first = holding->next;
     peer->count--;
+    peer->bytes -= holding->document->entry.size;
     budget_give(sizeof *holding);
 }
 
 static void drop_holding(struct holding *holding)
 {
-    struct document *document = holding->key.document;
+    struct document *document = holding->document;
     unlink_holding(holding);
-    /* What is held is in the table, so that is not empty. */
-    HASH_DELETE(hh, holdings, holding); /* NOLINT(clang-analyzer-core.NullDereference) */
     free(holding);
     drop_if_unheld(document);
 }
 
-int documents_add(struct documents_peer *peer, struct documents_id id)
+static int add_holding(struct documents_peer *peer, struct documents_id id)
 {
+    if (peer->count == DOCUMENTS_PER_PEER || id.size > DOCUMENTS_BYTES - peer->bytes)
+        return -ENOSPC;
+    if (budget_share(0, 1) == 0 || !make_room(peer))
+        return -ENOMEM;
     struct document *document = find_or_make_document(id);
     if (document == NULL)
         return -ENOMEM;
-    peer->joined = true;
-    if (find_holding(peer, document) != NULL)
-        return 0;
-    struct holding *holding = NULL;
-    int error = peer->count == DOCUMENTS_PER_PEER ? -ENOSPC : budget_share(0, 1) == 0 ? -ENOMEM : 0;
-    if (error == 0 && (holding = calloc(1, sizeof *holding)) != NULL) {
-        holding->key = (struct holding_key){peer, document};
-        HASH_ADD(hh, holdings, key, sizeof holding->key, holding);
-        if (holding->hh.tbl != NULL) {
-            link_holding(holding);
-            return 0;
-        }
-        free(holding);
+    struct holding *holding = calloc(1, sizeof *holding);
+    if (holding == NULL) {
+        drop_if_unheld(document);
+        return -ENOMEM;
     }
-    drop_if_unheld(document);
-    return error != 0 ? error : -ENOMEM;
+    holding->peer = peer;
+    holding->document = document;
+    link_holding(holding);
+    freshen(holding, FRESH_NEW);
+    return 0;
+}
+
+int documents_add(struct documents_peer *peer, struct documents_id id)
+{
+    const struct document *document = find_document(id);
+    struct holding *holding = document == NULL ? NULL : find_holding(peer, document);
+    if (holding == NULL)
+        return add_holding(peer, id);
+    freshen(holding, FRESH_AGAIN);
+    return 0;
 }
 
 void documents_remove(struct documents_peer *peer, struct documents_id id)
 {
-    struct document *document = find_document(id);
+    const struct document *document = find_document(id);
     struct holding *holding = document == NULL ? NULL : find_holding(peer, document);
     if (holding != NULL)
         drop_holding(holding);
+}
+
+bool documents_is_to_be_matched(const struct documents_peer *peer)
+{
+    return peer->first_fresh != NULL || match.peer == peer;
+}
+
+/* ---- those who were found -------------------------------------------------------- */
+
+static void list_found(struct documents_peer *other)
+{
+    other->listed = true;
+    other->next = NULL;
+    other->prev = match.last;
+    if (match.last != NULL)
+        match.last->next = other;
+    else
+        match.first = other;
+    match.last = other;
+}
+
+static void unlist_found(struct documents_peer *other)
+{
+    if (!other->listed)
+        return;
+    other->listed = false;
+    if (other->next != NULL)
+        other->next->prev = other->prev;
+    else
+        match.last = other->prev;
+    if (other->prev != NULL)
+        other->prev->next = other->next;
+    else
+        match.first = other->next;
+}
+
+static void end_match(void)
+{
+    while (match.first != NULL)
+        unlist_found(match.first);
+    match.peer = NULL;
 }
 
 /* ---- peers ----------------------------------------------------------------------- */
 
 struct documents_peer *documents_find(struct documents_id id)
 {
-    struct documents_peer *peer;
-    HASH_FIND(hh, peers, id.bytes, id.size, peer);
-    return peer;
+    return (struct documents_peer *)index_find(&peers, id.bytes, id.size);
 }
 
 struct documents_peer *documents_enter(struct documents_id id, void *context)
@@ -211,23 +340,43 @@ struct documents_peer *documents_enter(struct documents_id id, void *context)
         return NULL;
     peer->context = context;
     memcpy(peer->id, id.bytes, id.size);
-    HASH_ADD_KEYPTR(hh, peers, peer->id, id.size, peer);
-    if (peer->hh.tbl != NULL)
-        return peer;
-    free(peer);
-    return NULL;
+    peer->entry.id = peer->id;
+    peer->entry.size = id.size;
+    if (index_add(&peers, &peer->entry) != 0) {
+        free(peer);
+        return NULL;
+    }
+    budget_take(sizeof *peer + id.size);
+    return peer;
 }
 
 void documents_leave(struct documents_peer *peer)
 {
     if (peer == NULL)
         return;
-    for (struct holding *holding = peer->first, *next; holding != NULL; holding = next) {
-        next = holding->next;
-        drop_holding(holding);
+    if (match.peer == peer)
+        end_match();
+    unlist_found(peer);
+    index_remove(&peers, &peer->entry);
+    peer->gone = true;
+    peer->next = gone;
+    gone = peer;
+}
+
+bool documents_tidy(void)
+{
+    struct documents_peer *peer = gone;
+    if (peer == NULL)
+        return false;
+    for (int i = 0; i < DROPPED_AT_ONCE && peer->first != NULL; i++)
+        drop_holding(peer->first);
+    if (peer->first == NULL) {
+        gone = peer->next;
+        budget_give(sizeof *peer + peer->entry.size + peer->room * sizeof(struct holding *));
+        free(peer->table);
+        free(peer);
     }
-    HASH_DELETE(hh, peers, peer);
-    free(peer);
+    return gone != NULL;
 }
 
 void *documents_context(const struct documents_peer *peer)
@@ -235,72 +384,117 @@ void *documents_context(const struct documents_peer *peer)
     return peer->context;
 }
 
-bool documents_joined(const struct documents_peer *peer)
-{
-    return peer->joined;
-}
-
 /* ---- matching -------------------------------------------------------------------- */
 
-struct match {
-    struct documents_peer *first, *last; /* those who have something in common with the peer */
-    size_t count, weighed;
+static void find_one(struct documents_peer *other, bool again)
+{
+    if (other->match != match.number) {
+        if (match.found == DOCUMENTS_INTRODUCED)
+            return;
+        match.found++;
+        other->match = match.number;
+        other->again = again;
+        list_found(other);
+    } else if (!again) {
+        other->again = false;
+    }
+}
+
+/* Finds those who hold one document that the peer has joined. Who joined it later than the peer did
+ * for the first time finds the peer. */
+static void find_holders(struct holding *own)
+{
+    bool again = own->fresh == FRESH_AGAIN;
+    size_t steps = 0;
+    unfreshen(own);
+    own->match = match.number;
+    if (!again && own->number < match.since)
+        match.since = own->number;
+    for (struct holding *holding = again ? own->document->holders : own->next_holder;
+         holding != NULL && steps <= DOCUMENTS_INTRODUCED; holding = holding->next_holder, steps++)
+        if (holding != own && !holding->peer->gone)
+            find_one(holding->peer, again);
+}
+
+/* What an introduction names, and how much of it there may be. */
+struct names {
+    struct documents_id ids[DOCUMENTS_PER_PEER];
+    size_t count, count_max;
+    size_t bytes, bytes_max;
 };
 
-/* Notes that somebody else holds a document of the peer's. */
-static void weigh(struct match *match, struct holding *holding)
+/* Names a document if the other holds it. False: there may be no more. */
+static bool name(struct names *names, const struct holding *own, const struct documents_peer *other)
 {
-    struct documents_peer *other = holding->key.peer;
-    if (other->common == 0) {
-        if (match->count == DOCUMENTS_INTRODUCED)
+    const struct index_entry *entry = &own->document->entry;
+    if (find_holding(other, own->document) == NULL)
+        return true;
+    if (names->count > 0 && names->bytes + entry->size > names->bytes_max)
+        return false;
+    names->ids[names->count++] = (struct documents_id){entry->id, entry->size};
+    names->bytes += entry->size;
+    return names->count < names->count_max;
+}
+
+/* All that is in common, beginning with what is new. */
+static void name_all(struct names *names, const struct documents_peer *other)
+{
+    const struct holding *start = NULL, *own;
+    for (own = match.peer->last; own != NULL && own->number >= match.since; own = own->prev)
+        start = own;
+    for (own = start; own != NULL; own = own->next)
+        if (!name(names, own, other))
             return;
-        match->count++;
-        other->next = NULL;
-        other->first_common = other->last_common = NULL;
-        if (match->last != NULL)
-            match->last->next = other;
-        else
-            match->first = other;
-        match->last = other;
-    }
-    holding->next_common = NULL;
-    if (other->last_common != NULL)
-        other->last_common->next_common = holding;
+    for (own = match.peer->first; own != start; own = own->next)
+        if (!name(names, own, other))
+            return;
+}
+
+/* What was joined again, as far as it is in common. */
+static void name_joined(struct names *names, const struct documents_peer *other)
+{
+    for (const struct holding *own = match.peer->first; own != NULL; own = own->next)
+        if (own->match == match.number && !name(names, own, other))
+            return;
+}
+
+static void introduce_first(documents_introducer *introduce, void *context)
+{
+    struct names names;
+    struct documents_peer *other = match.first;
+    unlist_found(other);
+    names.count = names.bytes = 0;
+    names.count_max = DOCUMENTS_NAMED / match.found;
+    names.bytes_max = DOCUMENTS_NAMED_BYTES / match.found;
+    if (other->again)
+        name_joined(&names, other);
     else
-        other->first_common = holding;
-    other->last_common = holding;
-    other->common++;
-    match->weighed++;
+        name_all(&names, other);
+    if (names.count > 0) /* it may have left them meanwhile */
+        introduce(context, match.peer, other, names.ids, names.count, other->again);
 }
 
-static void find_matches(struct documents_peer *peer, struct match *match)
+static void begin_match(struct documents_peer *peer)
 {
-    for (struct holding *own = peer->first; own != NULL; own = own->next) {
-        size_t steps = 0;
-        for (struct holding *holding = own->key.document->holders;
-             holding != NULL && match->weighed < DOCUMENTS_WEIGHED && steps <= DOCUMENTS_INTRODUCED;
-             holding = holding->next_holder, steps++)
-            if (holding != own)
-                weigh(match, holding);
-    }
+    end_match();
+    match.peer = peer;
+    match.number++;
+    match.since = UINT64_MAX;
+    match.found = 0;
 }
 
-void documents_match(struct documents_peer *peer,
-    void (*introduce)(void *context, struct documents_peer *peer, struct documents_peer *other,
-        const struct documents_id *ids, size_t count),
-    void *context)
+bool documents_match(struct documents_peer *peer, documents_introducer *introduce, void *context)
 {
-    struct documents_id ids[DOCUMENTS_PER_PEER];
-    struct match match = {.first = NULL};
-    peer->joined = false;
-    find_matches(peer, &match);
-    for (struct documents_peer *other = match.first; other != NULL; other = other->next) {
-        size_t count = 0;
-        for (struct holding *holding = other->first_common; holding != NULL;
-             holding = holding->next_common)
-            ids[count++] =
-                (struct documents_id){holding->key.document->id, holding->key.document->size};
-        other->common = 0;
-        introduce(context, peer, other, ids, count);
-    }
+    if (match.peer != peer)
+        begin_match(peer);
+    if (gone != NULL)
+        (void)documents_tidy(); /* they would be in the way */
+    else if (peer->first_fresh != NULL)
+        find_holders(peer->first_fresh);
+    else if (match.first != NULL)
+        introduce_first(introduce, context);
+    if (peer->first_fresh != NULL || match.first != NULL)
+        return true;
+    end_match();
+    return false;
 }

@@ -7,6 +7,11 @@
 #include <mpack.h>
 #include <string.h>
 
+enum {
+    TEXT_HEAD_MAX = 5,
+    HEADS = 64, /* bytes of an Introduction of nobody and nothing: fewer */
+};
+
 struct reader {
     mpack_tokbuf_t tokens;
     const char *at;
@@ -198,6 +203,15 @@ static void put_text(struct writer *writer, struct introduction_text text)
 static void put_word(struct writer *writer, const char *word)
 {
     put_text(writer, (struct introduction_text){word, strlen(word)});
+}
+
+size_t introduction_room(
+    struct introduction_text peer, const struct introduction_text *documents, size_t count)
+{
+    size_t room = HEADS + peer.size;
+    for (size_t i = 0; i < count; i++)
+        room += TEXT_HEAD_MAX + documents[i].size;
+    return room;
 }
 
 size_t introduction_write(uint8_t *out, size_t size, struct introduction_text peer,

@@ -43,6 +43,9 @@ enum introduction_kind introduction_read(
 /* The next of them; false when there is none left. */
 bool introduction_next(struct introduction_documents *documents, struct introduction_text *id);
 
+/* How many bytes an Introduction of these takes at most. */
+size_t introduction_room(
+    struct introduction_text peer, const struct introduction_text *documents, size_t count);
 /* Writes an Introduction of `peer` and the documents in common. Returns its size, or 0 when it
  * takes more than `size` bytes. */
 size_t introduction_write(uint8_t *out, size_t size, struct introduction_text peer,

@@ -15,8 +15,9 @@
 #include <string.h>
 
 enum {
-    SIDE_PEER = 1, /* everybody who waits for introductions: nobody is to be met */
-    INTRODUCTION_SIZE_MAX = DOCUMENTS_PER_PEER * (INTRODUCTION_ID_MAX + 3) + 512,
+    SIDE_PEER = 1,        /* everybody who waits for introductions: nobody is to be met */
+    COST_DOCUMENT = 50,   /* of a document that is joined or left: microseconds */
+    COST_REPEATED = 6000, /* of an introduction that was made before, besides */
 };
 
 /* Takes the prefix off the front, if it is one of whole segments. */
@@ -147,63 +148,65 @@ static void localfirst_leave(struct lobby *lobby, struct end *end)
     lobby_set_member(end, NULL);
 }
 
-struct introducer {
-    struct lobby *lobby;
-    uint8_t *message; /* INTRODUCTION_SIZE_MAX bytes */
-};
-
 /* One who does not read what it is told misses it, as it does while it is away. */
-static void tell_of(const struct introducer *introducer, struct end *end, const struct end *of,
+static void tell_of(struct lobby *lobby, struct end *end, const struct end *of,
     const struct introduction_text *documents, size_t count)
 {
-    size_t size;
-    const uint8_t *name = lobby_name(of, &size);
-    struct introduction_text peer = {(const char *)name, size};
-    size = introduction_write(introducer->message, INTRODUCTION_SIZE_MAX, peer, documents, count);
+    struct introduction_text peer;
+    peer.bytes = (const char *)lobby_name(of, &peer.size);
+    size_t room = introduction_room(peer, documents, count);
+    uint8_t *message = malloc(room);
+    size_t size = message == NULL ? 0 : introduction_write(message, room, peer, documents, count);
     if (size > 0)
-        (void)lobby_tell(introducer->lobby, end, introducer->message, size);
+        (void)lobby_tell(lobby, end, message, size);
+    free(message);
 }
 
 static void introduce(void *context, struct documents_peer *peer, struct documents_peer *other,
-    const struct documents_id *ids, size_t count)
+    const struct documents_id *ids, size_t count, bool again)
 {
-    const struct introducer *introducer = context;
+    struct lobby *lobby = context;
     struct introduction_text documents[DOCUMENTS_PER_PEER];
     struct end *end = documents_context(peer), *other_end = documents_context(other);
     for (size_t i = 0; i < count; i++)
         documents[i] = (struct introduction_text){ids[i].bytes, ids[i].size};
-    tell_of(introducer, end, other_end, documents, count);
-    tell_of(introducer, other_end, end, documents, count);
+    tell_of(lobby, end, other_end, documents, count);
+    tell_of(lobby, other_end, end, documents, count);
+    if (again)
+        lobby_charge(lobby, COST_REPEATED);
 }
 
-static bool join(struct end *end, struct introduction_documents *documents)
+static bool join(struct lobby *lobby, struct end *end, struct introduction_documents *documents)
 {
     struct introduction_text id;
-    while (introduction_next(documents, &id))
+    while (introduction_next(documents, &id)) {
+        lobby_charge(lobby, COST_DOCUMENT);
         if (documents_add(lobby_member(end), (struct documents_id){id.bytes, id.size}) != 0)
             return false;
+    }
     return true;
 }
 
-static void leave(struct end *end, struct introduction_documents *documents)
+static void leave(struct lobby *lobby, struct end *end, struct introduction_documents *documents)
 {
     struct introduction_text id;
-    while (introduction_next(documents, &id))
+    while (introduction_next(documents, &id)) {
+        lobby_charge(lobby, COST_DOCUMENT);
         documents_remove(lobby_member(end), (struct documents_id){id.bytes, id.size});
+    }
 }
 
 static bool localfirst_hear(
     struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
 {
     struct introduction_documents documents;
-    (void)lobby;
     if (lobby_member(end) == NULL)
         return true; /* a newer one speaks for this peer */
     switch (introduction_read(message, size, &documents)) {
     case INTRODUCTION_JOIN:
-        return join(end, &documents);
+        return join(lobby, end, &documents);
     case INTRODUCTION_LEAVE:
-        leave(end, &documents);
+        leave(lobby, end, &documents);
         return true;
     case INTRODUCTION_IGNORED:
     case INTRODUCTION_HEARTBEAT:
@@ -214,25 +217,20 @@ static bool localfirst_hear(
     return false;
 }
 
-/* However many Joins came at once, they are one introduction: a Join of a few bytes can cause
- * hundreds of messages. */
-static void localfirst_heard(struct lobby *lobby, struct end *end)
+/* However many Joins were heard at once, they are one match. */
+static bool localfirst_work(struct lobby *lobby, struct end *end)
 {
     struct documents_peer *peer = lobby_member(end);
-    struct introducer introducer = {.lobby = lobby};
-    if (peer == NULL || !documents_joined(peer))
-        return;
-    introducer.message = malloc(INTRODUCTION_SIZE_MAX);
-    if (introducer.message != NULL)
-        documents_match(peer, introduce, &introducer);
-    free(introducer.message);
+    return peer != NULL && documents_is_to_be_matched(peer) &&
+           documents_match(peer, introduce, lobby);
 }
 
 static const struct lobby_rules rules = {
     .enter = localfirst_enter,
     .leave = localfirst_leave,
     .hear = localfirst_hear,
-    .heard = localfirst_heard,
+    .work = localfirst_work,
+    .tidy = documents_tidy,
 };
 
 /* ---- words ----------------------------------------------------------------------- */

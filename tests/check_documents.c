@@ -44,7 +44,8 @@ static void add(int number, const char *document)
     ck_assert_int_eq(documents_add(peers[number], id_of(document)), 0);
 }
 
-/* Every introduction of a match, as "NUMBER:DOCUMENT,DOCUMENT;" in the order in which they came. */
+/* Every introduction of a match, as "NUMBER:DOCUMENT,DOCUMENT;" in the order in which they came,
+ * with a star behind the number of who was introduced before. */
 struct introductions {
     char text[4096];
     size_t count;
@@ -59,14 +60,15 @@ static void note(struct introductions *introductions, const char *bytes, size_t 
 }
 
 static void introduce(void *context, struct documents_peer *peer, struct documents_peer *other,
-    const struct documents_id *ids, size_t count)
+    const struct documents_id *ids, size_t count, bool again)
 {
     struct introductions *introductions = context;
     char number[TEXT_MAX];
     ck_assert_ptr_eq(peer, introductions->of);
     ck_assert_ptr_ne(peer, other);
     ck_assert_uint_gt(count, 0);
-    int size = snprintf(number, sizeof number, "%d:", *(const int *)documents_context(other));
+    int size = snprintf(
+        number, sizeof number, "%d%s:", *(const int *)documents_context(other), again ? "*" : "");
     note(introductions, number, (size_t)size);
     for (size_t i = 0; i < count; i++) {
         note(introductions, ids[i].bytes, ids[i].size);
@@ -78,14 +80,31 @@ static void introduce(void *context, struct documents_peer *peer, struct documen
 static struct introductions match(int number)
 {
     struct introductions introductions = {.count = 0, .of = peers[number]};
-    documents_match(peers[number], introduce, &introductions);
+    while (documents_is_to_be_matched(peers[number]))
+        (void)documents_match(peers[number], introduce, &introductions);
     return introductions;
+}
+
+/* The first `count` introductions of a match that is not finished. */
+static struct introductions begin_match(int number, size_t count)
+{
+    struct introductions introductions = {.count = 0, .of = peers[number]};
+    while (introductions.count < count)
+        ck_assert(documents_match(peers[number], introduce, &introductions));
+    return introductions;
+}
+
+static void tidy(void)
+{
+    while (documents_tidy())
+        ;
 }
 
 static void leave_all(void)
 {
     for (int i = 0; i < PEERS_MAX; i++)
         leave(i);
+    tidy();
     ck_assert_uint_eq(budget_used(), 0);
 }
 
@@ -101,33 +120,209 @@ START_TEST(peers_are_introduced_for_all_that_they_have_in_common)
     add(1, "x");
     add(1, "a");
     add(2, "x");
-    ck_assert_str_eq(match(0).text, "1:a,c;");
-    ck_assert_str_eq(match(1).text, "0:c,a;2:x;");
     ck_assert_str_eq(match(2).text, "1:x;");
+    ck_assert_str_eq(match(1).text, "0:c,a;");
+    ck_assert_str_eq(match(0).text, "");
 }
 END_TEST
 
-START_TEST(matching_again_introduces_again)
+/* In whatever order they are matched. */
+START_TEST(two_who_joined_before_either_was_matched_are_introduced_once)
+{
+    for (int i = 0; i < 5; i++) {
+        enter(i);
+        add(i, "a");
+    }
+    ck_assert_str_eq(match(2).text, "1:a;0:a;");
+    ck_assert_str_eq(match(4).text, "3:a;2:a;1:a;0:a;");
+    ck_assert_str_eq(match(0).text, "");
+    ck_assert_str_eq(match(3).text, "2:a;1:a;0:a;");
+    ck_assert_str_eq(match(1).text, "0:a;");
+}
+END_TEST
+
+START_TEST(joining_again_introduces_again_for_what_was_joined_again)
 {
     enter(0);
     enter(1);
-    add(0, "a");
     add(1, "a");
-    for (int i = 0; i < 3; i++)
-        ck_assert_str_eq(match(0).text, "1:a;");
+    add(1, "b");
+    add(0, "a");
+    add(0, "b");
+    ck_assert_str_eq(match(0).text, "1:a,b;");
+    for (int i = 0; i < 3; i++) {
+        add(0, "b");
+        ck_assert_str_eq(match(0).text, "1*:b;");
+    }
+    ck_assert_str_eq(match(0).text, "");
 }
 END_TEST
 
-START_TEST(a_peer_has_joined_until_it_is_matched)
+START_TEST(what_is_new_is_named_before_what_was_in_common_already)
 {
     enter(0);
-    ck_assert(!documents_joined(peers[0]));
+    enter(1);
+    enter(2);
     add(0, "a");
-    ck_assert(documents_joined(peers[0]));
+    add(0, "b");
+    add(1, "a");
+    add(1, "b");
+    add(1, "new");
+    add(2, "b");
     (void)match(0);
-    ck_assert(!documents_joined(peers[0]));
+    add(0, "b");
+    add(0, "new");
+    ck_assert_str_eq(match(0).text, "2*:b;1:new,a,b;");
+}
+END_TEST
+
+START_TEST(a_peer_is_to_be_matched_once_it_has_joined_something)
+{
+    enter(0);
+    ck_assert(!documents_is_to_be_matched(peers[0]));
+    add(0, "a");
+    ck_assert(documents_is_to_be_matched(peers[0]));
+    (void)match(0);
+    ck_assert(!documents_is_to_be_matched(peers[0]));
     add(0, "a"); /* again */
-    ck_assert(documents_joined(peers[0]));
+    ck_assert(documents_is_to_be_matched(peers[0]));
+    documents_remove(peers[0], id_of("a"));
+    ck_assert(!documents_is_to_be_matched(peers[0]));
+}
+END_TEST
+
+/* So many peers hold "a" and "b", and peer 0 was the last to join them. */
+static void enter_many(int count)
+{
+    for (int i = 1; i <= count; i++) {
+        enter(i % count);
+        add(i % count, "a");
+        add(i % count, "b");
+    }
+}
+
+START_TEST(who_leaves_amid_a_match_is_not_introduced_any_more)
+{
+    enter_many(10);
+    ck_assert_str_eq(begin_match(0, 2).text, "9:a,b;8:a,b;");
+    leave(7); /* the next */
+    leave(1); /* the last */
+    leave(4);
+    documents_remove(peers[6], id_of("a"));
+    documents_remove(peers[5], id_of("a"));
+    documents_remove(peers[5], id_of("b"));
+    tidy();
+    ck_assert_str_eq(match(0).text, "6:b;3:a,b;2:a,b;");
+}
+END_TEST
+
+START_TEST(those_who_have_left_are_not_in_the_way_of_others)
+{
+    enter_many(PEERS_MAX);
+    for (int i = 2; i < PEERS_MAX; i++)
+        leave(i); /* and nobody tidies up */
+    ck_assert_str_eq(match(0).text, "1:a,b;");
+}
+END_TEST
+
+START_TEST(a_match_ends_when_its_peer_leaves_and_when_another_is_matched)
+{
+    enter_many(10);
+    (void)begin_match(0, 3);
+    leave(0);
+    ck_assert_str_eq(begin_match(9, 1).text, "8:a,b;");
+    ck_assert_str_eq(begin_match(8, 1).text, "7:a,b;");
+    ck_assert(!documents_is_to_be_matched(peers[9]));
+    ck_assert_uint_eq(match(8).count, 6);
+}
+END_TEST
+
+START_TEST(what_is_joined_and_left_amid_a_match_is_heeded)
+{
+    enter_many(10);
+    (void)begin_match(0, 1);
+    documents_remove(peers[0], id_of("a"));
+    ck_assert_str_eq(begin_match(0, 1).text, "8:b;");
+    add(7, "c");
+    add(0, "c");
+    ck_assert_str_eq(begin_match(0, 1).text, "7:b,c;");
+    ck_assert_uint_eq(match(0).count, 6);
+}
+END_TEST
+
+/* However much somebody holds, and however many hold the same. */
+START_TEST(a_step_introduces_one_and_forgets_a_few)
+{
+    char document[TEXT_MAX];
+    struct introductions introductions = {.count = 0};
+    for (int i = 1; i <= 100; i++) {
+        enter(i % 100);
+        for (int k = 0; k < 200; k++) {
+            (void)snprintf(document, sizeof document, "%d", k);
+            add(i % 100, document);
+        }
+    }
+    introductions.of = peers[0];
+    bool more = true;
+    for (size_t before = 0; more; before = introductions.count) {
+        more = documents_match(peers[0], introduce, &introductions);
+        ck_assert_uint_le(introductions.count, before + 1);
+    }
+    ck_assert_uint_eq(introductions.count, 99);
+    leave(0);
+    size_t used = budget_used(), steps = 1;
+    for (; documents_tidy(); steps++) {
+        ck_assert_uint_lt(used - budget_used(), 64 << 10);
+        used = budget_used();
+    }
+    ck_assert_uint_ge(steps, 200 / 16);
+}
+END_TEST
+
+START_TEST(thousands_of_documents_are_found_and_forgotten)
+{
+    char document[TEXT_MAX];
+    size_t before = budget_used();
+    for (int i = 0; i < 20; i++) {
+        enter(i);
+        for (int k = 0; k < 1000; k++) {
+            (void)snprintf(document, sizeof document, "%d of %d", k, i);
+            add(i, document);
+        }
+    }
+    for (int i = 0; i < 20; i++) {
+        for (int k = 0; k < 1000; k += 3) {
+            (void)snprintf(document, sizeof document, "%d of %d", k, i);
+            documents_remove(peers[i], id_of(document));
+        }
+        (void)match(i);
+    }
+    enter(20);
+    for (int k = 0; k < 1000; k++) {
+        (void)snprintf(document, sizeof document, "%d of 7", k);
+        add(20, document);
+        ck_assert_uint_eq(match(20).count, k % 3 != 0);
+    }
+    for (int i = 0; i <= 20; i++)
+        leave(i);
+    tidy();
+    ck_assert_uint_eq(budget_used(), before);
+}
+END_TEST
+
+START_TEST(the_ids_of_a_peers_documents_are_bounded_together)
+{
+    static char longest[DOCUMENTS_BYTES];
+    memset(longest, 'x', sizeof longest);
+    enter(0);
+    add(0, "a");
+    ck_assert_int_eq(
+        documents_add(peers[0], (struct documents_id){longest, DOCUMENTS_BYTES}), -ENOSPC);
+    ck_assert_int_eq(
+        documents_add(peers[0], (struct documents_id){longest, DOCUMENTS_BYTES - 1}), 0);
+    ck_assert_int_eq(documents_add(peers[0], id_of("b")), -ENOSPC);
+    documents_remove(peers[0], id_of("a"));
+    add(0, "b");
 }
 END_TEST
 
@@ -135,15 +330,16 @@ START_TEST(what_is_left_is_not_in_common_any_more)
 {
     enter(0);
     enter(1);
-    add(0, "a");
-    add(0, "b");
     add(1, "a");
     add(1, "b");
+    add(0, "a");
+    add(0, "b");
     documents_remove(peers[1], id_of("a"));
     ck_assert_str_eq(match(0).text, "1:b;");
     documents_remove(peers[0], id_of("b"));
     documents_remove(peers[0], id_of("b"));
     documents_remove(peers[0], id_of("never held"));
+    add(0, "a");
     ck_assert_str_eq(match(0).text, "");
     add(1, "a");
     ck_assert_str_eq(match(1).text, "0:a;");
@@ -152,14 +348,13 @@ END_TEST
 
 START_TEST(who_is_gone_is_not_introduced_and_holds_nothing)
 {
-    for (int i = 0; i < 3; i++) {
-        enter(i);
-        add(i, "a");
-    }
+    enter_many(3);
     leave(1);
-    ck_assert_str_eq(match(0).text, "2:a;");
+    ck_assert_str_eq(match(0).text, "2:a,b;");
+    tidy();
     enter(1);
-    ck_assert_str_eq(match(0).text, "2:a;");
+    add(0, "a");
+    ck_assert_str_eq(match(0).text, "2*:a;");
     ck_assert_str_eq(match(1).text, "");
 }
 END_TEST
@@ -184,7 +379,7 @@ START_TEST(ids_are_bytes_and_told_apart_by_their_length)
     ck_assert_int_eq(documents_add(peers[1], (struct documents_id){"a", 1}), 0);
     ck_assert_uint_eq(match(0).count, 0);
     ck_assert_int_eq(documents_add(peers[1], (struct documents_id){"a\0b", 3}), 0);
-    ck_assert_uint_eq(match(0).count, 1);
+    ck_assert_uint_eq(match(1).count, 1);
 }
 END_TEST
 
@@ -206,37 +401,34 @@ END_TEST
 
 START_TEST(a_match_introduces_so_many_peers_the_latest_first)
 {
-    enter(0);
-    add(0, "a");
-    for (int i = 1; i < PEERS_MAX; i++) {
-        enter(i);
-        add(i, "a");
-    }
+    enter_many(PEERS_MAX);
     struct introductions introductions = match(0);
     char first[TEXT_MAX];
-    (void)snprintf(first, sizeof first, "%d:a;", PEERS_MAX - 1);
+    (void)snprintf(first, sizeof first, "%d:a,b;", PEERS_MAX - 1);
     ck_assert_uint_eq(introductions.count, DOCUMENTS_INTRODUCED);
     ck_assert_int_eq(strncmp(introductions.text, first, strlen(first)), 0);
     /* Who was left out in one match is not left out of the next. */
     for (int i = 2; i < PEERS_MAX; i++)
         leave(i);
-    ck_assert_str_eq(match(0).text, "1:a;");
+    add(0, "a");
+    ck_assert_str_eq(match(0).text, "1*:a;");
 }
 END_TEST
 
 START_TEST(many_documents_of_many_peers_are_weighed_up_to_a_bound)
 {
     char document[TEXT_MAX];
-    for (int i = 0; i < 100; i++) {
-        enter(i);
+    for (int i = 1; i <= 100; i++) {
+        enter(i % 100);
         for (int k = 0; k < DOCUMENTS_PER_PEER; k++) {
             (void)snprintf(document, sizeof document, "%d", k);
-            add(i, document);
+            add(i % 100, document);
         }
     }
     ck_assert_uint_eq(match(0).count, 99);
     for (int i = 1; i < 100; i++)
         leave(i);
+    add(0, "0");
     ck_assert_uint_eq(match(0).count, 0);
 }
 END_TEST
@@ -259,8 +451,17 @@ int main(void)
     TCase *test_case = tcase_create("all");
     tcase_add_checked_fixture(test_case, NULL, leave_all);
     tcase_add_test(test_case, peers_are_introduced_for_all_that_they_have_in_common);
-    tcase_add_test(test_case, matching_again_introduces_again);
-    tcase_add_test(test_case, a_peer_has_joined_until_it_is_matched);
+    tcase_add_test(test_case, two_who_joined_before_either_was_matched_are_introduced_once);
+    tcase_add_test(test_case, joining_again_introduces_again_for_what_was_joined_again);
+    tcase_add_test(test_case, what_is_new_is_named_before_what_was_in_common_already);
+    tcase_add_test(test_case, a_peer_is_to_be_matched_once_it_has_joined_something);
+    tcase_add_test(test_case, who_leaves_amid_a_match_is_not_introduced_any_more);
+    tcase_add_test(test_case, those_who_have_left_are_not_in_the_way_of_others);
+    tcase_add_test(test_case, a_match_ends_when_its_peer_leaves_and_when_another_is_matched);
+    tcase_add_test(test_case, what_is_joined_and_left_amid_a_match_is_heeded);
+    tcase_add_test(test_case, a_step_introduces_one_and_forgets_a_few);
+    tcase_add_test(test_case, thousands_of_documents_are_found_and_forgotten);
+    tcase_add_test(test_case, the_ids_of_a_peers_documents_are_bounded_together);
     tcase_add_test(test_case, what_is_left_is_not_in_common_any_more);
     tcase_add_test(test_case, who_is_gone_is_not_introduced_and_holds_nothing);
     tcase_add_test(test_case, a_peer_is_found_by_its_id_until_it_leaves);

@@ -610,6 +610,19 @@ def joining_again_introduces_again():
 
 
 @behaviour()
+def what_is_joined_again_is_all_that_is_named_again():
+    documents = [f"doc-{number}" for number in range(200)]
+    with Relay() as relay:
+        alice = introduced(relay, "alice", *documents).settle()
+        bob = introduced(relay, "bob", *documents)
+        expect_introduction(alice, "bob", *documents)
+        expect_introduction(bob, "alice", *documents)
+        join(bob, "doc-7", "doc-8")
+        expect_introduction(alice, "bob", "doc-7", "doc-8")
+        expect_introduction(bob, "alice", "doc-7", "doc-8")
+
+
+@behaviour()
 def five_peers_are_all_introduced():
     with Relay() as relay:
         names = [f"peer-{letter}" for letter in "abcde"]
