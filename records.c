@@ -23,8 +23,11 @@ enum {
     ALERT_FATAL = 2,
 
     KEY_UPDATE = 24,
-    KEY_UPDATE_SIZE = 5,
     UPDATE_REQUESTED = 1,
+    UPDATE_RECORDS = 16, /* that one KeyUpdate is worth */
+
+    HASH_MAX = 48,
+    LABEL_MAX = 32,
 };
 
 struct suite {
@@ -52,19 +55,37 @@ struct engine {
 };
 
 static EVP_CIPHER *ciphers[SUITES];
-static EVP_KDF *label_kdf, *prf_kdf;
+static EVP_MAC_CTX *hashes[SUITES]; /* HMAC, without a key */
+static EVP_KDF *prf_kdf;
 static struct engine opener, sealer;
+
+static OSSL_PARAM text(const char *name, const char *value)
+{
+    return OSSL_PARAM_construct_utf8_string(name, (char *)(uintptr_t)value, 0);
+}
+
+static EVP_MAC_CTX *make_hash(const char *hash)
+{
+    OSSL_PARAM parameters[] = {text(OSSL_MAC_PARAM_DIGEST, hash), OSSL_PARAM_construct_end()};
+    EVP_MAC *hmac = EVP_MAC_fetch(NULL, OSSL_MAC_NAME_HMAC, NULL);
+    EVP_MAC_CTX *context = EVP_MAC_CTX_new(hmac);
+    EVP_MAC_free(hmac);
+    if (context != NULL && EVP_MAC_CTX_set_params(context, parameters) == 1)
+        return context;
+    EVP_MAC_CTX_free(context);
+    return NULL;
+}
 
 int records_prepare(void)
 {
     if (sealer.context != NULL)
         return 0;
-    label_kdf = EVP_KDF_fetch(NULL, OSSL_KDF_NAME_TLS1_3_KDF, NULL);
     prf_kdf = EVP_KDF_fetch(NULL, OSSL_KDF_NAME_TLS1_PRF, NULL);
     opener.context = EVP_CIPHER_CTX_new();
-    bool good = label_kdf != NULL && prf_kdf != NULL && opener.context != NULL;
+    bool good = prf_kdf != NULL && opener.context != NULL;
     for (size_t i = RECORDS_AES_128_GCM; good && i < SUITES; i++)
-        good = (ciphers[i] = EVP_CIPHER_fetch(NULL, suites[i].cipher, NULL)) != NULL;
+        good = (ciphers[i] = EVP_CIPHER_fetch(NULL, suites[i].cipher, NULL)) != NULL &&
+               (hashes[i] = make_hash(suites[i].hash)) != NULL;
     if (good)
         sealer.context = EVP_CIPHER_CTX_new();
     return sealer.context != NULL ? 0 : -ENOSYS;
@@ -77,11 +98,6 @@ static OSSL_PARAM octets(const char *name, const void *bytes, size_t size)
     return OSSL_PARAM_construct_octet_string(name, (void *)(uintptr_t)bytes, size);
 }
 
-static OSSL_PARAM text(const char *name, const char *value)
-{
-    return OSSL_PARAM_construct_utf8_string(name, (char *)(uintptr_t)value, 0);
-}
-
 static int derive(EVP_KDF *kdf, const OSSL_PARAM *parameters, uint8_t *out, size_t size)
 {
     EVP_KDF_CTX *context = EVP_KDF_CTX_new(kdf);
@@ -90,36 +106,54 @@ static int derive(EVP_KDF *kdf, const OSSL_PARAM *parameters, uint8_t *out, size
     return result == 1 ? 0 : -ENOMEM;
 }
 
-/* HKDF-Expand-Label of RFC 8446, section 7.1, without a context. */
-static int expand(
-    const struct suite *suite, const uint8_t *secret, const char *label, uint8_t *out, size_t size)
+static size_t put_label(const char *label, size_t size, uint8_t out[static LABEL_MAX])
 {
     static const char prefix[] = "tls13 ";
-    int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY;
-    OSSL_PARAM parameters[] = {
-        OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode),
-        text(OSSL_KDF_PARAM_DIGEST, suite->hash),
-        octets(OSSL_KDF_PARAM_KEY, secret, suite->secret_size),
-        octets(OSSL_KDF_PARAM_PREFIX, prefix, sizeof prefix - 1),
-        octets(OSSL_KDF_PARAM_LABEL, label, strlen(label)),
-        OSSL_PARAM_construct_end(),
-    };
-    return derive(label_kdf, parameters, out, size);
+    size_t prefix_size = sizeof prefix - 1, label_size = strlen(label);
+    out[0] = 0;
+    out[1] = (uint8_t)size;
+    out[2] = (uint8_t)(prefix_size + label_size);
+    memcpy(out + 3, prefix, prefix_size);
+    memcpy(out + 3 + prefix_size, label, label_size);
+    out[3 + prefix_size + label_size] = 0; /* of the context, which is empty */
+    return 4 + prefix_size + label_size;
 }
 
-static int set_key(const struct suite *suite, struct records_key *key)
+/* HKDF-Expand-Label of RFC 8446, section 7.1, without a context, for at most as many bytes as the
+ * hash has: they come of one HMAC. OpenSSL's own function for it takes three times as long, and a
+ * client may want this often. */
+static int expand(
+    enum records_suite suite, const uint8_t *secret, const char *label, uint8_t *out, size_t size)
+{
+    uint8_t info[LABEL_MAX + 1], hash[HASH_MAX];
+    size_t info_size = put_label(label, size, info), hash_size;
+    info[info_size++] = 1; /* the number of the block */
+    EVP_MAC_CTX *context = EVP_MAC_CTX_dup(hashes[suite]);
+    bool good = context != NULL &&
+                EVP_MAC_init(context, secret, suites[suite].secret_size, NULL) == 1 &&
+                EVP_MAC_update(context, info, info_size) == 1 &&
+                EVP_MAC_final(context, hash, &hash_size, sizeof hash) == 1 && hash_size >= size;
+    EVP_MAC_CTX_free(context);
+    if (good)
+        memcpy(out, hash, size);
+    sodium_memzero(hash, sizeof hash);
+    return good ? 0 : -ENOMEM;
+}
+
+static int set_key(enum records_suite suite, struct records_key *key)
 {
     key->sequence = 0;
-    int error = expand(suite, key->secret, "key", key->key, suite->key_size);
+    int error = expand(suite, key->secret, "key", key->key, suites[suite].key_size);
     return error != 0 ? error : expand(suite, key->secret, "iv", key->iv, sizeof key->iv);
 }
 
 /* Section 7.2. */
-static int renew_key(const struct suite *suite, struct records_key *key)
+static int renew_key(enum records_suite suite, struct records_key *key)
 {
-    uint8_t next[RECORDS_SECRET_MAX];
-    int error = expand(suite, key->secret, "traffic upd", next, suite->secret_size);
-    memcpy(key->secret, next, suite->secret_size);
+    uint8_t next[RECORDS_SECRET_MAX] = {0};
+    size_t size = suites[suite].secret_size;
+    int error = expand(suite, key->secret, "traffic upd", next, size);
+    memcpy(key->secret, next, size);
     sodium_memzero(next, sizeof next);
     return error != 0 ? error : set_key(suite, key);
 }
@@ -127,18 +161,20 @@ static int renew_key(const struct suite *suite, struct records_key *key)
 int records_start_1_3(struct records *records, enum records_suite suite, const uint8_t *in_secret,
     const uint8_t *out_secret)
 {
-    *records = (struct records){.suite = (uint8_t)suite, .tls_1_3 = true};
+    *records =
+        (struct records){.suite = (uint8_t)suite, .tls_1_3 = true, .data_max = RECORDS_DATA_MAX};
     memcpy(records->in.secret, in_secret, suites[suite].secret_size);
     memcpy(records->out.secret, out_secret, suites[suite].secret_size);
-    int error = set_key(&suites[suite], &records->in);
-    return error != 0 ? error : set_key(&suites[suite], &records->out);
+    int error = set_key(suite, &records->in);
+    return error != 0 ? error : set_key(suite, &records->out);
 }
 
-/* RFC 5246, section 6.3. The first record under these keys was each side's Finished. */
+/* RFC 5246, section 6.3. Each side's Finished came under these keys, in one record or in more. */
 int records_start_1_2(struct records *records, enum records_suite suite,
     const uint8_t master[static RECORDS_MASTER_SIZE],
     const uint8_t client_random[static RECORDS_RANDOM_SIZE],
-    const uint8_t server_random[static RECORDS_RANDOM_SIZE])
+    const uint8_t server_random[static RECORDS_RANDOM_SIZE], uint64_t in_records,
+    uint64_t out_records)
 {
     static const char label[] = "key expansion";
     uint8_t block[2 * (RECORDS_KEY_MAX + RECORDS_IV_SIZE)];
@@ -152,7 +188,10 @@ int records_start_1_2(struct records *records, enum records_suite suite,
         octets(OSSL_KDF_PARAM_SEED, client_random, RECORDS_RANDOM_SIZE),
         OSSL_PARAM_construct_end(),
     };
-    *records = (struct records){.suite = (uint8_t)suite, .in.sequence = 1, .out.sequence = 1};
+    *records = (struct records){.suite = (uint8_t)suite,
+        .data_max = RECORDS_DATA_MAX,
+        .in.sequence = in_records,
+        .out.sequence = out_records};
     int error = derive(prf_kdf, parameters, block, 2 * (key_size + iv_size));
     const uint8_t *ivs = block + 2 * key_size;
     memcpy(records->in.key, block, key_size);
@@ -166,7 +205,9 @@ int records_start_1_2(struct records *records, enum records_suite suite,
 bool records_are_sound(const struct records *records)
 {
     return records->suite >= RECORDS_AES_128_GCM && records->suite < SUITES &&
-           records->skip < RECORDS_DATA_MAX;
+           records->skip < RECORDS_DATA_MAX && records->message_size < RECORDS_MESSAGE_SIZE &&
+           records->updates <= RECORDS_UPDATES_MAX && records->data_max >= RECORDS_FRAGMENT_MIN &&
+           records->data_max <= RECORDS_DATA_MAX;
 }
 
 static void forget(struct engine *engine, const struct records_key *key)
@@ -285,26 +326,62 @@ static bool decrypt(const struct records *records, const uint8_t *header, const 
            EVP_DecryptFinal_ex(context, out + size, &count) == 1;
 }
 
+void records_forgive(struct records *records, uint64_t count)
+{
+    records->updates = (uint8_t)(records->updates > count ? records->updates - count : 0);
+}
+
 /* The other side has a new key from here on, and may want one of ours: before our next data, not at
  * once, so that who asks often gets no more than that. */
-static enum records_event take_handshake(
-    struct records *records, const uint8_t *message, size_t size)
+static enum records_event take_key_update(struct records *records)
 {
-    static const uint8_t head[] = {KEY_UPDATE, 0, 0, 1};
-    if (!records->tls_1_3 || size != KEY_UPDATE_SIZE || memcmp(message, head, sizeof head) != 0 ||
-        message[sizeof head] > UPDATE_REQUESTED)
+    bool wants_ours = records->message[RECORDS_MESSAGE_SIZE - 1] == UPDATE_REQUESTED;
+    records->message_size = 0;
+    records_forgive(records, records->in.sequence / UPDATE_RECORDS);
+    if (records->updates == RECORDS_UPDATES_MAX)
         return fail(records, RECORDS_UNEXPECTED_MESSAGE);
-    if (renew_key(&suites[records->suite], &records->in) != 0)
+    records->updates++;
+    if (renew_key(records->suite, &records->in) != 0)
         return fail(records, RECORDS_INTERNAL_ERROR);
-    records->answer_due = records->answer_due || message[sizeof head] == UPDATE_REQUESTED;
+    records->answer_due = records->answer_due || wants_ours;
     return RECORDS_NEW_KEY;
+}
+
+/* What is wrong with a KeyUpdate as far as it has come. */
+static enum records_alert judge_message(const uint8_t *message, size_t size)
+{
+    static const uint8_t length[] = {0, 0, RECORDS_MESSAGE_SIZE - 4};
+    if (message[0] != KEY_UPDATE)
+        return RECORDS_UNEXPECTED_MESSAGE;
+    if (size >= 4 && memcmp(message + 1, length, sizeof length) != 0)
+        return RECORDS_DECODE_ERROR;
+    if (size == RECORDS_MESSAGE_SIZE && message[size - 1] > UPDATE_REQUESTED)
+        return RECORDS_ILLEGAL_PARAMETER;
+    return RECORDS_NOTHING_TO_SAY;
+}
+
+/* Of handshakes only a KeyUpdate may follow. It may come in pieces, one a record, with nothing in
+ * between, and nothing may be behind it in its record (RFC 8446, section 5.1). */
+static enum records_event take_handshake(struct records *records, const uint8_t *bytes, size_t size)
+{
+    size_t room = sizeof records->message - records->message_size;
+    if (!records->tls_1_3 || size == 0)
+        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+    memcpy(records->message + records->message_size, bytes, size < room ? size : room);
+    records->message_size = (uint8_t)(records->message_size + (size < room ? size : room));
+    enum records_alert alert = judge_message(records->message, records->message_size);
+    if (alert != RECORDS_NOTHING_TO_SAY)
+        return fail(records, alert);
+    if (size > room)
+        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+    return size < room ? RECORDS_DATA : take_key_update(records);
 }
 
 /* All but two alerts end a connection; in TLS 1.2, only those do that say so. */
 static enum records_event take_alert(struct records *records, const uint8_t *alert, size_t size)
 {
     if (size != ALERT_SIZE)
-        return fail(records, RECORDS_DECODE_ERROR);
+        return fail(records, size == 0 ? RECORDS_UNEXPECTED_MESSAGE : RECORDS_DECODE_ERROR);
     if (alert[1] == RECORDS_CLOSE_NOTIFY)
         return RECORDS_CLOSED;
     if (records->tls_1_3 ? alert[1] == RECORDS_USER_CANCELED : alert[0] == ALERT_WARNING)
@@ -318,6 +395,8 @@ static enum records_event take(
     size_t count = *size;
     if (type != TYPE_DATA)
         *size = 0;
+    if (type != TYPE_HANDSHAKE && records->message_size > 0)
+        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
     switch (type) {
     case TYPE_DATA:
         return RECORDS_DATA;
@@ -449,7 +528,7 @@ static ssize_t seal(
 /* A new key of ours, when it is wanted or due. Returns as seal() does; 0: neither. */
 static ssize_t seal_key_update(struct records *records, uint8_t *out)
 {
-    static const uint8_t message[KEY_UPDATE_SIZE] = {KEY_UPDATE, 0, 0, 1, 0};
+    static const uint8_t message[RECORDS_MESSAGE_SIZE] = {KEY_UPDATE, 0, 0, 1, 0};
     struct iovec part = {(void *)(uintptr_t)message, sizeof message};
     struct records_source source = {&part, 1, 0};
     bool due = records->out.sequence >= suites[records->suite].key_life;
@@ -459,7 +538,7 @@ static ssize_t seal_key_update(struct records *records, uint8_t *out)
     if (size < 0)
         return size;
     records->answer_due = false;
-    int error = renew_key(&suites[records->suite], &records->out);
+    int error = renew_key(records->suite, &records->out);
     return error != 0 ? error : size;
 }
 
@@ -468,7 +547,7 @@ ssize_t records_seal(
 {
     size_t done = 0, size;
     while (room - done >= RECORDS_SEALED_MAX + RECORDS_CONTROL_MAX &&
-           (size = left_in(source, RECORDS_DATA_MAX)) > 0) {
+           (size = left_in(source, records->data_max)) > 0) {
         ssize_t update = seal_key_update(records, out + done);
         if (update < 0)
             return update;

@@ -18,7 +18,10 @@ enum {
     RECORDS_DATA_MAX = 1 << 14,                                      /* in one record */
     RECORDS_RECORD_MAX = RECORDS_HEADER + RECORDS_DATA_MAX + 256,    /* that may come */
     RECORDS_SEALED_MAX = RECORDS_HEADER + 8 + RECORDS_DATA_MAX + 16, /* that we make */
-    RECORDS_CONTROL_MAX = 64, /* an alert or a KeyUpdate, sealed */
+    RECORDS_CONTROL_MAX = 64,   /* an alert or a KeyUpdate, sealed */
+    RECORDS_FRAGMENT_MIN = 512, /* the least that a client may ask for, as its maximum */
+    RECORDS_MESSAGE_SIZE = 5,   /* a KeyUpdate */
+    RECORDS_UPDATES_MAX = 128,  /* KeyUpdates that are not forgiven */
 
     RECORDS_MASTER_SIZE = 48,
     RECORDS_RANDOM_SIZE = 32,
@@ -41,6 +44,7 @@ enum records_alert {
     RECORDS_UNEXPECTED_MESSAGE = 10,
     RECORDS_BAD_RECORD_MAC = 20,
     RECORDS_RECORD_OVERFLOW = 22,
+    RECORDS_ILLEGAL_PARAMETER = 47,
     RECORDS_DECODE_ERROR = 50,
     RECORDS_INTERNAL_ERROR = 80,
     RECORDS_USER_CANCELED = 90,
@@ -58,15 +62,19 @@ struct records_key {
 struct records {
     uint8_t suite; /* enum records_suite */
     bool tls_1_3;
-    bool answer_due; /* the other side wants our next key, too */
-    uint8_t alert;   /* after RECORDS_FAILED: what the other side is to be told */
-    uint16_t skip;   /* bytes of the next data that were taken already */
+    bool answer_due;   /* the other side wants our next key, too */
+    uint8_t alert;     /* after RECORDS_FAILED: what the other side is to be told */
+    uint16_t skip;     /* bytes of the next data that were taken already */
+    uint16_t data_max; /* of ours in one record: what the client asked for (RFC 6066, section 4) */
+    uint8_t updates;   /* KeyUpdates that came, less those that are forgiven */
+    uint8_t message_size; /* bytes of a KeyUpdate that is not whole */
+    uint8_t message[RECORDS_MESSAGE_SIZE];
     struct records_key in, out;
 };
 
 enum records_event {
     RECORDS_DATA,    /* there may be none in it */
-    RECORDS_NEW_KEY, /* nothing to pass on; it costs more than other records */
+    RECORDS_NEW_KEY, /* nothing to pass on; it costs as much as some ten other records */
     RECORDS_CLOSED,  /* the other side will say nothing more */
     RECORDS_FAILED,  /* nothing more makes sense, in either direction */
 };
@@ -75,17 +83,23 @@ enum records_event {
 int records_prepare(void);
 
 /* Make the state after the handshake of a server. TLS 1.3: from the application traffic secrets;
- * 1.2: from the master secret and what both have said at random. 0 or a negative errno. */
+ * 1.2: from the master secret, what both have said at random, and how many records came and went
+ * under these keys in the handshake. 0 or a negative errno. */
 int records_start_1_3(struct records *records, enum records_suite suite, const uint8_t *in_secret,
     const uint8_t *out_secret);
 int records_start_1_2(struct records *records, enum records_suite suite,
     const uint8_t master[static RECORDS_MASTER_SIZE],
     const uint8_t client_random[static RECORDS_RANDOM_SIZE],
-    const uint8_t server_random[static RECORDS_RANDOM_SIZE]);
+    const uint8_t server_random[static RECORDS_RANDOM_SIZE], uint64_t in_records,
+    uint64_t out_records);
 /* Whether it can be one of ours. */
 bool records_are_sound(const struct records *records);
 /* Forgets the keys, also those that OpenSSL works with. */
 void records_wipe(struct records *records);
+
+/* Forgives up to `count` of the KeyUpdates that came. A client may change its key as often as it
+ * has data for it, and every now and then without; more than that ends the connection. */
+void records_forgive(struct records *records, uint64_t count);
 
 /* The size of the record that begins here, header and all; 0: as yet it cannot be told. One that is
  * too large is of RECORDS_HEADER bytes, and records_open() refuses it. */

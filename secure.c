@@ -3,6 +3,7 @@
 #include "secure.h"
 
 #include "budget.h"
+#include "runtime.h"
 
 #include <errno.h>
 #include <sodium.h>
@@ -12,6 +13,7 @@
 
 enum {
     RECORDS_AT_ONCE = 1 << 9, /* before others have their turn */
+    UPDATE_TIME = 10 * 1000,  /* milliseconds, after which a KeyUpdate is forgiven */
 };
 
 /* Everything sealed passes through here, on its way in or out. */
@@ -75,6 +77,18 @@ static ssize_t fill(struct secure *secure, int fd, size_t size)
     return (ssize_t)have + count;
 }
 
+/* Time forgives KeyUpdates, so that who is idle may go on to change its key. */
+static void forgive(struct secure *secure)
+{
+    if (secure->records.updates == 0)
+        return;
+    int64_t now = runtime_now(), count = (now - secure->forgiven) / UPDATE_TIME;
+    if (count <= 0)
+        return;
+    records_forgive(&secure->records, (uint64_t)count);
+    secure->forgiven = now;
+}
+
 /* Opens records until there is no whole one, no room, or enough for one turn. Returns how many
  * bytes of `sealed` that took; -EPROTO. */
 static ssize_t open_records(
@@ -98,8 +112,11 @@ static ssize_t open_records(
             memmove(out + *opened, out + *opened + skip, count - skip);
         records->skip = (uint16_t)(records->skip - skip);
         *opened += count - skip;
-        if (event == RECORDS_NEW_KEY)
-            break;
+        if (event != RECORDS_NEW_KEY)
+            continue;
+        if (records->updates == 1)
+            secure->forgiven = runtime_now();
+        break;
     }
     return (ssize_t)at;
 }
@@ -109,6 +126,7 @@ ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size)
     size_t opened;
     if (secure->closed)
         return 0;
+    forgive(secure);
     size = size < RECORDS_RECORD_MAX ? RECORDS_RECORD_MAX : size;
     size = size < SECURE_CHUNK ? size : SECURE_CHUNK;
     ssize_t count = fill(secure, fd, size);

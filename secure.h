@@ -18,9 +18,10 @@ struct secure {
     struct records records;
     uint8_t *kept; /* what has come of a record that is not whole, or whose turn it was not */
     size_t kept_size;
-    bool drained; /* the last read has left nothing behind, here or in the socket */
-    bool closed;  /* the other side has said that it will say nothing more */
-    bool ended;   /* so have we */
+    int64_t forgiven; /* when a KeyUpdate was forgiven last: milliseconds, CLOCK_MONOTONIC */
+    bool drained;     /* the last read has left nothing behind, here or in the socket */
+    bool closed;      /* the other side has said that it will say nothing more */
+    bool ended;       /* so have we */
 };
 
 /* Takes a handoff's session. NULL: there is no memory for it. */

@@ -31,10 +31,12 @@ struct tls {
     struct records records;                    /* of the connection being greeted */
 };
 
-/* What TLS 1.3 tells of its keys, by connection. */
-struct secrets {
+/* What is overheard of a handshake: the secrets of TLS 1.3, and how many records came and went
+ * since each side changed its keys. */
+struct overheard {
     uint8_t client[RECORDS_SECRET_MAX], server[RECORDS_SECRET_MAX];
     size_t client_size, server_size;
+    uint64_t in_records, out_records;
 };
 
 /* ---- what the handshake tells ---------------------------------------------------- */
@@ -61,11 +63,28 @@ static void take_secret(
 /* OpenSSL has no other way to say them; it wipes the line. */
 static void hear_secret(const SSL *ssl, const char *line)
 {
-    struct secrets *secrets = SSL_get_app_data(ssl);
-    if (secrets == NULL)
+    struct overheard *overheard = SSL_get_app_data(ssl);
+    if (overheard == NULL)
         return;
-    take_secret(line, "CLIENT_TRAFFIC_SECRET_0 ", secrets->client, &secrets->client_size);
-    take_secret(line, "SERVER_TRAFFIC_SECRET_0 ", secrets->server, &secrets->server_size);
+    take_secret(line, "CLIENT_TRAFFIC_SECRET_0 ", overheard->client, &overheard->client_size);
+    take_secret(line, "SERVER_TRAFFIC_SECRET_0 ", overheard->server, &overheard->server_size);
+}
+
+/* A client may send its Finished in as many records as it likes, and ours is cut as short as it has
+ * asked for: what follows is numbered after them. */
+static void count_record(
+    int written, int version, int type, const void *bytes, size_t size, SSL *ssl, void *argument)
+{
+    struct overheard *overheard = argument;
+    uint64_t *records = written != 0 ? &overheard->out_records : &overheard->in_records;
+    (void)version;
+    (void)ssl;
+    if (type != SSL3_RT_HEADER || size == 0)
+        return;
+    if (*(const uint8_t *)bytes == SSL3_RT_CHANGE_CIPHER_SPEC)
+        *records = 0;
+    else
+        ++*records;
 }
 
 /* Once the version is settled. Of TLS 1.3, too, the kernel carries the bytes, but there a client
@@ -292,7 +311,7 @@ static enum records_suite suite_of(const SSL *ssl)
     }
 }
 
-static int take_keys_1_2(SSL *ssl, struct records *records)
+static int take_keys_1_2(SSL *ssl, const struct overheard *overheard, struct records *records)
 {
     uint8_t master[RECORDS_MASTER_SIZE];
     uint8_t client_random[RECORDS_RANDOM_SIZE], server_random[RECORDS_RANDOM_SIZE];
@@ -300,29 +319,40 @@ static int take_keys_1_2(SSL *ssl, struct records *records)
     if (SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof master) == sizeof master &&
         SSL_get_client_random(ssl, client_random, sizeof client_random) == sizeof client_random &&
         SSL_get_server_random(ssl, server_random, sizeof server_random) == sizeof server_random)
-        error = records_start_1_2(records, suite_of(ssl), master, client_random, server_random);
+        error = records_start_1_2(records, suite_of(ssl), master, client_random, server_random,
+            overheard->in_records, overheard->out_records);
     sodium_memzero(master, sizeof master);
     return error;
 }
 
-static int take_keys_1_3(SSL *ssl, const struct secrets *secrets, struct records *records)
+static int take_keys_1_3(SSL *ssl, const struct overheard *overheard, struct records *records)
 {
     size_t size = suite_of(ssl) == RECORDS_AES_256_GCM ? 48 : 32;
-    if (secrets->client_size != size || secrets->server_size != size)
+    if (overheard->client_size != size || overheard->server_size != size)
         return -ENODATA;
-    return records_start_1_3(records, suite_of(ssl), secrets->client, secrets->server);
+    return records_start_1_3(records, suite_of(ssl), overheard->client, overheard->server);
+}
+
+/* What fits into one record, if the client has asked for less than is usual. */
+static uint16_t data_max(SSL *ssl)
+{
+    uint8_t code = SSL_SESSION_get_max_fragment_length(SSL_get_session(ssl));
+    return code >= TLSEXT_max_fragment_length_512 && code <= TLSEXT_max_fragment_length_4096
+               ? (uint16_t)(RECORDS_FRAGMENT_MIN << (code - TLSEXT_max_fragment_length_512))
+               : RECORDS_DATA_MAX;
 }
 
 /* OpenSSL has read up to the end of the handshake and not beyond, and what comes is ours to open.
  */
-static int take_keys(SSL *ssl, const struct secrets *secrets, struct greeting *greeting)
+static int take_keys(SSL *ssl, const struct overheard *overheard, struct greeting *greeting)
 {
     struct records *records = &greeting->tls->records;
     if (SSL_has_pending(ssl) != 0 || BIO_get_ktls_send(SSL_get_wbio(ssl)) ||
         BIO_get_ktls_recv(SSL_get_rbio(ssl)))
         return -ENOTSUP;
-    int error = SSL_version(ssl) == TLS1_2_VERSION ? take_keys_1_2(ssl, records)
-                                                   : take_keys_1_3(ssl, secrets, records);
+    int error = SSL_version(ssl) == TLS1_2_VERSION ? take_keys_1_2(ssl, overheard, records)
+                                                   : take_keys_1_3(ssl, overheard, records);
+    records->data_max = data_max(ssl);
     if (error == 0)
         greeting->records = records;
     return error;
@@ -332,20 +362,23 @@ static int take_keys(SSL *ssl, const struct secrets *secrets, struct greeting *g
  * -ECONNRESET or -ETIMEDOUT for none, another negative errno for want of something. */
 static int open_tls(struct tls *tls, struct greeting *greeting)
 {
-    struct secrets secrets = {.client_size = 0};
+    struct overheard overheard = {.client_size = 0};
     renew(tls);
     SSL *ssl = SSL_new(tls->context);
-    if (ssl == NULL || SSL_set_fd(ssl, greeting->fd) != 1 || SSL_set_app_data(ssl, &secrets) != 1) {
+    if (ssl == NULL || SSL_set_fd(ssl, greeting->fd) != 1 ||
+        SSL_set_app_data(ssl, &overheard) != 1) {
         SSL_free(ssl);
         return -ENOMEM;
     }
+    SSL_set_msg_callback(ssl, count_record);
+    SSL_set_msg_callback_arg(ssl, &overheard);
     int status = shake_hands(ssl, greeting);
     acknowledge(greeting->fd);
     if (status == 0 && !kernel_carries(ssl))
-        status = take_keys(ssl, &secrets, greeting);
+        status = take_keys(ssl, &overheard, greeting);
     SSL_free(ssl);
     ERR_clear_error();
-    sodium_memzero(&secrets, sizeof secrets);
+    sodium_memzero(&overheard, sizeof overheard);
     return status;
 }
 

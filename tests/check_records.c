@@ -528,6 +528,26 @@ START_TEST(no_number_serves_twice)
 }
 END_TEST
 
+START_TEST(records_are_as_short_as_the_client_asked_for)
+{
+    uint8_t *sealed;
+    struct iovec part = {pattern, 10000};
+    struct records_source source = {&part, 1, 0};
+    ck_assert_int_eq(
+        SSL_CTX_set_tlsext_max_fragment_length(context, TLSEXT_max_fragment_length_512), 1);
+    connect_client(_i);
+    expect_traffic();
+    server_writes(pattern, 10000);
+    client_reads(pattern, 10000);
+    ssize_t size = secure_seal(server, &source, &sealed);
+    for (size_t at = 0, length; at < (size_t)size; at += length) {
+        length = records_measure(sealed + at, (size_t)size - at);
+        ck_assert_uint_gt(length, 0);
+        ck_assert_uint_le(length, 512 + RECORDS_HEADER + 8 + 1 + TAG_SIZE);
+    }
+}
+END_TEST
+
 START_TEST(padding_is_taken_off)
 {
     connect_client(_i);
@@ -742,28 +762,115 @@ static void expect_refused(int suite, uint8_t type, const char *hex, enum record
 
 START_TEST(of_handshakes_only_a_key_update_may_follow)
 {
-    static const char *const messages[] = {
-        "",
-        "18",
-        "1800000102",
-        "180000010000",
-        "18000000",
-        "1800000200",
-        "00000000",
-        "010000050303000000",
-        "0400000100",
-        "180000010018000001",
+    static const struct {
+        const char *hex;
+        enum records_alert alert;
+    } messages[] = {
+        {"", RECORDS_UNEXPECTED_MESSAGE},
+        {"1800000102", RECORDS_ILLEGAL_PARAMETER},
+        {"180000010000", RECORDS_UNEXPECTED_MESSAGE},
+        {"18000000", RECORDS_DECODE_ERROR},
+        {"1800000200", RECORDS_DECODE_ERROR},
+        {"180000020000", RECORDS_DECODE_ERROR},
+        {"00000000", RECORDS_UNEXPECTED_MESSAGE},
+        {"010000050303000000", RECORDS_UNEXPECTED_MESSAGE},
+        {"0400000100", RECORDS_UNEXPECTED_MESSAGE},
+        {"180000010018000001", RECORDS_UNEXPECTED_MESSAGE},
     };
+    bool old = suites[_i].version == TLS1_2_VERSION;
     connect_client(_i);
     for (size_t i = 0; i < sizeof messages / sizeof messages[0]; i++)
-        expect_refused(_i, HANDSHAKE, messages[i], RECORDS_UNEXPECTED_MESSAGE);
-    if (suites[_i].version == TLS1_2_VERSION)
+        expect_refused(
+            _i, HANDSHAKE, messages[i].hex, old ? RECORDS_UNEXPECTED_MESSAGE : messages[i].alert);
+    if (old) {
+        expect_refused(_i, HANDSHAKE, "18", RECORDS_UNEXPECTED_MESSAGE);
         expect_refused(_i, HANDSHAKE, "1800000100", RECORDS_UNEXPECTED_MESSAGE);
+    }
     expect_refused(_i, 20, "01", RECORDS_UNEXPECTED_MESSAGE);
     expect_refused(_i, 24, "0100", RECORDS_UNEXPECTED_MESSAGE);
-    if (suites[_i].version == TLS1_3_VERSION)
+    if (!old)
         expect_refused(_i, 0, "000000", RECORDS_UNEXPECTED_MESSAGE); /* nothing but padding */
     expect_traffic();
+}
+END_TEST
+
+START_TEST(a_key_update_may_come_in_pieces)
+{
+    static const uint8_t message[] = {24, 0, 0, 1, 0};
+    connect_client(_i);
+    for (size_t piece = 1; piece < sizeof message; piece++) {
+        struct secure *kept = server;
+        server = secure_open(&kept->records);
+        struct records from = other_side(&server->records);
+        for (size_t at = 0; at < sizeof message; at += piece)
+            send_as(&from, _i, HANDSHAKE, message + at,
+                sizeof message - at < piece ? sizeof message - at : piece);
+        int end;
+        ck_assert_uint_eq(server_reads_all(&end), 0);
+        ck_assert_int_eq(end, EAGAIN);
+        ck_assert_mem_ne(server->records.in.key, kept->records.in.key, RECORDS_KEY_MAX);
+        from = other_side(&server->records);
+        send_as(&from, _i, DATA, "data", 4);
+        server_reads("data", 4);
+        secure_close(server);
+        server = kept;
+    }
+}
+END_TEST
+
+START_TEST(nothing_may_come_between_the_pieces_of_a_key_update)
+{
+    static const uint8_t half[] = {24, 0}, end[] = {1, 0};
+    connect_client(_i);
+    for (int i = 0; i < 2; i++) {
+        struct secure *kept = server;
+        server = secure_open(&kept->records);
+        struct records from = other_side(&server->records);
+        send_as(&from, _i, HANDSHAKE, half, sizeof half);
+        send_as(&from, _i, i == 0 ? DATA : ALERT, end, sizeof end);
+        server_fails(RECORDS_UNEXPECTED_MESSAGE);
+        secure_close(server);
+        server = kept;
+    }
+}
+END_TEST
+
+/* What a client sends who changes its key `count` times, with `data` records before each. */
+static enum records_event change_keys(struct records *records, int suite, int count, int data)
+{
+    static const uint8_t message[] = {24, 0, 0, 1, 0};
+    uint8_t record[64], plain[64];
+    size_t size, out_size;
+    enum records_event event = RECORDS_DATA;
+    for (int i = 0; i < count && event != RECORDS_FAILED; i++) {
+        struct records from = other_side(records);
+        for (int j = 0; j < data; j++) {
+            size = seal_as(&from, suite, DATA, "data", 4, 0, record);
+            ck_assert_int_eq(records_open(records, record, size, plain, &out_size), RECORDS_DATA);
+        }
+        size = seal_as(&from, suite, HANDSHAKE, message, sizeof message, 0, record);
+        event = records_open(records, record, size, plain, &out_size);
+    }
+    return event;
+}
+
+START_TEST(who_changes_its_key_without_end_is_stopped)
+{
+    connect_client(_i);
+    struct records *records = &server->records;
+    ck_assert_int_eq(change_keys(records, _i, RECORDS_UPDATES_MAX, 0), RECORDS_NEW_KEY);
+    records_forgive(records, 2);
+    ck_assert_int_eq(change_keys(records, _i, 2, 0), RECORDS_NEW_KEY);
+    ck_assert_int_eq(change_keys(records, _i, 1, 0), RECORDS_FAILED);
+    ck_assert_int_eq(records->alert, RECORDS_UNEXPECTED_MESSAGE);
+}
+END_TEST
+
+START_TEST(who_has_data_for_its_keys_may_change_them_without_end)
+{
+    connect_client(_i);
+    ck_assert_int_eq(
+        change_keys(&server->records, _i, 3 * RECORDS_UPDATES_MAX, 16), RECORDS_NEW_KEY);
 }
 END_TEST
 
@@ -774,6 +881,7 @@ START_TEST(alerts_end_a_connection_but_for_two)
     expect_refused(_i, ALERT, "0228", RECORDS_NOTHING_TO_SAY);
     if (old)
         expect_refused(_i, ALERT, "025a", RECORDS_NOTHING_TO_SAY);
+    expect_refused(_i, ALERT, "", RECORDS_UNEXPECTED_MESSAGE);
     expect_refused(_i, ALERT, "01", RECORDS_DECODE_ERROR);
     expect_refused(_i, ALERT, "010000", RECORDS_DECODE_ERROR);
     if (!old)
@@ -829,6 +937,15 @@ START_TEST(a_session_that_cannot_be_is_refused)
     start_rfc_8448(&records);
     records.skip = RECORDS_DATA_MAX;
     ck_assert(!records_are_sound(&records));
+    start_rfc_8448(&records);
+    records.data_max = RECORDS_FRAGMENT_MIN - 1;
+    ck_assert(!records_are_sound(&records));
+    start_rfc_8448(&records);
+    records.message_size = RECORDS_MESSAGE_SIZE;
+    ck_assert(!records_are_sound(&records));
+    start_rfc_8448(&records);
+    records.updates = RECORDS_UPDATES_MAX + 1;
+    ck_assert(!records_are_sound(&records));
 }
 END_TEST
 
@@ -850,6 +967,7 @@ int main(void)
     tcase_add_loop_test(tests, who_asks_often_for_a_new_key_of_ours_gets_one, 0, SUITES_1_3);
     tcase_add_loop_test(tests, our_key_is_changed_when_it_has_served_its_time, 0, SUITES);
     tcase_add_loop_test(tests, no_number_serves_twice, 0, SUITES);
+    tcase_add_loop_test(tests, records_are_as_short_as_the_client_asked_for, 0, SUITES);
     tcase_add_loop_test(tests, padding_is_taken_off, 0, SUITES_1_3);
     tcase_add_loop_test(tests, an_end_is_said_and_heard, 0, SUITES);
     tcase_add_loop_test(
@@ -865,6 +983,11 @@ int main(void)
     tcase_add_loop_test(tests, a_record_may_not_be_too_large, 0, SUITES);
     tcase_add_loop_test(tests, nothing_may_come_unsealed, 0, SUITES);
     tcase_add_loop_test(tests, of_handshakes_only_a_key_update_may_follow, 0, SUITES);
+    tcase_add_loop_test(tests, a_key_update_may_come_in_pieces, 0, SUITES_1_3);
+    tcase_add_loop_test(tests, nothing_may_come_between_the_pieces_of_a_key_update, 0, SUITES_1_3);
+    tcase_add_loop_test(tests, who_changes_its_key_without_end_is_stopped, 0, SUITES_1_3);
+    tcase_add_loop_test(
+        tests, who_has_data_for_its_keys_may_change_them_without_end, 0, SUITES_1_3);
     tcase_add_loop_test(tests, alerts_end_a_connection_but_for_two, 0, SUITES);
     tcase_add_loop_test(tests, a_warning_changes_nothing, 0, SUITES);
     tcase_add_loop_test(tests, the_client_is_told_what_it_broke, 0, SUITES);

@@ -103,6 +103,7 @@ static void send_parts(const uint8_t *bytes, size_t size, size_t times)
 {
     struct iovec parts[64];
     struct records_source source = {parts, times, 0};
+    other.updates = 0; /* this side forgives whatever it is told */
     uint8_t *sealed, opened[RECORDS_RECORD_MAX];
     size_t checked = 0, length, count;
     for (size_t i = 0; i < times; i++)
@@ -156,8 +157,9 @@ static void start(uint8_t choice)
     struct records records;
     int ends[2], room = 1 << 20;
     insist(records_prepare() == 0);
-    insist((choice % 2 == 0 ? records_start_1_3(&records, suite, secret, other_secret)
-                            : records_start_1_2(&records, suite, secret, secret, secret)) == 0);
+    insist(
+        (choice % 2 == 0 ? records_start_1_3(&records, suite, secret, other_secret)
+                         : records_start_1_2(&records, suite, secret, secret, secret, 1, 1)) == 0);
     if (choice >= 0x80)
         records.out.sequence = RECORDS_KEY_LIFE - 1;
     other = records;

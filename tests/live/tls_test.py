@@ -16,64 +16,11 @@ from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, chi
 from offset_client import Connection
 from offset_relay import OffsetRelay
 from offset_relay import exchange as exchange_through_tunnel
-from tls_client import FIRST, SECOND, Certificate, Secure, secure_relay, work
+from tls_client import (FIRST, SECOND, Certificate, Pieces, Secure, Splitting, secure_relay, work)
 from websocket_client import TEXT
 
 WAYS = Relay.MODES
 MANY = 50 << 20
-
-class Pieces(Client):
-    """A TLS client whose bytes pass through our hands: to close one direction only, which Python's
-    TLS sockets cannot, and to send them slowly."""
-
-    def __init__(self, relay, context=None):
-        super().__init__(("127.0.0.1", relay.port))
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = (context or FIRST.context()).wrap_bio(
-            self.incoming, self.outgoing, server_hostname="relay.test")
-
-    def flush(self, piece=None):
-        data = self.outgoing.read()
-        for at in range(0, len(data), piece or max(len(data), 1)):
-            super().send(data[at:at + (piece or len(data))])
-            if piece:
-                time.sleep(0.0005)
-
-    def _until_done(self, action, piece=None):
-        while True:
-            try:
-                result = action()
-                self.flush(piece)
-                return result
-            except ssl.SSLWantReadError:
-                self.flush(piece)
-                data = self.socket.recv(65536)
-                if not data:
-                    self.incoming.write_eof()
-                self.incoming.write(data)
-
-    def shake_hands(self, piece=None):
-        self._until_done(self.tls.do_handshake, piece)
-        return self
-
-    def send(self, data, piece=None):
-        self.tls.write(data)
-        self.flush(piece)
-        return self
-
-    def receive_some(self, size):
-        try:
-            return self._until_done(lambda: self.tls.read(size))
-        except ssl.SSLZeroReturnError:
-            return b""
-
-    def finish(self):
-        try:
-            self.tls.unwrap()
-        except ssl.SSLWantReadError:
-            pass
-        self.flush()
-
 
 def meet(first, second):
     token = new_token()
@@ -110,6 +57,15 @@ def both_versions_and_kinds_of_key_carry_bytes(what):
         first, second = meet(Secure(relay, context), Secure(relay, context))
         assert what == "RSA" or first.socket.version() == what
         exchange(first, second, 1 << 20)
+
+
+@behaviour("1", "2", "15")
+def a_handshake_may_end_in_however_many_records(size):
+    with secure_relay() as relay:
+        first, second = meet(Splitting(relay, int(size)).shake_hands(), relay.connect())
+        exchange(first, second)
+        first.finish()
+        second.expect_end()
 
 
 @behaviour(*WAYS)
