@@ -28,7 +28,7 @@ void ends_record(struct forwarder *forwarder, const struct usage_record *entry)
     if (error == 0)
         return;
     errno = -error;
-    log_error_errno("cannot record a connection");
+    log_repeated_errno(LOG_ERR, "cannot record a connection");
     if (error == -EAGAIN)
         return;
     close(forwarder->recorder);
@@ -224,7 +224,7 @@ static void log_breach(const struct end *end)
 {
     const struct coded *coded = end->coded;
     if (coded != NULL && (coded->verdict == CODEC_FAILED || coded->unwelcome))
-        log_info("closed a connection (%s): what it sent breaks the protocol",
+        log_repeated(LOG_INFO, "closed a connection (%s): what it sent breaks the protocol",
             protocols[end->protocol]->name);
 }
 
@@ -546,7 +546,7 @@ void ends_take(struct forwarder *forwarder, const struct handoff *handoff, int f
     }
     struct end *end = make_end(forwarder, &view, handoff, fd);
     if (end == NULL) {
-        log_error_errno("cannot take a connection");
+        log_repeated_errno(LOG_ERR, "cannot take a connection");
         refuse_arrival(forwarder, &view);
         close(fd);
         return;

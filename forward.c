@@ -56,11 +56,11 @@ static void listen_to_socket(struct forwarder *forwarder, bool wanted)
     if (forwarder->listening == wanted)
         return;
     if (epoll_ctl(forwarder->epoll, EPOLL_CTL_MOD, forwarder->socket, &event) < 0)
-        log_error_errno("cannot wait for handoffs");
+        log_repeated_errno(LOG_ERR, "cannot wait for handoffs");
     else
         forwarder->listening = wanted;
     if (!wanted && !forwarder->stopping)
-        log_warning("no more connections are taken: %zu descriptors are in use",
+        log_repeated(LOG_WARNING, "no more connections are taken: %zu descriptors are in use",
             forwarder->descriptors_max);
 }
 
@@ -88,11 +88,11 @@ static bool take_handoffs(struct forwarder *forwarder)
         if (error == -EAGAIN || error == -EINTR)
             return error == -EAGAIN;
         if (error == -EMFILE) {
-            log_error("cannot take a connection: this process is short of descriptors");
+            log_repeated(LOG_ERR, "cannot take a connection: this process is short of descriptors");
             ends_take(forwarder, &handoff, -1);
         } else if (error != 0) {
             errno = -error;
-            log_warning_errno("cannot use a handoff");
+            log_repeated_errno(LOG_WARNING, "cannot use a handoff");
         } else {
             take_handoff(forwarder, &handoff, fd);
         }
@@ -287,6 +287,13 @@ static void tick(struct forwarder *forwarder)
     forwarder->next_tick = busy ? forwarder->flow.now + TICK : -1;
 }
 
+/* Others may live for one connection only, so this process says what was summed up of their log. */
+static void look_at_log(struct forwarder *forwarder)
+{
+    if (forwarder->flow.now >= forwarder->next_log)
+        forwarder->next_log = forwarder->flow.now + log_look(false);
+}
+
 /* Waits for events. Two clients who talk in turns are quicker than this process is put to sleep
  * and woken, which for them is most of a round trip: while they do, a little time is spent on
  * looking first. It never is when bytes come in bulk, or when nothing has come for longer. */
@@ -325,6 +332,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
         expire(forwarder);
         tick(forwarder);
     }
+    look_at_log(forwarder);
     ends_bury(forwarder);
     listen_to_socket(forwarder, !forwarder->stopping && !short_of_descriptors(forwarder));
 }
@@ -447,15 +455,20 @@ void forwarder_close(struct forwarder *forwarder)
         close(forwarder->epoll);
 }
 
-/* How long the loop may sleep: until something is due, or idleness has lasted. */
+/* How long the loop may sleep: until something is due, idleness has lasted, or the log is to be
+ * looked at. */
 static int sleep_time(const struct forwarder *forwarder)
 {
-    int timeout = wait_time(forwarder);
+    int64_t timeout = wait_time(forwarder);
     int64_t idle = (int64_t)forwarder->options->idle_timeout * 1000;
-    if (timeout >= 0 || idle == 0 || forwarder->idle_since < 0)
-        return timeout;
-    int64_t left = forwarder->idle_since + idle - forwarder->flow.now;
-    return left <= 0 ? 0 : (int)left;
+    int64_t log = forwarder->next_log - forwarder->flow.now;
+    if (timeout < 0 && idle > 0 && forwarder->idle_since >= 0)
+        timeout = forwarder->idle_since + idle - forwarder->flow.now;
+    else if (timeout < 0)
+        timeout = log;
+    if (log < timeout)
+        timeout = log;
+    return timeout <= 0 ? 0 : (int)timeout;
 }
 
 static bool idle_for_long(const struct forwarder *forwarder)
@@ -483,5 +496,6 @@ int forward_run(const struct forward_setup *setup)
     if (error == 0)
         stop(&forwarder, &while_waiting);
     forwarder_close(&forwarder);
+    (void)log_look(true);
     return error;
 }

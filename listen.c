@@ -48,11 +48,12 @@ void listen_tune(int fd, const struct options *options)
     for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
         if (setsockopt(fd, settings[i].level, settings[i].name, &settings[i].value,
                 sizeof settings[i].value) < 0)
-            log_warning_errno("cannot set option %d on a connection", settings[i].name);
+            log_repeated_errno(
+                LOG_WARNING, "cannot set option %d on a connection", settings[i].name);
     }
     uint64_t rate = options->session_rate;
     if (rate > 0 && setsockopt(fd, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof rate) < 0)
-        log_warning_errno("cannot set the rate of a connection");
+        log_repeated_errno(LOG_WARNING, "cannot set the rate of a connection");
 }
 
 int listen_peer(int fd, struct sockaddr_storage *ret)

@@ -26,6 +26,15 @@ static const struct passwd *find_user(const struct options *options)
     return user != NULL ? user : getpwnam("nobody");
 }
 
+/* Only without root's privileges: the directory is another user's. */
+static void share_log(const struct options *options)
+{
+    char path[PATH_MAX];
+    int length = snprintf(path, sizeof path, "%s/repeats", options->runtime_directory);
+    if (length > 0 && (size_t)length < sizeof path)
+        log_share(path);
+}
+
 int runtime_drop_root(const struct options *options)
 {
     if (geteuid() != 0)
@@ -41,6 +50,7 @@ int runtime_drop_root(const struct options *options)
         log_error_errno("cannot become user %s", user->pw_name);
         return -1;
     }
+    share_log(options);
     return 0;
 }
 
@@ -130,7 +140,11 @@ int runtime_paths(const struct options *options, struct runtime *runtime)
 
 int runtime_prepare(const struct options *options, struct runtime *runtime)
 {
-    return runtime_paths(options, runtime) < 0 ? -1 : make_directory(options);
+    if (runtime_paths(options, runtime) < 0 || make_directory(options) < 0)
+        return -1;
+    if (geteuid() != 0)
+        share_log(options);
+    return 0;
 }
 
 void runtime_prepare_state(const struct options *options)

@@ -3,6 +3,7 @@
  *      table          the rendezvous table (pair.h)
  *      forward.sock   the forwarder's socket (handoff.h)
  *      forward.lock   held by the one forwarder for as long as it lives
+ *      repeats        what the log has summed up (repeats.h)
  *      users.lock     shared by all who may send to the forwarder; a forwarder that was
  *                     started on demand retires only when it gets it for itself */
 #ifndef RELAY_RUNTIME_H
@@ -21,7 +22,8 @@ struct runtime {
 };
 
 /* Fills in the paths; and makes the runtime directory where it is missing (mode 0700, of the
- * user to drop to). Refuses one that others may write to. Log, return -1 on failure. */
+ * user to drop to). Refuses one that others may write to. Log, return -1 on failure. Once there is
+ * a directory, and root was given up, the log sums up over all processes that use it. */
 int runtime_paths(const struct options *options, struct runtime *runtime);
 int runtime_prepare(const struct options *options, struct runtime *runtime);
 

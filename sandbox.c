@@ -63,6 +63,10 @@ static const int common_calls[] = {
     SCMP_SYS(getpeername),
     SCMP_SYS(poll),
     SCMP_SYS(ppoll),
+    SCMP_SYS(pwritev2), /* the log: a line that does not wait, */
+    SCMP_SYS(vmsplice),
+    SCMP_SYS(pread64), /* and what is summed up */
+    SCMP_SYS(pwrite64),
 };
 
 static const int worker_calls[] = {
@@ -82,7 +86,7 @@ static const int forwarder_calls[] = {
     SCMP_SYS(unlink),
 };
 
-/* What syslog(3) tries when its daemon was restarted: refused, but not fatal. */
+/* What a library may try, though it need not: refused, but not fatal. */
 static const int refused_calls[] = {
     SCMP_SYS(socket),
     SCMP_SYS(openat),
@@ -112,6 +116,13 @@ static int allow_if(
             .arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = mask, .datum_b = value});
 }
 
+/* Locking of what the log sums up. */
+static int allow_locking(scmp_filter_ctx filter)
+{
+    int error = allow_if(filter, SCMP_SYS(fcntl), 1, UINT32_MAX, F_SETLK);
+    return error != 0 ? error : allow_if(filter, SCMP_SYS(fcntl64), 1, UINT32_MAX, F_SETLK);
+}
+
 static int allow_worker(scmp_filter_ctx filter, int handoff_socket)
 {
     int error = ADD(SCMP_ACT_ALLOW, worker_calls);
@@ -132,6 +143,8 @@ static int allow_keeper(scmp_filter_ctx filter)
 static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
 {
     int error = ADD(SCMP_ACT_ALLOW, common_calls);
+    if (error == 0)
+        error = allow_locking(filter);
     if (error == 0 && role == SANDBOX_KEEPER)
         return allow_keeper(filter);
     if (error == 0)

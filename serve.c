@@ -205,7 +205,7 @@ static int work(struct server *server, struct board_entry *entry)
             uses++;
             greet_one(server, entry, fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            log_warning_errno("cannot accept a connection");
+            log_repeated_errno(LOG_WARNING, "cannot accept a connection");
             return EXIT_RUN_TIME; /* the parent pauses before it makes another */
         }
     }
@@ -667,6 +667,7 @@ static void stop(struct server *server)
         log_warning_errno("cannot remove %s", server->runtime.socket);
     for (size_t i = 0; i < server->socket_count; i++)
         close(server->sockets[i]);
+    (void)log_look(true);
 }
 
 /* Said last, so that whoever reads it finds everything in its place. */

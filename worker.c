@@ -97,7 +97,7 @@ static void record_end(const struct worker *worker, int64_t opened, enum pair_ou
     int error = handoff_send(worker->forwarder, &handoff, -1);
     if (error != 0) {
         errno = -error;
-        log_warning_errno("cannot record a connection");
+        log_repeated_errno(LOG_WARNING, "cannot record a connection");
     }
 }
 
@@ -129,7 +129,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     int error = pair_meet(worker->table, ref, request, &meeting);
     if (error != 0) {
         errno = -error;
-        log_error_errno("cannot use the table");
+        log_repeated_errno(LOG_ERR, "cannot use the table");
         return PAIR_FULL;
     }
     if (meeting.result == PAIR_REFUSED) {
@@ -144,7 +144,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     if (error != 0) {
         send_look(worker, meeting.dismissed);
         errno = -error;
-        log_error_errno("cannot hand a connection to the forwarder");
+        log_repeated_errno(LOG_ERR, "cannot hand a connection to the forwarder");
         return PAIR_FULL;
     }
     (void)pair_sent(worker->table, ref); /* stale: the forwarder is done with it already */
@@ -182,8 +182,9 @@ static enum pair_outcome ask_proxy(const struct greeting *greeting, struct calle
     uint64_t proxy = listen_source(&caller->address, greeting->table);
     int error = proxy_read(greeting, &caller->address, &caller->is_proxy);
     if (error == -EPROTO)
-        log_warning("refused a connection from a trusted proxy: it does not begin with a good "
-                    "PROXY header");
+        log_repeated(LOG_WARNING,
+            "refused a connection from a trusted proxy: it does not begin with "
+            "a good PROXY header");
     /* It named nobody, or itself. */
     if (error != 0 || listen_source(&caller->address, greeting->table) == proxy)
         caller->is_proxy = true;
@@ -224,14 +225,15 @@ static enum pair_outcome enter(const struct worker *worker, uint64_t source, int
         return PAIR_SOURCE;
     if (error != -ENOSPC) {
         errno = -error;
-        log_error_errno("cannot use the table");
+        log_repeated_errno(LOG_ERR, "cannot use the table");
     }
     return PAIR_FULL;
 }
 
 /* There is no room for a connection. Only a WebSocket's client can be told so; and who asks whether
  * there is room gets an answer. One of too many is heard as far as it has spoken already. */
-static enum pair_outcome turn_away(struct greeting *greeting, enum pair_outcome outcome)
+static enum pair_outcome turn_away(
+    struct greeting *greeting, enum pair_outcome outcome, bool closing)
 {
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
@@ -241,6 +243,10 @@ static enum pair_outcome turn_away(struct greeting *greeting, enum pair_outcome 
     if ((protocol == &web_protocol || protocol == &tls_protocol) &&
         protocol->greet(greeting, &request, &handoff) == PAIR_SERVED)
         return PAIR_SERVED;
+    if (!closing)
+        log_repeated(LOG_INFO, "refused a connection: %s",
+            outcome == PAIR_SOURCE ? "its source has as many as one may have"
+                                   : "there is no room for more");
     return outcome;
 }
 
@@ -265,7 +271,7 @@ static void close_refused(
     struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason, bool known)
 {
     if (outcome == PAIR_ERRORY && known)
-        log_info("refused a connection (%s): %s", protocols[greeting->protocol]->name,
+        log_repeated(LOG_INFO, "refused a connection (%s): %s", protocols[greeting->protocol]->name,
             reason == PAIR_DUPLICATE ? "its like is here already" : "a bad handshake");
     if (known)
         say_farewell(greeting, outcome, reason);
@@ -298,7 +304,7 @@ void worker_greet(struct worker *worker, int fd)
     if (entered)
         outcome = greet(worker, &greeting, ref, &known, &reason);
     else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
-        outcome = turn_away(&greeting, outcome);
+        outcome = turn_away(&greeting, outcome, worker->closing);
     log_caller(&caller, &greeting, outcome);
     if (outcome == PAIR_HAPPY) {
         close(greeting.fd);
@@ -399,6 +405,7 @@ int worker_main(const struct options *options, char **arguments)
 {
     struct runtime runtime;
     struct worker worker;
+    log_sum_all();
     int fd = find_connection();
     if (fd < 0)
         return EXIT_RUN_TIME;

@@ -405,7 +405,7 @@ static enum pair_outcome take_off(struct greeting *greeting)
         return PAIR_EMPTY;
     default:
         errno = -error;
-        log_error_errno("cannot serve a TLS connection");
+        log_repeated_errno(LOG_ERR, "cannot serve a TLS connection");
         return PAIR_FULL;
     }
 }

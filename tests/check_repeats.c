@@ -1,0 +1,268 @@
+/* Lines that repeat are said once, and then once a minute with their count, over all processes. */
+#include "repeats.h"
+#include "scratch.h"
+#include "suite.h"
+
+#include <sys/wait.h>
+#include <syslog.h>
+
+enum {
+    MINUTE = REPEATS_PERIOD,
+    NOW = 1000000 /* milliseconds: some time after boot */
+};
+
+static char said[64][512];
+static size_t said_count;
+static bool refused; /* the log takes no lines */
+
+static bool say(int priority, const char *text)
+{
+    if (refused)
+        return false;
+    ck_assert_uint_lt(said_count, sizeof said / sizeof said[0]);
+    (void)snprintf(said[said_count++], sizeof said[0], "<%d>%s", priority, text);
+    return true;
+}
+
+static void expect_said(const char *line)
+{
+    ck_assert_uint_eq(said_count, 1);
+    ck_assert_str_eq(said[0], line);
+    said_count = 0;
+}
+
+static void expect_silence(void)
+{
+    ck_assert_msg(said_count == 0, "said: %s", said[0]);
+}
+
+static void set_up(void)
+{
+    scratch_set_up();
+    said_count = 0;
+    refused = false;
+    ck_assert_int_eq(repeats_share(scratch_path("repeats")), 0);
+}
+
+static void tear_down(void)
+{
+    (void)repeats_share(NULL);
+    scratch_tear_down();
+}
+
+START_TEST(the_first_is_said_at_once_and_the_others_a_minute_later_with_their_count)
+{
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    expect_said("<6>a refusal");
+    for (int i = 1; i < 10; i++)
+        repeats_add(LOG_INFO, "a refusal", NOW + i, say);
+    expect_silence();
+    repeats_add(LOG_INFO, "a refusal", NOW + MINUTE, say);
+    expect_said("<6>a refusal (10 times in 60 seconds)");
+    repeats_add(LOG_INFO, "a refusal", NOW + 3 * MINUTE, say);
+    expect_said("<6>a refusal");
+}
+END_TEST
+
+START_TEST(what_was_counted_is_said_by_whoever_looks_and_nothing_twice)
+{
+    for (int i = 0; i < 3; i++)
+        repeats_add(LOG_WARNING, "a refusal", NOW, say);
+    said_count = 0;
+    ck_assert_int_eq(repeats_look(false, NOW + 1000, say), MINUTE - 1000);
+    expect_silence();
+    (void)repeats_look(false, NOW + MINUTE, say);
+    expect_said("<4>a refusal (2 times in 60 seconds)");
+    ck_assert_int_eq(repeats_look(true, NOW + MINUTE, say), MINUTE);
+    expect_silence();
+}
+END_TEST
+
+START_TEST(at_the_end_all_is_said)
+{
+    for (int i = 0; i < 3; i++)
+        repeats_add(LOG_INFO, "a refusal", NOW, say);
+    said_count = 0;
+    (void)repeats_look(true, NOW + 5000, say);
+    expect_said("<6>a refusal (2 times in 5 seconds)");
+}
+END_TEST
+
+START_TEST(each_text_is_counted_for_itself)
+{
+    repeats_add(LOG_INFO, "one", NOW, say);
+    repeats_add(LOG_INFO, "two", NOW, say);
+    ck_assert_uint_eq(said_count, 2);
+    said_count = 0;
+    repeats_add(LOG_INFO, "one", NOW + 1, say);
+    (void)repeats_look(false, NOW + 2 * MINUTE, say);
+    expect_said("<6>one");
+}
+END_TEST
+
+/* A minute is full of more texts than there are places. */
+START_TEST(more_kinds_than_are_told_apart_are_one_kind)
+{
+    char text[32];
+    for (int i = 0; i < 2 * REPEATS_KINDS; i++) {
+        (void)snprintf(text, sizeof text, "text %d", i);
+        repeats_add(LOG_INFO, text, NOW, say);
+    }
+    ck_assert_uint_eq(said_count, REPEATS_KINDS + 1);
+    ck_assert_str_eq(said[REPEATS_KINDS], "<6>lines of more kinds than are told apart");
+    said_count = 0;
+    repeats_add(LOG_INFO, "a later text", NOW + MINUTE, say);
+    ck_assert_str_eq(said[0], "<6>a later text");
+}
+END_TEST
+
+START_TEST(processes_that_share_a_file_count_together)
+{
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    expect_said("<6>a refusal");
+    for (int i = 0; i < 20; i++) {
+        pid_t child = fork();
+        ck_assert_int_ge(child, 0);
+        if (child == 0) {
+            if (i % 2 == 0) /* as another program opens it */
+                (void)repeats_share(scratch_path("repeats"));
+            for (int k = 0; k < 100; k++)
+                repeats_add(LOG_INFO, "a refusal", NOW + k, say);
+            _exit((int)said_count);
+        }
+    }
+    for (int status, i = 0; i < 20; i++) {
+        ck_assert_int_gt(wait(&status), 0);
+        ck_assert_int_eq(status, 0); /* it said nothing */
+    }
+    (void)repeats_look(true, NOW + MINUTE, say);
+    ck_assert_uint_eq(said_count, 1);
+    int count = 0;
+    ck_assert_int_eq(sscanf(said[0], "<6>a refusal (%d times", &count), 1);
+    ck_assert_int_le(count, 2000);
+    ck_assert_int_ge(count, 1500); /* without those who never had the lock, nor tried again */
+}
+END_TEST
+
+START_TEST(the_death_of_one_who_counts_holds_nobody_up)
+{
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0)
+        for (;;)
+            repeats_add(LOG_INFO, "a refusal", NOW, say);
+    (void)usleep(20000);
+    ck_assert_int_eq(kill(child, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+    repeats_add(LOG_INFO, "another", NOW, say);
+    expect_said("<6>another");
+    repeats_add(LOG_INFO, "another", NOW, say);
+    expect_silence();
+}
+END_TEST
+
+START_TEST(lines_that_were_lost_are_said_once_there_is_a_way)
+{
+    repeats_lose(3, NOW);
+    refused = true;
+    ck_assert_int_eq(repeats_look(false, NOW, say), 1000);
+    refused = false;
+    (void)repeats_look(false, NOW, say);
+    expect_said("<4>3 lines of this log were lost: they could not be written at once");
+    (void)repeats_look(false, NOW, say);
+    expect_silence();
+}
+END_TEST
+
+START_TEST(a_sum_that_could_not_be_said_is_not_forgotten)
+{
+    refused = true;
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    repeats_add(LOG_INFO, "a refusal", NOW + MINUTE, say);
+    refused = false;
+    repeats_add(LOG_INFO, "a refusal", NOW + 2 * MINUTE, say);
+    expect_said("<6>a refusal (3 times in 60 seconds)");
+}
+END_TEST
+
+static void spoil(const char *bytes, size_t size)
+{
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    said_count = 0;
+    scratch_write(scratch_path("repeats"), bytes, size);
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    expect_said("<6>a refusal");
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    expect_silence();
+}
+
+START_TEST(a_file_that_was_emptied_or_overwritten_is_begun_anew)
+{
+    char noise[1 << 14];
+    memset(noise, 0xff, sizeof noise);
+    spoil("", 0);
+    spoil(noise, sizeof noise);
+    spoil("repeats1", 8);
+}
+END_TEST
+
+/* Its counts are whatever they are, but its text ends, and its priority is one. */
+START_TEST(a_file_of_noise_behind_a_good_beginning_harms_nobody)
+{
+    char noise[1 << 14];
+    memset(noise, 0xff, sizeof noise);
+    memcpy(noise, "repeats1", 8);
+    scratch_write(scratch_path("repeats"), noise, sizeof noise);
+    (void)repeats_look(true, NOW, say);
+    for (size_t i = 0; i < said_count; i++) {
+        ck_assert_uint_lt(strlen(said[i]), 512);
+        ck_assert_int_eq(said[i][1], strstr(said[i], "were lost") != NULL ? '4' : '7');
+    }
+}
+END_TEST
+
+START_TEST(without_a_file_a_process_counts_for_itself)
+{
+    ck_assert_int_lt(repeats_share(scratch_path("missing/repeats")), 0);
+    ck_assert_int_eq(mkfifo(scratch_path("fifo"), 0600), 0);
+    ck_assert_int_lt(repeats_share(scratch_path("fifo")), 0);
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    expect_said("<6>a refusal");
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    expect_silence();
+    (void)repeats_look(true, NOW, say);
+    expect_said("<6>a refusal");
+}
+END_TEST
+
+START_TEST(a_full_file_system_is_noticed_at_the_beginning)
+{
+    scratch_limit_files(100);
+    ck_assert_int_lt(repeats_share(scratch_path("another")), 0);
+    scratch_limit_files(RLIM_INFINITY);
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    expect_said("<6>a refusal");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("repeats");
+    TCase *tests = tcase_create("lines that repeat");
+    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_add_test(tests, the_first_is_said_at_once_and_the_others_a_minute_later_with_their_count);
+    tcase_add_test(tests, what_was_counted_is_said_by_whoever_looks_and_nothing_twice);
+    tcase_add_test(tests, at_the_end_all_is_said);
+    tcase_add_test(tests, each_text_is_counted_for_itself);
+    tcase_add_test(tests, more_kinds_than_are_told_apart_are_one_kind);
+    tcase_add_test(tests, processes_that_share_a_file_count_together);
+    tcase_add_test(tests, the_death_of_one_who_counts_holds_nobody_up);
+    tcase_add_test(tests, lines_that_were_lost_are_said_once_there_is_a_way);
+    tcase_add_test(tests, a_sum_that_could_not_be_said_is_not_forgotten);
+    tcase_add_test(tests, a_file_that_was_emptied_or_overwritten_is_begun_anew);
+    tcase_add_test(tests, a_file_of_noise_behind_a_good_beginning_harms_nobody);
+    tcase_add_test(tests, without_a_file_a_process_counts_for_itself);
+    tcase_add_test(tests, a_full_file_system_is_noticed_at_the_beginning);
+    suite_add_tcase(suite, tests);
+    return run_suite(suite);
+}
