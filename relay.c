@@ -132,7 +132,8 @@ static int play(const struct role *role, const char *called, int argc, char **ar
     memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
     int status = options_read(&options, argc + 1, argv, role->place);
     if (status < 0) {
-        log_setup(options.debug);
+        runtime_close_inherited(&options);
+        log_setup(options.debug); /* a connection of the log may have been closed with them */
         status = role->run(&options, argv + 1);
     }
     free(argv);
@@ -141,10 +142,16 @@ static int play(const struct role *role, const char *called, int argc, char **ar
 
 int main(int argc, char **argv)
 {
+    int error = runtime_open_streams();
     argv = process_prepare(argc, argv);
     const char *slash = strrchr(argv[0] == NULL ? "relay" : argv[0], '/');
     const char *name = slash == NULL ? argv[0] : slash + 1;
     log_setup(false);
+    if (error != 0) {
+        errno = -error;
+        log_error_errno("cannot open /dev/null for a standard stream that is closed");
+        return EXIT_RUN_TIME;
+    }
     if (name != NULL && strcmp(name, "strelay") == 0)
         return play(find_role("serve"), name, argc - 1, argv + 1);
     if (name != NULL && strcmp(name, "stmgr") == 0)

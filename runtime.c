@@ -219,6 +219,43 @@ uint64_t runtime_raise_descriptors(void)
     return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 1024 : limit.rlim_cur;
 }
 
+int runtime_open_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0)
+            continue;
+        int null = open("/dev/null", O_RDWR); /* the lowest number that is free: this one */
+        if (null < 0)
+            return -errno;
+        if (null != fd)
+            return -EBADF;
+    }
+    return 0;
+}
+
+/* How many sockets systemd passes, which come behind the standard streams. */
+static unsigned int count_passed(void)
+{
+    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+    if (pid == NULL || count == NULL || strtol(pid, NULL, 10) != (long)getpid())
+        return 0;
+    long number = strtol(count, NULL, 10);
+    return number > 0 && number < INT_MAX ? (unsigned int)number : 0;
+}
+
+void runtime_close_inherited(const struct options *options)
+{
+    unsigned int first = STDERR_FILENO + 1 + count_passed();
+    if (options->usage.log_fd >= (int)first) {
+        unsigned int kept = (unsigned int)options->usage.log_fd;
+        if (kept > first)
+            (void)close_range(first, kept - 1, 0);
+        first = kept + 1;
+    }
+    (void)close_range(
+        first, ~0U, 0); /* fails for no range; without the call all stay as they are */
+}
+
 void runtime_close_others(int a, int b)
 {
     unsigned int first = STDERR_FILENO + 1;

@@ -49,6 +49,14 @@ bool runtime_has_forwarder(const struct runtime *runtime);
 /* Raises the soft limit on descriptors to the hard one, and returns it. */
 uint64_t runtime_raise_descriptors(void);
 
+/* Opens /dev/null in the place of each standard stream that is closed, so that nothing else, a
+ * client's connection say, gets its number and is written to. Returns 0 or a negative errno. */
+int runtime_open_streams(void);
+
+/* Closes what this process inherited and is not meant for it: all but the standard streams, the
+ * sockets that systemd passes, and --log-fd. */
+void runtime_close_inherited(const struct options *options);
+
 /* Closes all descriptors but the standard streams, a and b. */
 void runtime_close_others(int a, int b);
 
