@@ -212,6 +212,7 @@ START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
     int fd;
     handoff.records.suite = RECORDS_AES_128_GCM;
+    handoff.records.data_max = RECORDS_DATA_MAX;
     memset(&handoff.records.in, 'i', sizeof handoff.records.in);
     ck_assert_int_eq(handoff_send(sender, &handoff, carried), 0);
     ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
