@@ -128,6 +128,8 @@ void ends_bury(struct forwarder *forwarder)
 static void leave_slot(struct forwarder *forwarder, struct end *end)
 {
     struct pair_ref stranded;
+    if (pair_is_none(end->ref))
+        return; /* it was lost with its table */
     forwarder->slots[end->ref.slot] = NULL;
     int error = pair_leave(forwarder->table, end->ref, &stranded);
     end->ref = PAIR_NONE;
@@ -540,8 +542,16 @@ void ends_take(struct forwarder *forwarder, const struct handoff *handoff, int f
             refuse_arrival(forwarder, &view);
         return;
     }
-    if (error != 0 || !is_sound(handoff, &view)) {
+    if (error != 0) {
         close(fd); /* its worker was too late, and its slot is somebody else's by now */
+        return;
+    }
+    if (!is_sound(handoff, &view)) {
+        log_repeated(LOG_ERR,
+            "cannot take a connection: its worker's version has a protocol or codec that "
+            "this forwarder does not know; restart the forwarder");
+        refuse_arrival(forwarder, &view);
+        close(fd);
         return;
     }
     struct end *end = make_end(forwarder, &view, handoff, fd);

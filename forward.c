@@ -64,15 +64,30 @@ static void listen_to_socket(struct forwarder *forwarder, bool wanted)
             forwarder->descriptors_max);
 }
 
+/* Its worker has met in a table that is not ours, or not any more. */
+static void refuse_foreign(struct forwarder *forwarder, int fd)
+{
+    if (fd >= 0) {
+        log_repeated(LOG_WARNING, "closed a connection: its worker has another table");
+        close(fd);
+    }
+    carry_check(forwarder);
+}
+
 static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, int fd)
 {
-    if (handoff->kind == HANDOFF_CONNECTION)
-        ends_take(forwarder, handoff, fd);
-    else if (handoff->kind == HANDOFF_LOOK)
-        ends_look(forwarder, handoff->ref);
-    else
+    bool ours = handoff->table == 0 || handoff->table == pair_id(forwarder->table);
+    if (handoff->kind == HANDOFF_TABLE)
+        carry_over(forwarder, fd);
+    else if (handoff->kind == HANDOFF_RECORD)
         ends_record(forwarder, &handoff->record);
-    if (!pair_is_none(handoff->dismissed))
+    else if (!ours)
+        refuse_foreign(forwarder, fd);
+    else if (handoff->kind == HANDOFF_CONNECTION)
+        ends_take(forwarder, handoff, fd);
+    else
+        ends_look(forwarder, handoff->ref);
+    if (ours && !pair_is_none(handoff->dismissed))
         ends_look(forwarder, handoff->dismissed);
     sodium_memzero(handoff->session, handoff->session_size);
     sodium_memzero(&handoff->records, sizeof handoff->records);
@@ -89,6 +104,11 @@ static bool take_handoffs(struct forwarder *forwarder)
             return error == -EAGAIN;
         if (error == -EMFILE) {
             log_repeated(LOG_ERR, "cannot take a connection: this process is short of descriptors");
+            ends_take(forwarder, &handoff, -1);
+        } else if (error == -EPROTO) {
+            log_repeated(LOG_ERR,
+                "cannot take a connection: its worker is of a newer version; restart the "
+                "forwarder");
             ends_take(forwarder, &handoff, -1);
         } else if (error != 0) {
             errno = -error;
@@ -277,11 +297,14 @@ static int wait_time(const struct forwarder *forwarder)
 /* Ticks only while there is somebody to look after. */
 static void tick(struct forwarder *forwarder)
 {
-    bool busy = forwarder->ends > 0 || pair_used(forwarder->table) > 0;
+    bool busy =
+        forwarder->ends > 0 || (forwarder->table_fault == 0 && pair_used(forwarder->table) > 0);
     if (busy || forwarder->idle_since < 0)
         forwarder->idle_since = busy ? -1 : forwarder->flow.now;
     if (forwarder->next_tick >= 0 && forwarder->flow.now < forwarder->next_tick)
         return;
+    if (busy)
+        carry_check(forwarder);
     if (busy && nothing_is_underway(forwarder))
         sweep(forwarder);
     forwarder->next_tick = busy ? forwarder->flow.now + TICK : -1;
@@ -396,6 +419,7 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
     *forwarder = (struct forwarder){
         .options = setup->options,
         .table = setup->table,
+        .first_table = setup->table,
         .socket = setup->socket,
         .recorder = setup->recorder,
         .epoll = -1,
@@ -450,6 +474,8 @@ void forwarder_close(struct forwarder *forwarder)
     ends_bury(forwarder);
     lobby_close(forwarder);
     flow_close(&forwarder->flow);
+    if (forwarder->table != forwarder->first_table)
+        pair_close(forwarder->table);
     free(forwarder->slots);
     if (forwarder->epoll >= 0)
         close(forwarder->epoll);

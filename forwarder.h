@@ -27,6 +27,7 @@ struct lobby;
 struct forwarder {
     const struct options *options;
     struct pair_table *table;
+    struct pair_table *first_table; /* which is not closed here */
     struct lobby *lobby;
     struct flow flow;
     struct end **slots; /* by slot: who is held */
@@ -49,6 +50,7 @@ struct forwarder {
     int64_t next_tick;
     int64_t next_log;   /* when to say what the log has summed up */
     int64_t idle_since; /* -1: there is work */
+    int table_fault;    /* pair_check() of the table, as it was said last */
     unsigned int sweeps;
 };
 
@@ -96,6 +98,13 @@ void ends_close(struct forwarder *forwarder, struct end *end);
 void ends_record(struct forwarder *forwarder, const struct usage_record *entry);
 /* Frees those who were closed: no event of this round names them any more. */
 void ends_bury(struct forwarder *forwarder);
+
+/* ---- carry.c --------------------------------------------------------------------- */
+
+/* Looks whether the table is still at its path, and says so when it is not. */
+void carry_check(struct forwarder *forwarder);
+/* The descriptor is of the table that has taken its place: all who are held go on in that one. */
+void carry_over(struct forwarder *forwarder, int fd);
 
 /* ---- lobby.c --------------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
 #include "passing.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -12,11 +13,16 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* What is sent is the handoff without the unused end of its session. */
-static size_t wire_size(const struct handoff *handoff)
-{
-    return offsetof(struct handoff, session) + handoff->session_size;
-}
+enum {
+    FIXED_SIZE = offsetof(struct handoff, session),
+    FIRST_FIXED_SIZE = offsetof(struct handoff, session_size) + sizeof(uint32_t), /* version 1 */
+};
+
+/* As long as the longest that is understood. */
+struct datagram {
+    struct handoff_head head;
+    uint8_t rest[FIXED_SIZE + HANDOFF_APPENDED_MAX + HANDOFF_SESSION_MAX];
+};
 
 static int make_address(const char *path, struct sockaddr_un *address)
 {
@@ -80,21 +86,51 @@ int handoff_reconnect(int socket, const char *path)
 
 int handoff_send(int socket, const struct handoff *handoff, int descriptor)
 {
+    struct datagram datagram = {.head = {.magic = HANDOFF_MAGIC,
+                                    .version = HANDOFF_VERSION,
+                                    .needs = HANDOFF_NEEDS,
+                                    .fixed_size = FIXED_SIZE,
+                                    .session_size = handoff->session_size}};
     if (handoff->session_size > sizeof handoff->session)
         return -EINVAL;
-    int error = passing_send(socket, handoff, wire_size(handoff), descriptor, MSG_NOSIGNAL);
+    size_t size = FIXED_SIZE + handoff->session_size; /* without its unused end */
+    memcpy(datagram.rest, handoff, size);
+    int error =
+        passing_send(socket, &datagram, sizeof datagram.head + size, descriptor, MSG_NOSIGNAL);
+    sodium_memzero(datagram.rest, size);
     return error == -EAGAIN ? -ETIMEDOUT : error;
 }
 
-static bool is_well_formed(const struct handoff *handoff, size_t size, bool with_descriptor)
+/* Whether its parts are as long as it says. */
+static bool is_whole(const struct datagram *datagram, size_t size)
 {
-    if (size < offsetof(struct handoff, session) ||
-        handoff->session_size > sizeof handoff->session || size != wire_size(handoff) ||
-        handoff->name_size > sizeof handoff->name ||
+    const struct handoff_head *head = &datagram->head;
+    return size >= sizeof *head && head->magic == HANDOFF_MAGIC &&
+           head->fixed_size >= FIRST_FIXED_SIZE &&
+           head->fixed_size <= FIXED_SIZE + HANDOFF_APPENDED_MAX &&
+           head->session_size <= HANDOFF_SESSION_MAX &&
+           size == sizeof *head + head->fixed_size + head->session_size;
+}
+
+/* Puts the parts where they are here, whatever the writer's version. */
+static void unpack(const struct datagram *datagram, struct handoff *handoff)
+{
+    const struct handoff_head *head = &datagram->head;
+    size_t known = head->fixed_size < FIXED_SIZE ? head->fixed_size : FIXED_SIZE;
+    memset(handoff, 0, sizeof *handoff);
+    memcpy(handoff, datagram->rest, known);
+    memcpy(handoff->session, datagram->rest + head->fixed_size, head->session_size);
+    handoff->session_size = head->session_size;
+}
+
+static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
+{
+    if (handoff->name_size > sizeof handoff->name ||
         (handoff->records.suite != 0 && !records_are_sound(&handoff->records)))
         return false;
     switch (handoff->kind) {
     case HANDOFF_CONNECTION:
+    case HANDOFF_TABLE:
         return with_descriptor;
     case HANDOFF_LOOK:
     case HANDOFF_RECORD:
@@ -104,19 +140,33 @@ static bool is_well_formed(const struct handoff *handoff, size_t size, bool with
     }
 }
 
+static int take(
+    const struct datagram *datagram, size_t size, struct handoff *handoff, bool with_descriptor)
+{
+    if (!is_whole(datagram, size))
+        return -EBADMSG;
+    unpack(datagram, handoff);
+    if (datagram->head.needs > HANDOFF_VERSION)
+        return -EPROTO;
+    return is_well_formed(handoff, with_descriptor) ? 0 : -EBADMSG;
+}
+
 int handoff_receive(int socket, struct handoff *handoff, int *descriptor)
 {
+    struct datagram datagram;
     size_t dropped = 0;
     ssize_t size =
-        passing_receive(socket, handoff, sizeof *handoff, MSG_DONTWAIT, descriptor, &dropped);
-    if (size == -EMFILE)
-        return is_well_formed(handoff, dropped, true) ? -EMFILE : -EBADMSG;
-    if (size < 0)
+        passing_receive(socket, &datagram, sizeof datagram, MSG_DONTWAIT, descriptor, &dropped);
+    if (size < 0 && size != -EMFILE)
         return (int)size;
-    if (is_well_formed(handoff, (size_t)size, *descriptor >= 0))
-        return 0;
+    bool lost = size == -EMFILE;
+    size_t length = lost ? dropped : (size_t)size;
+    int error = take(&datagram, length, handoff, lost || *descriptor >= 0);
+    sodium_memzero(&datagram, length);
+    if (error == 0)
+        return lost ? -EMFILE : 0;
     if (*descriptor >= 0)
         close(*descriptor);
     *descriptor = -1;
-    return -EBADMSG;
+    return error;
 }

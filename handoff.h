@@ -1,6 +1,15 @@
 /* The handoff: a descriptor and what is known of its connection, in one datagram to the
  * forwarder's Unix socket. The socket outlives the forwarder, so a datagram in flight does
- * too. */
+ * too.
+ *
+ * While relay is upgraded, a worker and a forwarder may be of different versions. So a datagram
+ * says which version it is of, which one a reader must have to understand it, and how long its
+ * parts are. Fields are only ever appended to struct handoff, between session_size and session: a
+ * reader ignores those that it does not know, and finds zeros in those that its writer did not
+ * know. Numbers of kinds, codecs and protocols keep their meaning for ever; a codec whose session
+ * changes gets a new number. What an older reader would misunderstand raises HANDOFF_NEEDS; and a
+ * forwarder says in the table which version it reads (pair_reads()), so that a worker knows before
+ * it takes a client. */
 #ifndef RELAY_HANDOFF_H
 #define RELAY_HANDOFF_H
 
@@ -15,12 +24,25 @@
 enum {
     HANDOFF_NAME_MAX = 256,
     HANDOFF_SESSION_MAX = 512,
+    HANDOFF_VERSION = 1,         /* that is written here */
+    HANDOFF_NEEDS = 1,           /* the oldest reader that understands it */
+    HANDOFF_APPENDED_MAX = 1024, /* bytes of fields that later versions may have */
+    HANDOFF_MAGIC = 0x72656c68,
+};
+
+/* In front of each datagram; it never changes. */
+struct handoff_head {
+    uint32_t magic;
+    uint16_t version, needs;
+    uint32_t fixed_size;   /* of the writer's struct handoff, less its session */
+    uint32_t session_size; /* of what follows that */
 };
 
 enum handoff_kind {
-    HANDOFF_CONNECTION, /* ref, its session, and exactly one descriptor, which is non-blocking */
-    HANDOFF_LOOK,       /* ref: its slot has changed, look at it */
-    HANDOFF_RECORD,     /* a connection that ended with its worker */
+    HANDOFF_CONNECTION = 0, /* ref, its session, and one descriptor, which is non-blocking */
+    HANDOFF_LOOK = 1,       /* ref: its slot has changed, look at it */
+    HANDOFF_RECORD = 2,     /* a connection that ended with its worker */
+    HANDOFF_TABLE = 3,      /* the descriptor is of the table that is at its path by now */
 };
 
 struct handoff {
@@ -34,6 +56,7 @@ struct handoff {
     struct records records; /* else, if it has a suite: what the descriptor carries is in TLS */
     uint16_t name_size;
     uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */
+    uint64_t table;                 /* pair_id() of the one that ref is of; 0: not said */
     uint32_t session_size;
     uint8_t session[HANDOFF_SESSION_MAX]; /* the codec's state */
 };
@@ -52,7 +75,8 @@ int handoff_reconnect(int socket, const char *path);
 int handoff_send(int socket, const struct handoff *handoff, int descriptor);
 /* Receives one, without waiting: -EAGAIN when there is none; -EBADMSG for anything but a
  * well-formed handoff (its descriptors are closed); -EMFILE when the descriptor was lost
- * because this process is short of them. *descriptor: owned by the caller, -1 if none. */
+ * because this process is short of them; -EPROTO when its writer is so new that only `kind` and
+ * `ref` can be read (its descriptor is closed). *descriptor: owned by the caller, -1 if none. */
 int handoff_receive(int socket, struct handoff *handoff, int *descriptor);
 
 #endif

@@ -112,9 +112,10 @@ static int run(const struct options *options, struct retirement *retirement)
         .context = retirement,
     };
     int status = EXIT_RUN_TIME;
-    if (runtime_open_table(options, retirement->runtime, &setup.table) < 0)
+    if (runtime_open_table(options, retirement->runtime, true, &setup.table) < 0)
         return EXIT_RUN_TIME;
     pair_adopt(setup.table);
+    pair_set_forwarder(setup.table, HANDOFF_VERSION);
     retirement->users_lock = open_users_lock(retirement->runtime);
     if (retirement->users_lock < 0 || start_recorder(options, setup.table, &setup.recorder) < 0)
         goto close;

@@ -13,6 +13,7 @@
 enum {
     WORKER_GRACE = 1000, /* milliseconds past its deadline before a worker counts as dead */
     REAPED_PER_ENTRY = 8,
+    LEAVE_TRIES = 8,
     SWEPT_AT_ONCE = 64,
 };
 
@@ -81,7 +82,7 @@ static bool sides_match(const struct slot *newcomer, const struct slot *waiting)
 static void wait_for_peer(struct pair_table *table, struct slot *slot)
 {
     slot->changed = now_milliseconds();
-    slot->state = PAIR_WAITING;
+    table_set_state(slot, PAIR_WAITING);
     table_add_waiting(table, slot);
 }
 
@@ -93,15 +94,15 @@ static void match(struct pair_table *table, struct slot *newcomer, struct slot *
     newcomer->peer = table_ref(table, waiting);
     newcomer->changed = waiting->changed = now_milliseconds();
     waiting->peer = table_ref(table, newcomer);
-    waiting->state = PAIR_MATCHED;
-    newcomer->state = PAIR_MATCHED;
+    table_set_state(waiting, PAIR_MATCHED);
+    table_set_state(newcomer, PAIR_MATCHED);
 }
 
 static void dismiss(struct pair_table *table, struct slot *slot, enum pair_reason reason)
 {
     table_remove_waiting(table, slot);
     slot->reason = (uint8_t)reason;
-    slot->state = PAIR_DISMISSED;
+    table_set_state(slot, PAIR_DISMISSED);
 }
 
 static void refuse(struct pair_meeting *meeting, enum pair_reason reason)
@@ -148,13 +149,13 @@ static void meet_again(struct pair_table *table, struct slot *slot)
     slot->peer = PAIR_NONE;
     if (waiting != NULL && !sides_match(slot, waiting) && slot->rule != PAIR_SIDES) {
         slot->reason = slot->rule == PAIR_NEWEST ? PAIR_REPLACED : PAIR_DUPLICATE;
-        slot->state = PAIR_DISMISSED;
+        table_set_state(slot, PAIR_DISMISSED);
         return;
     }
     meet(table, slot, &meeting);
     if (meeting.result == PAIR_REFUSED) {
         slot->reason = (uint8_t)meeting.reason;
-        slot->state = PAIR_DISMISSED;
+        table_set_state(slot, PAIR_DISMISSED);
     }
 }
 
@@ -250,8 +251,7 @@ static int take_slot(
     if (limits->per_source > 0 && source != 0 &&
         table_source_reached(table, source, limits->per_source))
         return -EUSERS;
-    *ret = table_take_slot(table, source);
-    return *ret == NULL ? -ENOSPC : 0;
+    return table_take_slot(table, source, ret);
 }
 
 static int try_to_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
@@ -279,7 +279,7 @@ int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint6
     struct pair_ref stranded, dead[REAPED_PER_ENTRY];
     size_t count = 0;
     int error = try_to_enter(table, limits, source, opened, deadline, ret);
-    if (error != -ENOSPC && error != -EUSERS)
+    if (error != -ENOSPC && error != -EUSERS && error != -ENOMEM)
         return error;
     if (table_lock_entry(table) == 0) {
         count = find_dead(table, now_milliseconds(), dead, REAPED_PER_ENTRY);
@@ -312,7 +312,7 @@ static void part(struct pair_table *table, struct slot *slot, struct pair_ref *s
         return;
     if (slot->state == PAIR_MATCHED && peer->state == PAIR_MATCHED) {
         *stranded = table_ref(table, peer);
-        slot->state = PAIR_DISMISSED; /* so that a repair does not let it wait again */
+        table_set_state(slot, PAIR_DISMISSED); /* so that a repair does not let it wait again */
         meet_again(table, peer);
     } else if (slot->state == PAIR_JOINED) {
         peer->peer = PAIR_NONE;
@@ -347,7 +347,6 @@ static int leave_key(struct pair_table *table, struct pair_ref ref, struct pair_
         return error;
     slot = table_find(table, ref);
     bool met = slot != NULL && slot->state > PAIR_GREETING;
-    atomic_thread_fence(memory_order_acquire); /* the key is set before the state */
     if (met && memcmp(&slot->key, &key, sizeof key) == 0)
         part(table, slot, stranded);
     error = slot == NULL ? -ESTALE : free_slot(table, ref, &key);
@@ -357,11 +356,11 @@ static int leave_key(struct pair_table *table, struct pair_ref ref, struct pair_
 
 int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
 {
-    int error;
+    int error = -EAGAIN;
     *stranded = PAIR_NONE;
-    do
+    /* A key is set once; one that goes on changing is not set by us. */
+    for (int tries = 0; error == -EAGAIN && tries < LEAVE_TRIES; tries++)
         error = leave_key(table, ref, stranded);
-    while (error == -EAGAIN); /* a key is set once */
     return error;
 }
 
@@ -396,7 +395,7 @@ static struct slot *lock_slot(
     if (*error != 0)
         return NULL;
     slot = table_find(table, ref);
-    if (slot == NULL || slot->state == PAIR_GREETING) {
+    if (slot == NULL || slot->state == PAIR_GREETING || memcmp(&slot->key, key, sizeof *key) != 0) {
         table_unlock_key(table, key);
         *error = -ESTALE;
         return NULL;
@@ -407,8 +406,8 @@ static struct slot *lock_slot(
 static void release_held(struct pair_table *table)
 {
     struct pair_ref stranded;
-    uint32_t end = table->header->fresh;
-    for (uint32_t index = 0; index < end && index < table->capacity; index++) {
+    uint32_t end = table_end(table);
+    for (uint32_t index = 0; index < end; index++) {
         struct slot *slot = &table->slots[index];
         if (slot->state != PAIR_FREE && slot->place == PAIR_WITH_FORWARDER)
             (void)pair_leave(table, table_ref(table, slot), &stranded);
@@ -417,8 +416,134 @@ static void release_held(struct pair_table *table)
 
 void pair_adopt(struct pair_table *table)
 {
-    atomic_store(&table->header->forwarder, (int32_t)getpid());
     release_held(table);
+    atomic_store(&table->header->forwarder, (int32_t)getpid());
+}
+
+void pair_set_forwarder(struct pair_table *table, uint32_t reads)
+{
+    atomic_store(&table->header->reads, reads);
+    atomic_store(&table->header->forwarder, (int32_t)getpid());
+}
+
+uint32_t pair_reads(const struct pair_table *table)
+{
+    return atomic_load(&table->header->reads);
+}
+
+bool pair_is_adopted(const struct pair_table *table)
+{
+    int32_t forwarder = atomic_load(&table->header->forwarder);
+    return forwarder > 0 && (kill(forwarder, 0) == 0 || errno != ESRCH);
+}
+
+/* ---- from a table that was lost -------------------------------------------------- */
+
+void pair_succeed(struct pair_table *table, struct pair_table *last)
+{
+    release_held(table);
+    if (!table_is_ours(last) || table_lock_entry(table) != 0)
+        return;
+    if (table->header->fresh == 0)
+        memcpy(table->header->secret, last->header->secret, TABLE_SECRET_SIZE);
+    table_unlock_entry(table);
+}
+
+/* What the last table knows of one; NULL: nothing that can be used here. */
+static const struct slot *find_last(
+    const struct pair_table *table, const struct pair_table *last, struct pair_ref ref)
+{
+    bool alike = table_is_ours(last) &&
+                 memcmp(table->header->secret, last->header->secret, TABLE_SECRET_SIZE) == 0;
+    return alike ? table_find(last, ref) : NULL;
+}
+
+/* Takes a slot that the forwarder holds. */
+static int take_held(struct pair_table *table, const struct slot *last,
+    const struct pair_view *view, struct pair_ref *ret)
+{
+    struct slot *slot;
+    int error = table_lock_entry(table);
+    if (error != 0)
+        return error;
+    error = table_take_slot(table, last == NULL ? 0 : last->source, &slot);
+    if (error == 0) {
+        table_claim_slot(table, slot);
+        slot->protocol = view->protocol;
+        slot->rule = (uint8_t)view->rule;
+        slot->opened = view->opened;
+        atomic_store(&slot->bytes, view->bytes);
+        if (last != NULL) {
+            slot->key = last->key;
+            slot->side = last->side;
+        }
+        *ret = table_ref(table, slot);
+    }
+    table_unlock_entry(table);
+    return error;
+}
+
+int pair_carry(
+    struct pair_table *table, struct pair_table *last, struct pair_ref ref, struct pair_ref *ret)
+{
+    struct pair_ref stranded;
+    const struct slot *old = find_last(table, last, ref);
+    if (old == NULL || old->state < PAIR_WAITING)
+        return -ESTALE;
+    struct pair_view view;
+    view_slot(last, old, &view);
+    struct pair_key key = old->key;
+    int error = take_held(table, old, &view, ret);
+    if (error != 0)
+        return error;
+    error = table_lock_key(table, &key);
+    if (error != 0) {
+        (void)pair_leave(table, *ret, &stranded); /* stale: there is nothing to free */
+        return error;
+    }
+    struct slot *slot = table_find(table, *ret);
+    if (slot != NULL && view.state == PAIR_DISMISSED) {
+        slot->reason = (uint8_t)view.reason;
+        table_set_state(slot, PAIR_DISMISSED);
+    } else if (slot != NULL) {
+        meet_again(table, slot);
+    }
+    table_unlock_key(table, &key);
+    return slot == NULL ? -ESTALE : 0;
+}
+
+/* They have the same key, or none. */
+static int join_carried(struct pair_table *table, const struct pair_ref refs[static 2])
+{
+    struct slot *slots[2] = {table_find(table, refs[0]), table_find(table, refs[1])};
+    if (slots[0] == NULL || slots[1] == NULL)
+        return -ESTALE;
+    struct pair_key key = slots[0]->key;
+    int error = table_lock_key(table, &key);
+    if (error != 0)
+        return error;
+    for (size_t i = 0; i < 2; i++) {
+        slots[i]->peer = refs[1 - i];
+        table_set_state(slots[i], PAIR_JOINED);
+    }
+    table_unlock_key(table, &key);
+    return 0;
+}
+
+int pair_carry_joined(struct pair_table *table, struct pair_table *last,
+    const struct pair_view ends[static 2], struct pair_ref ret[static 2])
+{
+    struct pair_ref stranded;
+    size_t taken = 0;
+    int error = 0;
+    for (; error == 0 && taken < 2; taken += error == 0)
+        error =
+            take_held(table, find_last(table, last, ends[taken].ref), &ends[taken], &ret[taken]);
+    if (error == 0)
+        error = join_carried(table, ret);
+    for (size_t i = 0; error != 0 && i < taken; i++)
+        (void)pair_leave(table, ret[i], &stranded); /* stale: there is nothing to free */
+    return error;
 }
 
 int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *ret)
@@ -463,8 +588,8 @@ int pair_join(struct pair_table *table, struct pair_ref ref, struct pair_ref pee
     struct slot *peer = table_find(table, peer_ref);
     if (peer != NULL && slot->state == PAIR_MATCHED && peer->state == PAIR_MATCHED &&
         pair_same(slot->peer, peer_ref) && pair_same(peer->peer, ref)) {
-        slot->state = PAIR_JOINED;
-        peer->state = PAIR_JOINED;
+        table_set_state(slot, PAIR_JOINED);
+        table_set_state(peer, PAIR_JOINED);
     } else {
         error = -ESTALE;
     }
@@ -487,7 +612,7 @@ int pair_undo(struct pair_table *table, struct pair_ref ref)
     } else {
         meet_again(table, slot);
         if (peer != NULL && pair_same(peer->peer, ref)) {
-            peer->state = PAIR_DISMISSED;
+            table_set_state(peer, PAIR_DISMISSED);
             error = free_slot(table, table_ref(table, peer), &key);
         }
     }
@@ -556,8 +681,8 @@ size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *strand
 size_t pair_dismissed(struct pair_table *table, struct pair_ref *refs, size_t size)
 {
     size_t count = 0;
-    uint32_t end = table->header->fresh;
-    for (uint32_t index = 0; index < end && index < table->capacity && count < size; index++) {
+    uint32_t end = table_end(table);
+    for (uint32_t index = 0; index < end && count < size; index++) {
         const struct slot *slot = &table->slots[index];
         if (slot->state == PAIR_DISMISSED && slot->place == PAIR_WITH_FORWARDER)
             refs[count++] = table_ref(table, slot);
@@ -592,8 +717,8 @@ uint32_t pair_used(const struct pair_table *table)
 
 static void count_slots(const struct pair_table *table, struct pair_stats *ret)
 {
-    uint32_t end = table->header->fresh;
-    for (uint32_t index = 0; index < end && index < table->capacity; index++) {
+    uint32_t end = table_end(table);
+    for (uint32_t index = 0; index < end; index++) {
         const struct slot *slot = &table->slots[index];
         uint8_t state = slot->state;
         if (state > PAIR_DISMISSED)

@@ -164,13 +164,32 @@ struct pair_stats {
     int32_t forwarder; /* process id, 0: none */
 };
 
-/* Maps the table at path, made with `capacity` slots if there is none. A file that is no
- * table of this layout is refused: -EPROTO (another version), -EBADMSG (corrupt). */
+/* Maps the table at path, made with `capacity` slots if there is none: -ENOMEM if its file system
+ * has no space for it. A file that is no table of this layout is refused: -EPROTO (another
+ * version), -EBADMSG (corrupt), -ESTALE (of another boot, so that its times and process ids mean
+ * nothing; or retired). */
 int pair_open(const char *path, uint32_t capacity, struct pair_table **ret);
 /* Maps it for reading counts only, and never makes one: -ENOENT. */
 int pair_open_existing(const char *path, struct pair_table **ret);
+/* Maps the table at path of which one has the descriptor, which is the table's from then on, or
+ * closed. */
+int pair_map(int fd, const char *path, struct pair_table **ret);
+/* Removes the file at path if it is one that pair_open() refuses. */
+int pair_discard(const char *path);
 void pair_close(struct pair_table *table);
 uint32_t pair_capacity(const struct pair_table *table);
+const char *pair_path(const struct pair_table *table);
+/* Tells this table from all others. */
+uint64_t pair_id(const struct pair_table *table);
+/* The file's; it stays the table's. */
+int pair_descriptor(const struct pair_table *table);
+
+/* Whether the file at its path is this table, and whole: 0; -ENOENT, it was removed; -ESTALE,
+ * another is there; -EBADMSG, it was cut, written over or retired. All functions that change a
+ * table that is not whole return -EIDRM and leave it alone. */
+int pair_check(const struct pair_table *table);
+/* Has all who have it mapped find that it is not used any more. */
+void pair_retire(struct pair_table *table);
 
 /* Keyed hashes. A key is made of its protocol and all parts, told apart by their lengths. */
 struct pair_key pair_key(
@@ -184,7 +203,7 @@ uint64_t pair_source(const struct pair_table *table, const void *address, size_t
 /* Takes a slot for a connection that was accepted at `opened` (microseconds since the
  * epoch), and whose handshake ends by `deadline` (milliseconds, CLOCK_MONOTONIC), dead or
  * alive. source: pair_source(), 0: not counted. -ENOSPC: full; -EUSERS: too many from
- * this source. */
+ * this source; -ENOMEM: the table's file system has no space for more. */
 int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
     int64_t opened, int64_t deadline, struct pair_ref *ret);
 /* Waits, matches, or is refused, in one step. After PAIR_REFUSED the slot is still the
@@ -201,6 +220,25 @@ int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *s
 
 /* This process is the forwarder now: what the last one held is freed with it. */
 void pair_adopt(struct pair_table *table);
+/* The same, and frees nothing; `reads`: the version of handoffs that it reads. */
+void pair_set_forwarder(struct pair_table *table, uint32_t reads);
+/* 0: nobody has said so. */
+uint32_t pair_reads(const struct pair_table *table);
+/* Whether a process that lives has adopted it. */
+bool pair_is_adopted(const struct pair_table *table);
+
+/* A table that was lost, and the one in its place. pair_succeed() is called first and
+ * pair_set_forwarder() last; between them those whom the forwarder holds are carried from the one
+ * to the other. Keys in a table that nobody has used yet become those of the last one, so that who
+ * waits under one is still found. */
+void pair_succeed(struct pair_table *table, struct pair_table *last);
+/* One that waits, as far as the last table tells: -ESTALE if it does not tell; -ENOSPC or -ENOMEM
+ * as in pair_enter(). Look at it afterwards: it may have met somebody. */
+int pair_carry(
+    struct pair_table *table, struct pair_table *last, struct pair_ref ref, struct pair_ref *ret);
+/* Both ends of a pair, which is joined from the start: of each what the forwarder knows of it. */
+int pair_carry_joined(struct pair_table *table, struct pair_table *last,
+    const struct pair_view ends[static 2], struct pair_ref ret[static 2]);
 /* The descriptor has come. */
 int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *ret);
 int pair_look(struct pair_table *table, struct pair_ref ref, struct pair_view *ret);

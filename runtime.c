@@ -182,19 +182,43 @@ int runtime_lock(const char *path, bool shared, bool wait)
     return fd;
 }
 
-int runtime_open_table(
-    const struct options *options, const struct runtime *runtime, struct pair_table **table)
+static const char *table_fault(int error)
+{
+    switch (error) {
+    case -EPROTO:
+        return "it is the table of another version of relay";
+    case -EBADMSG:
+        return "it is damaged";
+    case -ESTALE:
+        return "it was left from before the machine was started, or given up";
+    case -ENOMEM:
+        return "its file system has no space left for it";
+    default:
+        return strerror(-error);
+    }
+}
+
+/* Nobody can use what is there, so it makes place for another. */
+static int replace_table(
+    const struct options *options, const char *path, int fault, struct pair_table **table)
+{
+    log_warning("making the table %s anew: %s", path, table_fault(fault));
+    int error = pair_discard(path);
+    return error == 0 ? pair_open(path, options->limits.connections, table) : error;
+}
+
+int runtime_open_table(const struct options *options, const struct runtime *runtime, bool alone,
+    struct pair_table **table)
 {
     const char *path = runtime->table;
     int error = pair_open(path, options->limits.connections, table);
+    bool in_use = error == -EPROTO && !alone && runtime_has_forwarder(runtime);
+    if (error == -EBADMSG || error == -ESTALE || (error == -EPROTO && !in_use))
+        error = replace_table(options, path, error, table);
     if (error == 0)
         return 0;
-    errno = -error;
-    if (error == -EPROTO || error == -EBADMSG)
-        log_error("cannot use %s: it is %s; stop relay and remove it", path,
-            error == -EPROTO ? "the table of another version of relay" : "damaged");
-    else
-        log_error_errno("cannot open the table %s", path);
+    log_error("cannot open the table %s: %s%s", path, table_fault(error),
+        in_use ? ", whose forwarder runs: stop that first" : "");
     return -1;
 }
 

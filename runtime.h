@@ -31,9 +31,11 @@ int runtime_prepare(const struct options *options, struct runtime *runtime);
  * What cannot be made is logged, and left for its first user to miss. */
 void runtime_prepare_state(const struct options *options);
 
-/* Opens the table, or makes it. Logs, returns -1 on failure. */
-int runtime_open_table(
-    const struct options *options, const struct runtime *runtime, struct pair_table **table);
+/* Opens the table, or makes it; one that is damaged, or was left by another boot, is made anew, and
+ * so is one of another version, unless a forwarder lives that has it: alone: we are the forwarder.
+ * Logs, returns -1 on failure. */
+int runtime_open_table(const struct options *options, const struct runtime *runtime, bool alone,
+    struct pair_table **table);
 
 /* Gives up root for options->user, else `relay`, else `nobody`. Does nothing when not root.
  * Logs, returns -1 on failure. */

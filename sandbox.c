@@ -51,6 +51,7 @@ static const int common_calls[] = {
     SCMP_SYS(write),
     SCMP_SYS(fstat),
     SCMP_SYS(newfstatat),
+    SCMP_SYS(fallocate), /* of the table's slots */
     SCMP_SYS(recvfrom),
     SCMP_SYS(recvmsg),
     SCMP_SYS(sendto),

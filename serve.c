@@ -199,6 +199,8 @@ static int work(struct server *server, struct board_entry *entry)
             return EXIT_RUN_TIME;
         if (ready <= 0)
             continue;
+        if (pair_check(server->worker.table) != 0)
+            return 0; /* another one, with the table that is there by now, takes who waits */
         int fd = accept4(event.data.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         waiting = fd < 0; /* one that came may not be the only one */
         if (fd >= 0) {
@@ -446,6 +448,28 @@ static int replace_keeper(struct server *server)
     return 0;
 }
 
+/* The table was removed, replaced or damaged: workers that are made from now on have the one that
+ * is at its path then. Those from before notice, too. */
+static int renew_table(struct server *server)
+{
+    struct pair_table *last = server->worker.table;
+    if (pair_check(last) == 0)
+        return 0;
+    if (runtime_open_table(server->options, &server->runtime, false, &server->worker.table) < 0) {
+        server->worker.table = last;
+        pause_starting(server);
+        return -1;
+    }
+    log_warning(
+        "the table %s had been removed, replaced or damaged: newcomers meet in the one that "
+        "is there now",
+        server->runtime.table);
+    pair_close(last);
+    worker_offer_table(&server->worker);
+    dismiss_idle(server, server->board_size);
+    return 0;
+}
+
 /* Returns how long the parent may sleep: milliseconds, -1 for ever. */
 static int keep_spares(struct server *server)
 {
@@ -453,6 +477,8 @@ static int keep_spares(struct server *server)
     if (now < server->paused_until)
         return (int)(server->paused_until - now);
     if (server->handoff_socket >= 0 && server->forwarder < 0 && start_forwarder(server) < 0)
+        return FAILURE_PAUSE;
+    if (renew_table(server) < 0)
         return FAILURE_PAUSE;
     if (server->keeper < 0 && replace_keeper(server) < 0)
         return FAILURE_PAUSE;
@@ -531,6 +557,7 @@ static int find_forwarder(struct server *server)
     worker->forwarder = handoff_connect(server->runtime.socket, timeout);
     if (worker->forwarder >= 0) {
         log_info("using the forwarder that runs in %s", server->options->runtime_directory);
+        worker_offer_table(worker);
         return 0;
     }
     server->handoff_socket = launch_socket(&server->runtime, &server->forward_lock);

@@ -8,27 +8,45 @@
  *
  * A slot's state is the truth, and is written last; every list can be made anew from it.
  * That is what a process does that gets a lock from a dead one. Lists link slots by index
- * plus one, so that zeroed memory is an empty list. */
+ * plus one, so that zeroed memory is an empty list.
+ *
+ * Order of stores. Who repairs sees all that the dead one stored, in the order of its program:
+ * the kernel marks a lock as a dead thread's after the thread's last instruction, and who takes
+ * the lock acquires that mark. Nothing else has to be ordered for a repair but what the compiler
+ * might move. A slot's generation and state are also read without any lock, by processors that may
+ * see stores in another order: they are atomic, the state is stored with release after all that it
+ * speaks for (the key, the peer), and loaded before any of that is read. What was read in this
+ * way is only a hint, and is looked at again under the lock.
+ *
+ * The file is as good as its last user. It may be removed, replaced, cut or written over while it
+ * is mapped; every lock looks first whether the memory is still the table's (-EIDRM if not). Where
+ * the file was cut, memory that is not there any more is replaced by zeros (a handler of SIGBUS),
+ * and the table counts as lost. File space for slots is reserved before they are used, so that a
+ * full file system refuses a connection, and does nothing worse. No number that is read from
+ * shared memory is used before it was checked, and then the very copy that was checked is used. */
 #ifndef RELAY_TABLE_H
 #define RELAY_TABLE_H
 
 #include "pair.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 
 enum {
-    TABLE_VERSION = 1,
+    TABLE_VERSION = 2,
     TABLE_STRIPES = 64,
     TABLE_SECRET_SIZE = 32,
+    TABLE_BOOT_SIZE = 40, /* of the kernel's text for a boot */
+    TABLE_PATH_MAX = 256,
 };
 
 typedef uint32_t slot_link; /* index + 1; 0: none */
 
 struct slot {
-    uint32_t generation;
-    uint8_t state; /* enum pair_state */
-    uint8_t place; /* enum pair_place */
+    _Atomic uint32_t generation;
+    _Atomic uint8_t state; /* enum pair_state; table_set_state() */
+    uint8_t place;         /* enum pair_place */
     uint8_t rule;
     uint8_t reason;
     uint8_t protocol;
@@ -66,17 +84,23 @@ struct table_header {
     uint32_t buckets; /* a power of two; as many for sources */
     uint32_t slot_size;
     uint64_t file_size;
+    uint64_t id;              /* drawn when it is made */
+    _Atomic uint32_t retired; /* another has taken its place, or will */
     int64_t created;
+    int64_t uptime;             /* when it was made: milliseconds, CLOCK_BOOTTIME */
+    char boot[TABLE_BOOT_SIZE]; /* and in which boot; empty: nobody knows */
     uint8_t secret[TABLE_SECRET_SIZE];
 
     struct table_lock entry;
     slot_link free;
-    uint32_t fresh; /* slots from here on were never used */
-    uint32_t used;
+    _Atomic uint32_t fresh; /* slots from here on were never used */
+    uint32_t reserved;      /* slots that the file has space for */
+    _Atomic uint32_t used;
     uint32_t unclaimed;
     slot_link first_unclaimed, last_unclaimed; /* the oldest first */
 
     _Atomic int32_t forwarder;
+    _Atomic uint32_t reads; /* the version of handoffs that it reads; 0: not said */
     _Atomic uint64_t repairs;
     _Atomic uint64_t total_bytes;
     _Atomic uint64_t outcomes[PAIR_PROTOCOLS_MAX][PAIR_OUTCOMES];
@@ -92,7 +116,18 @@ struct pair_table {
     size_t size;
     uint32_t capacity; /* as checked when the file was mapped */
     uint32_t bucket_mask;
+    uint64_t id;
+    uint64_t device, inode;
+    int fd; /* to reserve space in the file */
+    volatile sig_atomic_t lost;
+    char path[TABLE_PATH_MAX];
+    struct pair_table *next; /* of those that this process has mapped */
 };
+
+static inline void table_set_state(struct slot *slot, enum pair_state state)
+{
+    atomic_store_explicit(&slot->state, (uint8_t)state, memory_order_release);
+}
 
 /* The slot that a link or an index names, NULL if there is no such slot. */
 struct slot *table_slot(const struct pair_table *table, uint32_t index);
@@ -102,8 +137,14 @@ struct pair_ref table_ref(const struct pair_table *table, const struct slot *slo
 /* The slot of a reference that is not stale, else NULL. */
 struct slot *table_find(const struct pair_table *table, struct pair_ref ref);
 
+/* How many slots have ever been used, and so may be looked at: never more than there are. */
+uint32_t table_end(const struct pair_table *table);
+/* Whether the memory is still that of this table, retired or not. */
+bool table_is_ours(const struct pair_table *table);
+
 /* Locks are repaired when their holder died; a worker that holds one for a second has
- * stalled, and is killed. 0 or a negative errno. */
+ * stalled, and is killed. 0 or a negative errno: -EIDRM when the memory is no table any more, or
+ * another table has taken its place. */
 int table_lock_entry(struct pair_table *table);
 void table_unlock_entry(struct pair_table *table);
 int table_lock_key(struct pair_table *table, const struct pair_key *key);
@@ -114,9 +155,9 @@ struct slot *table_waiting(struct pair_table *table, const struct pair_key *key)
 void table_add_waiting(struct pair_table *table, struct slot *slot);
 void table_remove_waiting(struct pair_table *table, struct slot *slot);
 
-/* Under the entry lock. Taking a slot counts it, under its source as well, as unclaimed;
- * NULL when there is none. */
-struct slot *table_take_slot(struct pair_table *table, uint64_t source);
+/* Under the entry lock. Taking a slot counts it, under its source as well, as unclaimed. 0,
+ * -ENOSPC when there is none, -ENOMEM when the file system has no space for it. */
+int table_take_slot(struct pair_table *table, uint64_t source, struct slot **ret);
 void table_free_slot(struct pair_table *table, struct slot *slot);
 void table_claim_slot(struct pair_table *table, struct slot *slot);
 /* Whether at least `limit` slots are taken by this source. */

@@ -23,11 +23,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
     PARTING_TIME = 1000, /* milliseconds for a refused client to read why */
     PARTING_BYTES = 1 << 16,
+    ADOPTION_TIME = 1000, /* for a forwarder to take a table for its own: milliseconds */
+    ADOPTION_PAUSE = 1,
 };
 
 /* ---- refusing -------------------------------------------------------------------- */
@@ -83,7 +86,7 @@ static void say_farewell(
 static void send_look(const struct worker *worker, struct pair_ref ref)
 {
     struct handoff handoff = {
-        .kind = HANDOFF_LOOK, .ref = ref, .dismissed = PAIR_NONE, .session_size = 0};
+        .kind = HANDOFF_LOOK, .ref = ref, .dismissed = PAIR_NONE, .table = pair_id(worker->table)};
     if (!pair_is_none(ref))
         (void)handoff_send(worker->forwarder, &handoff, -1);
 }
@@ -116,6 +119,16 @@ static int send_connection(const struct worker *worker, const struct handoff *ha
     return error;
 }
 
+static void log_no_entry(int error)
+{
+    if (error == -ENOMEM)
+        log_repeated(LOG_ERR, "refused a connection: the table's file system has no space left");
+    else if (error == -EIDRM)
+        log_repeated(LOG_ERR, "refused a connection: the table was removed, replaced or damaged");
+    else
+        log_repeated(LOG_ERR, "refused a connection: cannot use the table: %s", strerror(-error));
+}
+
 static enum pair_outcome refusal(enum pair_reason reason)
 {
     return reason == PAIR_DUPLICATE ? PAIR_ERRORY : PAIR_LONELY;
@@ -128,8 +141,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     struct pair_meeting meeting;
     int error = pair_meet(worker->table, ref, request, &meeting);
     if (error != 0) {
-        errno = -error;
-        log_repeated_errno(LOG_ERR, "cannot use the table");
+        log_no_entry(error);
         return PAIR_FULL;
     }
     if (meeting.result == PAIR_REFUSED) {
@@ -138,6 +150,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
         return refusal(meeting.reason);
     }
     handoff->kind = HANDOFF_CONNECTION;
+    handoff->table = pair_id(worker->table);
     handoff->ref = ref;
     handoff->dismissed = meeting.dismissed;
     error = send_connection(worker, handoff, fd);
@@ -212,21 +225,32 @@ static enum pair_outcome find_source(
     return outcome;
 }
 
-/* Makes room for a connection in the table, or says why there is none. */
-static enum pair_outcome enter(const struct worker *worker, uint64_t source, int64_t opened,
-    int64_t deadline, struct pair_ref *ref)
+/* Whether the forwarder reads what this worker writes; that it does not is said once. */
+static bool is_understood(struct worker *worker)
 {
-    if (worker->closing)
+    uint32_t reads = pair_reads(worker->table);
+    if (reads == 0 || reads >= HANDOFF_NEEDS)
+        return true;
+    if (!worker->misunderstood)
+        log_error("connections are refused: the forwarder that runs is of a version that cannot "
+                  "take them over; restart it");
+    worker->misunderstood = true;
+    return false;
+}
+
+/* Makes room for a connection in the table, or says why there is none. */
+static enum pair_outcome enter(
+    struct worker *worker, uint64_t source, int64_t opened, int64_t deadline, struct pair_ref *ref)
+{
+    if (worker->closing || !is_understood(worker))
         return PAIR_FULL;
     int error = pair_enter(worker->table, &worker->options->limits, source, opened, deadline, ref);
     if (error == 0)
         return PAIR_HAPPY;
     if (error == -EUSERS)
         return PAIR_SOURCE;
-    if (error != -ENOSPC) {
-        errno = -error;
-        log_repeated_errno(LOG_ERR, "cannot use the table");
-    }
+    if (error != -ENOSPC)
+        log_no_entry(error);
     return PAIR_FULL;
 }
 
@@ -348,7 +372,7 @@ int worker_open(struct worker *worker, const struct options *options, const stru
     worker->options = options;
     worker->runtime = runtime;
     find_identity(worker);
-    if (runtime_open_table(options, runtime, &worker->table) < 0)
+    if (runtime_open_table(options, runtime, false, &worker->table) < 0)
         return -1;
     worker->users_lock = runtime_lock(runtime->users_lock, true, true);
     if (worker->users_lock >= 0)
@@ -371,6 +395,26 @@ static int connect_forwarder(struct worker *worker, char **arguments)
     errno = -worker->forwarder;
     log_error_errno("cannot reach a forwarder at %s", worker->runtime->socket);
     return -1;
+}
+
+void worker_offer_table(const struct worker *worker)
+{
+    struct handoff handoff = {.kind = HANDOFF_TABLE,
+        .ref = PAIR_NONE,
+        .dismissed = PAIR_NONE,
+        .table = pair_id(worker->table)};
+    struct timespec pause = {0, ADOPTION_PAUSE * 1000000L};
+    if (pair_is_adopted(worker->table))
+        return;
+    int error = handoff_send(worker->forwarder, &handoff, pair_descriptor(worker->table));
+    if (error != 0) {
+        errno = -error;
+        log_warning_errno("cannot give the table to the forwarder");
+        return;
+    }
+    int64_t until = runtime_now() + ADOPTION_TIME;
+    while (!pair_is_adopted(worker->table) && runtime_now() < until)
+        nanosleep(&pause, NULL);
 }
 
 void worker_close(struct worker *worker)
@@ -417,10 +461,12 @@ int worker_main(const struct options *options, char **arguments)
     listen_tune(fd, options);
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
         log_error_errno("cannot serve a connection");
-    else if (connect_forwarder(&worker, arguments) == 0 &&
-             sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
-        worker_greet(&worker, fd);
-        status = 0;
+    else if (connect_forwarder(&worker, arguments) == 0) {
+        worker_offer_table(&worker);
+        if (sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
+            worker_greet(&worker, fd);
+            status = 0;
+        }
     }
     worker_close(&worker);
     return status;

@@ -17,6 +17,7 @@ struct worker {
     int forwarder;             /* connected handoff socket */
     int users_lock;            /* while it is held, no forwarder retires */
     bool closing;              /* takes no more connections: only says so */
+    bool misunderstood;        /* the forwarder cannot read our handoffs, and this was said */
 };
 
 /* What may take root: reads the certificate, and the identity if a file of it is named, or makes
@@ -29,6 +30,9 @@ int worker_prepare(struct worker *worker, const struct options *options);
  * failure. */
 int worker_open(
     struct worker *worker, const struct options *options, const struct runtime *runtime);
+/* Once it has a forwarder: gives it the table, if it has not taken that for its own yet. The one
+ * that it had before was lost. */
+void worker_offer_table(const struct worker *worker);
 /* Leaves the identity alone: a sandbox does not let it be freed. */
 void worker_close(struct worker *worker);
 

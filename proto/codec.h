@@ -76,11 +76,12 @@ struct codec {
     bool replies_live; /* what is replied to is a sign of life */
 };
 
-/* By which a handoff names them. */
+/* By which a handoff names them, between versions, too: a number keeps its meaning for ever, and
+ * one whose session changes gets another. */
 enum codec_kind {
-    CODEC_PLAIN, /* none: bytes are bytes */
-    CODEC_WEBSOCKET,
-    CODEC_CHANNEL,
+    CODEC_PLAIN = 0, /* none: bytes are bytes */
+    CODEC_WEBSOCKET = 1,
+    CODEC_CHANNEL = 2,
     CODEC_KINDS,
 };
 

@@ -35,6 +35,16 @@ struct words {
     const char *reason;
 };
 
+/* In the table, in counts and between versions: a number keeps its meaning for ever. */
+enum protocol_number {
+    PROTOCOL_TLS = 0,
+    PROTOCOL_WEB = 1,
+    PROTOCOL_OFFSET = 2,
+    PROTOCOL_P2PCOPY = 3,
+    PROTOCOL_LOCALFIRST = 4,
+    PROTOCOL_TRANSIT = 5,
+};
+
 struct greeting {
     int fd;
     int64_t deadline; /* milliseconds, CLOCK_MONOTONIC */

@@ -4,14 +4,15 @@
 #include <errno.h>
 #include <string.h>
 
-/* The order decides where prefixes are alike; the last one takes whatever comes. */
+/* By their stable numbers. The order decides where prefixes are alike; the last one takes whatever
+ * comes. */
 const struct protocol *const protocols[] = {
-    &tls_protocol,
-    &web_protocol,
-    &offset_protocol,
-    &p2pcopy_protocol,
-    &localfirst_protocol,
-    &transit_protocol,
+    [PROTOCOL_TLS] = &tls_protocol,
+    [PROTOCOL_WEB] = &web_protocol,
+    [PROTOCOL_OFFSET] = &offset_protocol,
+    [PROTOCOL_P2PCOPY] = &p2pcopy_protocol,
+    [PROTOCOL_LOCALFIRST] = &localfirst_protocol,
+    [PROTOCOL_TRANSIT] = &transit_protocol,
 };
 const size_t protocol_count = sizeof protocols / sizeof protocols[0];
 

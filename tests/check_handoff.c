@@ -1,5 +1,6 @@
 /* The handoff: exactly what was sent arrives, and nothing else is ever taken or left open. */
 #include "handoff.h"
+#include "proto/proto.h"
 #include "suite.h"
 
 #include <check.h>
@@ -17,6 +18,14 @@
 enum {
     TIMEOUT = 10000,
     WITHOUT_SESSION = offsetof(struct handoff, session),
+    HEAD = sizeof(struct handoff_head),
+};
+
+/* A handoff as it is sent; tests change what they want to. */
+struct wire {
+    struct handoff_head head;
+    struct handoff handoff;
+    uint8_t more[HANDOFF_APPENDED_MAX + 100];
 };
 
 static char directory[64], path[96];
@@ -94,6 +103,14 @@ static void send_raw(const void *bytes, size_t size, size_t count)
     ck_assert_int_eq(sendmsg(sender, &message, 0), (ssize_t)size);
 }
 
+static void make_wire(struct wire *wire, const struct handoff *handoff)
+{
+    memset(wire, 0, sizeof *wire);
+    wire->head = (struct handoff_head){
+        HANDOFF_MAGIC, HANDOFF_VERSION, HANDOFF_NEEDS, WITHOUT_SESSION, handoff->session_size};
+    wire->handoff = *handoff;
+}
+
 static void expect_refusal(int expected)
 {
     struct handoff received;
@@ -166,10 +183,12 @@ END_TEST
 START_TEST(a_datagram_of_any_other_length_is_refused)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10);
-    for (size_t size = 0; size < WITHOUT_SESSION + 20; size++) {
-        if (size == WITHOUT_SESSION + 10)
+    struct wire wire;
+    make_wire(&wire, &handoff);
+    for (size_t size = 0; size < HEAD + WITHOUT_SESSION + 20; size++) {
+        if (size == HEAD + WITHOUT_SESSION + 10)
             continue;
-        send_raw(&handoff, size, 1);
+        send_raw(&wire, size, 1);
         expect_refusal(-EBADMSG);
     }
 }
@@ -177,11 +196,11 @@ END_TEST
 
 START_TEST(a_datagram_larger_than_any_handoff_is_refused)
 {
-    char bytes[sizeof(struct handoff) + 100];
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, HANDOFF_SESSION_MAX);
-    memset(bytes, 0, sizeof bytes);
-    memcpy(bytes, &handoff, sizeof handoff);
-    send_raw(bytes, sizeof bytes, 1);
+    struct wire wire;
+    make_wire(&wire, &handoff);
+    wire.head.fixed_size = WITHOUT_SESSION + HANDOFF_APPENDED_MAX + 1;
+    send_raw(&wire, HEAD + wire.head.fixed_size + HANDOFF_SESSION_MAX, 1);
     expect_refusal(-EBADMSG);
 }
 END_TEST
@@ -190,19 +209,102 @@ START_TEST(a_session_size_beyond_the_datagram_or_the_maximum_is_refused)
 {
     static const uint32_t sizes[] = {11, HANDOFF_SESSION_MAX, HANDOFF_SESSION_MAX + 1, UINT32_MAX};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10);
+    struct wire wire;
+    make_wire(&wire, &handoff);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        handoff.session_size = sizes[i];
-        send_raw(&handoff, WITHOUT_SESSION + 10, 1);
+        wire.head.session_size = sizes[i];
+        send_raw(&wire, HEAD + WITHOUT_SESSION + 10, 1);
         expect_refusal(-EBADMSG);
     }
+}
+END_TEST
+
+START_TEST(what_is_no_handoff_or_of_an_older_layout_than_any_is_refused)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    struct wire wire;
+    make_wire(&wire, &handoff);
+    wire.head.magic++;
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
+    expect_refusal(-EBADMSG);
+    make_wire(&wire, &handoff);
+    wire.head.fixed_size = 16;
+    send_raw(&wire, HEAD + 16, 1);
+    expect_refusal(-EBADMSG);
+    for (uint32_t size = UINT32_MAX - HEAD; size != 0; size /= 3) {
+        make_wire(&wire, &handoff);
+        wire.head.fixed_size = size;
+        wire.head.session_size = (uint32_t)WITHOUT_SESSION - size;
+        send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
+        expect_refusal(-EBADMSG);
+    }
+}
+END_TEST
+
+/* ---- of other versions ----------------------------------------------------------- */
+
+/* A later version has appended fields, which are of no use to this one. */
+START_TEST(a_handoff_of_the_next_version_is_understood)
+{
+    enum {
+        APPENDED = 24
+    };
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10), received;
+    struct wire wire;
+    int fd;
+    make_wire(&wire, &handoff);
+    wire.head.version = HANDOFF_VERSION + 1;
+    wire.head.fixed_size = WITHOUT_SESSION + APPENDED;
+    uint8_t *appended = (uint8_t *)&wire + HEAD + WITHOUT_SESSION;
+    memset(appended, 0xaa, APPENDED);
+    memset(appended + APPENDED, 'x', 10);
+    send_raw(&wire, HEAD + WITHOUT_SESSION + APPENDED + 10, 1);
+    ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
+    ck_assert_mem_eq(&received, &handoff, WITHOUT_SESSION + 10);
+    close(fd);
+}
+END_TEST
+
+START_TEST(one_that_needs_a_later_reader_says_so_and_names_its_slot)
+{
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
+    struct wire wire;
+    int fd = 12345;
+    make_wire(&wire, &handoff);
+    wire.head.version = wire.head.needs = HANDOFF_VERSION + 1;
+    wire.handoff.kind = 77;
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
+    ck_assert_int_eq(handoff_receive(receiver, &received, &fd), -EPROTO);
+    ck_assert_int_eq(fd, -1);
+    ck_assert(pair_same(received.ref, handoff.ref));
+}
+END_TEST
+
+/* Numbers that other versions know: none of them may ever change. */
+START_TEST(kinds_codecs_and_protocols_keep_their_numbers)
+{
+    static const char *const names[] = {
+        "tls", "http", "offset", "p2p-copy", "localfirst", "transit"};
+    ck_assert_int_eq(HANDOFF_CONNECTION, 0);
+    ck_assert_int_eq(HANDOFF_LOOK, 1);
+    ck_assert_int_eq(HANDOFF_RECORD, 2);
+    ck_assert_int_eq(HANDOFF_TABLE, 3);
+    ck_assert_int_eq(CODEC_PLAIN, 0);
+    ck_assert_int_eq(CODEC_WEBSOCKET, 1);
+    ck_assert_int_eq(CODEC_CHANNEL, 2);
+    ck_assert_uint_ge(protocol_count, sizeof names / sizeof names[0]);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        ck_assert_str_eq(protocols[i]->name, names[i]);
 }
 END_TEST
 
 START_TEST(a_name_larger_than_its_room_is_refused)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    struct wire wire;
     handoff.name_size = HANDOFF_NAME_MAX + 1;
-    send_raw(&handoff, WITHOUT_SESSION, 1);
+    make_wire(&wire, &handoff);
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
     expect_refusal(-EBADMSG);
 }
 END_TEST
@@ -210,6 +312,7 @@ END_TEST
 START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
+    struct wire wire;
     int fd;
     handoff.records.suite = RECORDS_AES_128_GCM;
     handoff.records.data_max = RECORDS_DATA_MAX;
@@ -219,7 +322,8 @@ START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
     ck_assert_mem_eq(&received, &handoff, WITHOUT_SESSION);
     close(fd);
     handoff.records.suite = UINT8_MAX;
-    send_raw(&handoff, WITHOUT_SESSION, 1);
+    make_wire(&wire, &handoff);
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
     expect_refusal(-EBADMSG);
 }
 END_TEST
@@ -228,8 +332,10 @@ START_TEST(a_connection_comes_with_exactly_one_descriptor)
 {
     static const size_t counts[] = {0, 2, 3, 4, 5, 16};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    struct wire wire;
+    make_wire(&wire, &handoff);
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
-        send_raw(&handoff, WITHOUT_SESSION, counts[i]);
+        send_raw(&wire, HEAD + WITHOUT_SESSION, counts[i]);
         expect_refusal(-EBADMSG);
     }
 }
@@ -238,18 +344,22 @@ END_TEST
 START_TEST(a_look_comes_with_none)
 {
     struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
-    send_raw(&handoff, WITHOUT_SESSION, 1);
+    struct wire wire;
+    make_wire(&wire, &handoff);
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
     expect_refusal(-EBADMSG);
 }
 END_TEST
 
 START_TEST(an_unknown_kind_is_refused)
 {
-    static const uint32_t kinds[] = {HANDOFF_RECORD + 1, 1000, UINT32_MAX};
+    static const uint32_t kinds[] = {HANDOFF_TABLE + 1, 1000, UINT32_MAX};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    struct wire wire;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         handoff.kind = kinds[i];
-        send_raw(&handoff, WITHOUT_SESSION, 1);
+        make_wire(&wire, &handoff);
+        send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
         expect_refusal(-EBADMSG);
     }
 }
@@ -281,13 +391,16 @@ END_TEST
 START_TEST(one_that_is_cut_is_refused_though_its_descriptor_found_no_number)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
-    static const size_t sizes[] = {1, sizeof(uint32_t), WITHOUT_SESSION - 1};
+    static const size_t sizes[] = {1, sizeof(uint32_t), HEAD + WITHOUT_SESSION - 1};
+    struct wire wire;
+    make_wire(&wire, &handoff);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        send_raw(&handoff, sizes[i], 1);
+        send_raw(&wire, sizes[i], 1);
         ck_assert_int_eq(receive_without_numbers(&received), -EBADMSG);
     }
     handoff.kind = HANDOFF_LOOK;
-    send_raw(&handoff, WITHOUT_SESSION, 1);
+    make_wire(&wire, &handoff);
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
     ck_assert_int_eq(receive_without_numbers(&received), -EBADMSG);
 }
 END_TEST
@@ -365,6 +478,10 @@ int main(void)
     tcase_add_test(tests, a_datagram_larger_than_any_handoff_is_refused);
     tcase_add_test(tests, a_session_size_beyond_the_datagram_or_the_maximum_is_refused);
     tcase_add_test(tests, a_name_larger_than_its_room_is_refused);
+    tcase_add_test(tests, what_is_no_handoff_or_of_an_older_layout_than_any_is_refused);
+    tcase_add_test(tests, a_handoff_of_the_next_version_is_understood);
+    tcase_add_test(tests, one_that_needs_a_later_reader_says_so_and_names_its_slot);
+    tcase_add_test(tests, kinds_codecs_and_protocols_keep_their_numbers);
     tcase_add_test(tests, keys_of_TLS_arrive_and_those_that_cannot_be_are_refused);
     tcase_add_test(tests, a_connection_comes_with_exactly_one_descriptor);
     tcase_add_test(tests, a_look_comes_with_none);

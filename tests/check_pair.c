@@ -237,6 +237,153 @@ START_TEST(a_symbolic_link_is_not_followed)
 }
 END_TEST
 
+/* ---- a table that is lost -------------------------------------------------------- */
+
+START_TEST(a_table_of_another_boot_is_not_believed)
+{
+    struct pair_table *other;
+    char boot[TABLE_BOOT_SIZE] = "00000000-0000-0000-0000-000000000000\n";
+    ck_assert_int_eq(pair_check(table), 0);
+    overwrite(path, offsetof(struct table_header, boot), boot, sizeof boot);
+    ck_assert_int_eq(pair_open(path, CAPACITY, &other), -ESTALE);
+}
+END_TEST
+
+START_TEST(a_table_from_the_future_of_this_boot_is_not_believed)
+{
+    struct pair_table *other;
+    int64_t uptime = INT64_MAX;
+    overwrite(path, offsetof(struct table_header, uptime), &uptime, sizeof uptime);
+    ck_assert_int_eq(pair_open(path, CAPACITY, &other), -ESTALE);
+}
+END_TEST
+
+START_TEST(only_a_table_that_cannot_be_used_is_discarded)
+{
+    struct pair_table *other;
+    ck_assert_int_eq(pair_discard(path), 0);
+    ck_assert_int_eq(pair_check(table), 0);
+    overwrite(path, 0, "something else", 14);
+    ck_assert_int_eq(pair_discard(path), 0);
+    ck_assert_int_eq(access(path, F_OK), -1);
+    ck_assert_int_eq(pair_discard(path), 0);
+    ck_assert_int_eq(pair_open(path, CAPACITY, &other), 0);
+    pair_close(other);
+}
+END_TEST
+
+static void expect_lost(int fault)
+{
+    struct pair_ref ref;
+    ck_assert_int_eq(pair_check(table), fault);
+    ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, now() + FAR, &ref), -EIDRM);
+}
+
+START_TEST(a_table_that_is_cut_under_its_users_is_noticed_and_kills_nobody)
+{
+    park(PAIR_SIDES, "token", "a", PAIR_WAITS);
+    ck_assert_int_eq(truncate(path, 0), 0);
+    expect_lost(-EBADMSG);
+    ck_assert_uint_eq(stats().used, 0);
+}
+END_TEST
+
+START_TEST(a_table_that_is_written_over_is_noticed)
+{
+    struct pair_ref ref = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
+    memset((void *)table->header, 0xa5, table->size);
+    expect_lost(-EBADMSG);
+    ck_assert_int_eq(state_of(ref), PAIR_FREE);
+}
+END_TEST
+
+START_TEST(a_table_that_is_retired_is_left_alone)
+{
+    pair_retire(table);
+    expect_lost(-EBADMSG);
+}
+END_TEST
+
+START_TEST(a_table_that_is_removed_or_replaced_is_noticed)
+{
+    ck_assert_int_eq(unlink(path), 0);
+    ck_assert_int_eq(pair_check(table), -ENOENT);
+    struct pair_table *last = table;
+    ck_assert_int_eq(pair_open(path, CAPACITY, &table), 0);
+    ck_assert_int_eq(pair_check(last), -ESTALE);
+    pair_close(last);
+}
+END_TEST
+
+START_TEST(pairs_and_who_waits_are_carried_into_the_next_table)
+{
+    struct pair_ref first = park(PAIR_SIDES, "one", "a", PAIR_WAITS);
+    struct pair_ref second = park(PAIR_SIDES, "one", "b", PAIR_MATCHES);
+    struct pair_ref waits = park(PAIR_SIDES, "two", "a", PAIR_WAITS), carried, joined[2];
+    ck_assert_int_eq(pair_join(table, first, second), 0);
+    struct pair_table *last = table;
+    ck_assert_int_eq(unlink(path), 0);
+    ck_assert_int_eq(pair_open(path, 2 * CAPACITY, &table), 0);
+    ck_assert(!pair_is_adopted(table));
+    pair_succeed(table, last);
+    const struct pair_view ends[2] = {{.ref = first, .bytes = 7}, {.ref = second}};
+    ck_assert_int_eq(pair_carry_joined(table, last, ends, joined), 0);
+    ck_assert_int_eq(pair_carry(table, last, waits, &carried), 0);
+    pair_set_forwarder(table, 3);
+    ck_assert(pair_is_adopted(table));
+    ck_assert_uint_eq(pair_reads(table), 3);
+    ck_assert_int_eq(state_of(joined[0]), PAIR_JOINED);
+    ck_assert_uint_eq(stats().incomplete_bytes, 7);
+    park(PAIR_SIDES, "two", "b", PAIR_MATCHES);
+    ck_assert_int_eq(state_of(carried), PAIR_MATCHED);
+    pair_close(last);
+}
+END_TEST
+
+START_TEST(of_a_damaged_table_pairs_are_carried_and_nobody_else)
+{
+    struct pair_ref waits = park(PAIR_SIDES, "two", "a", PAIR_WAITS), carried, joined[2];
+    struct pair_table *last = table;
+    memset((void *)last->header, 0, last->size);
+    ck_assert_int_eq(pair_discard(path), 0);
+    ck_assert_int_eq(pair_open(path, CAPACITY, &table), 0);
+    pair_succeed(table, last);
+    const struct pair_view ends[2] = {{.ref = {5, 1}, .opened = 9}, {.ref = {6, 1}}};
+    ck_assert_int_eq(pair_carry_joined(table, last, ends, joined), 0);
+    ck_assert_int_eq(pair_carry(table, last, waits, &carried), -ESTALE);
+    ck_assert_uint_eq(stats().states[PAIR_JOINED], 2);
+    leave(joined[0]);
+    leave(joined[1]);
+    expect_empty();
+    pair_close(last);
+}
+END_TEST
+
+START_TEST(slots_that_are_not_free_are_not_taken_whatever_the_list_says)
+{
+    struct pair_ref first = enter(), second = enter();
+    leave(second);
+    table->header->free = first.slot + 1;
+    struct pair_ref third = enter();
+    ck_assert_uint_ne(third.slot, first.slot);
+    ck_assert_int_eq(pair_sent(table, first), 0);
+}
+END_TEST
+
+START_TEST(a_count_of_slots_that_cannot_be_ends_every_walk_at_the_last_one)
+{
+    struct pair_ref refs[4], stranded[4];
+    struct pair_stats counted;
+    enter();
+    table->header->fresh = UINT32_MAX;
+    table->header->reserved = UINT32_MAX;
+    pair_stats(table, &counted);
+    ck_assert_uint_eq(pair_dismissed(table, refs, 4), 0);
+    ck_assert_uint_eq(pair_sweep(table, now(), stranded, 4), 0);
+    pair_adopt(table);
+}
+END_TEST
+
 /* ---- keyed hashes ---------------------------------------------------------------- */
 
 START_TEST(keys_depend_on_protocol_parts_and_where_one_part_ends)
@@ -862,6 +1009,16 @@ static void add_tests(TCase *tests)
         no_table_is_made_for_who_only_looks, a_table_of_another_version_is_refused,
         a_file_that_is_no_table_is_refused, a_table_cut_short_anywhere_is_refused,
         a_capacity_that_does_not_fit_the_file_is_refused, a_symbolic_link_is_not_followed,
+        a_table_of_another_boot_is_not_believed,
+        a_table_from_the_future_of_this_boot_is_not_believed,
+        only_a_table_that_cannot_be_used_is_discarded,
+        a_table_that_is_cut_under_its_users_is_noticed_and_kills_nobody,
+        a_table_that_is_written_over_is_noticed, a_table_that_is_retired_is_left_alone,
+        a_table_that_is_removed_or_replaced_is_noticed,
+        pairs_and_who_waits_are_carried_into_the_next_table,
+        of_a_damaged_table_pairs_are_carried_and_nobody_else,
+        slots_that_are_not_free_are_not_taken_whatever_the_list_says,
+        a_count_of_slots_that_cannot_be_ends_every_walk_at_the_last_one,
         keys_depend_on_protocol_parts_and_where_one_part_ends, another_table_has_another_secret,
         sides_that_differ_meet, no_side_meets_any, another_key_does_not_meet,
         the_same_side_waits_beside_itself_and_the_rest_are_spares,

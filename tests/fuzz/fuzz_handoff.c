@@ -52,7 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct handoff handoff;
     int ends[2], fd;
-    if (size < 1 || size > 2 * sizeof handoff)
+    if (size < 1 || size > 4 * sizeof handoff)
         return 0;
     if (socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) != 0)
         abort();
@@ -61,11 +61,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int error = handoff_receive(ends[1], &handoff, &fd);
     if (error == 0) {
         if (handoff.session_size > HANDOFF_SESSION_MAX || handoff.name_size > HANDOFF_NAME_MAX ||
-            (fd >= 0) != (handoff.kind == HANDOFF_CONNECTION))
+            (fd >= 0) != (handoff.kind == HANDOFF_CONNECTION || handoff.kind == HANDOFF_TABLE))
             abort();
         if (fd >= 0)
             close(fd);
-    } else if (error != -EBADMSG || fd != -1) {
+    } else if ((error != -EBADMSG && error != -EPROTO) || fd != -1) {
         abort();
     }
     if (next_descriptor() != before)
