@@ -10,6 +10,7 @@
 #include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -128,11 +129,18 @@ static int open_unix(const char *path, int *sockets)
     return 1;
 }
 
+/* Digits and nothing else, which the resolver does not insist on: it takes a port modulo 65536. */
+static bool is_port(const char *text)
+{
+    size_t digits = strspn(text, "0123456789");
+    return digits > 0 && digits <= 5 && text[digits] == '\0' && atoi(text) <= UINT16_MAX;
+}
+
 /* Takes HOST and PORT apart; an empty host means every address. */
 static int split_address(const char *address, char *host, size_t size, const char **port)
 {
     const char *colon = strrchr(address, ':');
-    if (colon == NULL || colon[1] == '\0')
+    if (colon == NULL || !is_port(colon + 1))
         return -1;
     const char *begin = address, *end = colon;
     if (*begin == '[') {
@@ -193,7 +201,8 @@ int listen_open(const char *address, const struct options *options, int *sockets
         return open_unix(address + 5, sockets);
     if (split_address(address, host, sizeof host, &port) < 0) {
         log_error(
-            "cannot listen on %s: expected HOST:PORT, [V6]:PORT, :PORT or unix:PATH", address);
+            "cannot listen on %s: expected HOST:PORT, [V6]:PORT, :PORT (0 to 65535) or unix:PATH",
+            address);
         return -1;
     }
     int error = getaddrinfo(host[0] == '\0' ? NULL : host, port, &hints, &list);

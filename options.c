@@ -37,6 +37,7 @@ struct entry {
 #define AT(member) offsetof(struct options, member)
 
 enum {
+    DEFAULT_PORT = 4001,
     DAY = 86400,
     YEAR = 365 * DAY
 };
@@ -386,21 +387,20 @@ static int fill_in(struct options *options)
     if (status >= 0)
         return status;
     const char *port = getenv("PORT");
-    uint64_t number;
+    uint64_t number = DEFAULT_PORT;
     if (options->runtime_directory == NULL)
         options->runtime_directory = find_runtime_directory();
     if (options->state_directory == NULL)
         options->state_directory = options_state_directory();
     if (options->listen_count > 0)
         return -1;
-    if (port == NULL || *port == '\0') {
-        port = "4001";
-    } else if (parse_number(port, &number) < 0 || number == 0 || number > 65535) {
+    if (port != NULL && *port != '\0' &&
+        (parse_number(port, &number) < 0 || number == 0 || number > 65535)) {
         fprintf(
             stderr, "relay: bad value \"%s\" for $PORT: expected a port from 1 to 65535\n", port);
         return EXIT_USAGE;
     }
-    (void)snprintf(default_address, sizeof default_address, ":%s", port);
+    (void)snprintf(default_address, sizeof default_address, ":%u", (unsigned int)number);
     return add_address(options, default_address);
 }
 
@@ -498,6 +498,19 @@ static int refuse(const char *command, int code, char **argv)
     return EXIT_USAGE;
 }
 
+const char *options_value(const char *value, const char *word)
+{
+    bool attached = value != NULL && value != word && word[0] == '-' && word[1] != '-';
+    return attached && *value == '=' ? value + 1 : value;
+}
+
+bool options_is_whole(const char *name, const char *value, char *const *next)
+{
+    const char *word = value != NULL && value == next[-1] ? next[-2] : next[-1];
+    size_t size = strlen(name);
+    return strncmp(word + 2, name, size) == 0 && (word[2 + size] == '=' || word[2 + size] == '\0');
+}
+
 int options_read(struct options *options, int argc, char **argv, bool place)
 {
     struct option list[ENTRIES + 1];
@@ -509,6 +522,13 @@ int options_read(struct options *options, int argc, char **argv, bool place)
     optind = 0; /* have glibc start anew, should this be called twice */
     while (status < 0 && (code = getopt_long(argc, argv, letters, list, NULL)) != -1) {
         const struct entry *entry = code == ':' || code == '?' ? NULL : find_entry(code);
+        optarg = (char *)(uintptr_t)options_value(optarg, argv[optind - 1]);
+        if (entry != NULL && code >= LETTERLESS && is_strelay(argv[0]) &&
+            !options_is_whole(entry->name, optarg, argv + optind)) {
+            fprintf(stderr, "relay: a part of an option's name: expected --%s\n", entry->name);
+            status = EXIT_USAGE;
+            break;
+        }
         status = entry == NULL ? refuse(argv[0], code, argv) : apply(options, entry, argv[0]);
     }
     if (status < 0 && place) {

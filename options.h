@@ -56,6 +56,13 @@ struct options {
  * Strings are borrowed from argv and the environment. */
 int options_read(struct options *options, int argc, char **argv, bool place);
 
+/* The value of an option with one letter, as in -oFILE and, as the tools of Offset take it,
+ * -o=FILE. word: the last one that was read. Other values stay as they are. */
+const char *options_value(const char *value, const char *word);
+/* Whether a long option was spelled to its end, which the tools of Offset insist on. next: the word
+ * behind it and its value. */
+bool options_is_whole(const char *name, const char *value, char *const *next);
+
 /* The state directory where none is given. */
 const char *options_state_directory(void);
 

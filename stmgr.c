@@ -229,7 +229,9 @@ static void fill_getopt(const struct call *call, struct option *list, char *lett
         const struct entry *entry = &entries[i];
         if (((call->required | call->optional) & BIT(i)) == 0)
             continue;
-        int wants = entry->argument != NULL ? required_argument : no_argument;
+        int wants = entry->argument != NULL       ? required_argument
+                    : (PERMISSIONS & BIT(i)) != 0 ? optional_argument
+                                                  : no_argument;
         *list++ = (struct option){entry->name, wants, NULL, LETTERLESS + (int)i};
         if (entry->letter == 0)
             continue;
@@ -277,6 +279,10 @@ static int apply(const struct call *call, struct values *values, int id)
         fprintf(stderr, "%s: option --%s given twice: expected once\n", call->program, entry->name);
         return EXIT_USAGE;
     }
+    if (entry->argument == NULL && optarg != NULL && strcmp(optarg, "true") != 0) {
+        fprintf(stderr, "%s: option --%s takes no value but true\n", call->program, entry->name);
+        return EXIT_USAGE;
+    }
     /* Any address is one, also an empty one. */
     if (entry->argument != NULL && *optarg == '\0' && id != ADDRESS) {
         fprintf(stderr, "%s: empty value for --%s: expected %s\n", call->program, entry->name,
@@ -309,10 +315,17 @@ static int read_values(const struct call *call, int argc, char **argv, struct va
     opterr = 0;
     optind = 0; /* have glibc start anew, should this be called twice */
     while (status == READ_ON && (code = getopt_long(argc, argv, letters, list, NULL)) != -1) {
-        if (code == ':' || code == '?')
-            status = refuse(call, code, argv[optind - 1]);
+        int id = code == ':' || code == '?' ? -1 : find_option(code);
+        optarg = (char *)(uintptr_t)options_value(optarg, argv[optind - 1]);
+        bool part = id >= 0 && code >= LETTERLESS &&
+                    !options_is_whole(entries[id].name, optarg, argv + optind);
+        if (part)
+            optopt = 0; /* no option at all */
+        if (id < 0 || part)
+            status = refuse(call, part ? '?' : code,
+                argv[optind - (part && optarg == argv[optind - 1] ? 2 : 1)]);
         else
-            status = apply(call, values, find_option(code));
+            status = apply(call, values, id);
     }
     if (status == READ_ON && optind < argc) {
         fprintf(stderr, "%s: unexpected argument %s: expected options only\n", call->program,
@@ -370,6 +383,18 @@ static int refuse_command(const char *name)
     return EXIT_USAGE;
 }
 
+/* stmgr help [COMMAND] */
+static int help(int argc, char **argv)
+{
+    const struct command *command = argc > 0 ? find_command(argv[0]) : NULL;
+    if (argc == 0)
+        return show_commands();
+    if (command == NULL)
+        return refuse_command(argv[0]);
+    struct call call = make_call("stmgr", OFFSET_VERSION, command);
+    return show_help(&call);
+}
+
 int stmgr_main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : NULL;
@@ -380,6 +405,8 @@ int stmgr_main(int argc, char **argv)
     }
     if (name != NULL && (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0))
         return show_commands();
+    if (name != NULL && strcmp(name, "help") == 0)
+        return help(argc - 2, argv + 2);
     if (name != NULL && (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)) {
         puts("stmgr " OFFSET_VERSION);
         return 0;

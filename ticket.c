@@ -5,13 +5,15 @@
 #include "create.h"
 #include "log.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
 #include <sodium.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum {
-    PUBLIC_MODE = 0644,
+    PUBLIC_MODE = 0644, /* as far as the umask lets others read it */
     SECRET_MODE = 0600,
 };
 
@@ -30,13 +32,30 @@ static json_t *address_json(const char *address)
     return value;
 }
 
+/* The original writes the escapes of control characters in small letters. */
+static void lower_escapes(char *text)
+{
+    for (char *at = strchr(text, '\\'); at != NULL; at = strchr(at + 2, '\\'))
+        for (size_t i = 2; at[1] == 'u' && i < 6; i++)
+            at[i] = (char)tolower((unsigned char)at[i]);
+}
+
+static mode_t public_mode(void)
+{
+    mode_t mask = umask(0);
+    (void)umask(mask);
+    return (PUBLIC_MODE & ~mask) | SECRET_MODE;
+}
+
 /* Takes over `root`; NULL: there was no memory for it. */
 static int create_json(const char *path, mode_t mode, json_t *root)
 {
     int error = -ENOMEM;
     char *text = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2));
-    if (text != NULL)
+    if (text != NULL) {
+        lower_escapes(text);
         error = create_file(path, mode, text, strlen(text));
+    }
     ident_free_text(text);
     json_decref(root);
     if (error == 0)
@@ -54,7 +73,7 @@ int ticket_write(const char *path, const struct identity *identity, const char *
         return -1;
     ident_key_text(identity->public_key, key);
     return create_json(
-        path, PUBLIC_MODE, json_pack("{s:s, s:o}", "publicKey", key, "address", value));
+        path, public_mode(), json_pack("{s:s, s:o}", "publicKey", key, "address", value));
 }
 
 int ticket_write_app(
@@ -62,7 +81,7 @@ int ticket_write_app(
 {
     char key[IDENT_TEXT_SIZE];
     ident_key_text(identity->public_key, key);
-    return create_json(path, PUBLIC_MODE,
+    return create_json(path, public_mode(),
         json_pack("{s:s, s:{s:b, s:b, s:b, s:b}}", "publicKey", key, "permissions", "routes",
             (int)permissions->routes, "buyer", (int)permissions->buyer, "seller",
             (int)permissions->seller, "config", (int)permissions->config));

@@ -88,15 +88,14 @@ START_TEST(a_node_entry_holds_the_nodes_public_and_the_apps_private_key)
 }
 END_TEST
 
-START_TEST(all_may_read_a_ticket_and_only_its_owner_a_node_entry)
+START_TEST(whom_the_umask_lets_may_read_a_ticket_and_only_its_owner_a_node_entry)
 {
-    static const mode_t masks[] = {0, 077, 0777};
-    static const mode_t modes[KINDS] = {0644, 0644, 0600};
+    static const mode_t masks[] = {0, 027, 077, 0777}, public[] = {0644, 0640, 0600, 0600};
     for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
         umask(masks[i]);
         for (int kind = 0; kind < KINDS; kind++) {
             ck_assert_int_eq(write_kind(kind, scratch_path("file")), 0);
-            scratch_expect_mode(scratch_path("file"), modes[kind]);
+            scratch_expect_mode(scratch_path("file"), kind == KINDS - 1 ? 0600 : public[i]);
             ck_assert_int_eq(scratch_files(true), 1);
         }
     }
@@ -224,7 +223,7 @@ int main(void)
     tcase_add_test(tests, a_ticket_holds_public_key_and_address);
     tcase_add_test(tests, an_app_ticket_holds_public_key_and_any_permissions);
     tcase_add_test(tests, a_node_entry_holds_the_nodes_public_and_the_apps_private_key);
-    tcase_add_test(tests, all_may_read_a_ticket_and_only_its_owner_a_node_entry);
+    tcase_add_test(tests, whom_the_umask_lets_may_read_a_ticket_and_only_its_owner_a_node_entry);
     tcase_add_test(tests, an_address_is_any_string);
     tcase_add_test(tests, an_address_has_256_bytes_at_most);
     tcase_add_test(tests, an_address_that_is_not_utf_8_is_refused);

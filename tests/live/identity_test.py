@@ -178,7 +178,7 @@ def every_command_writes_what_the_original_does(program):
 def options_may_be_spelled_as_ever():
     spellings = ("--idfile node --address h:1 --output out", "-i node -a h:1 -o out",
                  "-inode -ah:1 -oout", "--output=out --address=h:1 --idfile=node",
-                 "-o out --idfile=node -ah:1")
+                 "-o out --idfile=node -ah:1", "-i=node -a=h:1 -o=out", "-i=node -a h:1 -o=out")
     with Desk() as desk:
         for spelling in spellings:
             desk.expect(f"stmgr relay-ticket {spelling}")
@@ -186,6 +186,48 @@ def options_may_be_spelled_as_ever():
             os.unlink(desk.path("out"))
         desk.expect("stmgr node-entry -n node -p app -a h:1 -o out")
         assert json.loads(desk.read("out"))["nodePublicKey"] == PUBLIC
+
+
+@behaviour()
+def strelay_takes_a_letter_with_an_equals_sign():
+    with Desk() as desk:
+        desk.expect_failure("strelay -i=missing -l=127.0.0.1:0", "the identity missing")
+        desk.expect_failure("strelay -i=node -l=127.0.0.1:99999", "cannot listen on 127.0.0.1:99999")
+
+
+@behaviour()
+def a_permission_may_be_said_to_be_true():
+    with Desk() as desk:
+        desk.expect("stmgr app-ticket -i app --proutes=true -o out")
+        assert json.loads(desk.read("out"))["permissions"]["routes"] is True
+
+
+@behaviour()
+def help_is_a_command_too():
+    with Desk() as desk:
+        assert desk.run("stmgr help") == desk.run("stmgr --help")
+        for command in COMMANDS:
+            assert desk.run(f"stmgr help {command}") == desk.run(f"stmgr {command} --help")
+            assert desk.run(f"stmgr help {command}")[0] == 0
+        desk.expect_failure("stmgr help no-such-command", "unknown command", status=2)
+
+
+@behaviour()
+def a_part_of_an_options_name_is_none():
+    with Desk() as desk:
+        for arguments in ("relay-ticket --id node -a h:1 -o x", "relay-ticket --idf=node -a h:1 -o x",
+                          "app-ticket -i app --prou -o x"):
+            desk.expect_failure(f"stmgr {arguments}", "unknown option --", status=2)
+        for arguments in ("--idf node -l 127.0.0.1:0", "--lad=127.0.0.1:0 -i node"):
+            desk.expect_failure(f"strelay {arguments}", "a part of an option's name", status=2)
+
+
+@behaviour()
+def control_characters_in_an_address_are_escaped_as_the_original_does():
+    with Desk() as desk:
+        desk.expect(["stmgr", "relay-ticket", "-i", "node", "-a", "\x1f\n\\u001F\"\x7f", "-o", "out"])
+        address = desk.read("out").split('"address": ')[1]
+        assert address == '"\\u001f\\n\\\\u001F\\"\x7f"\n}', address
 
 
 @behaviour()
@@ -198,12 +240,12 @@ def each_permission_is_its_own():
 
 
 @behaviour()
-def any_umask_gives_the_same_modes():
+def an_identity_is_for_its_user_alone_and_a_ticket_for_whom_the_umask_lets_read_it():
     with Desk() as desk:
-        for mask in (0o000, 0o077, 0o777):
+        for mask, public in ((0o000, 0o644), (0o022, 0o644), (0o077, 0o600), (0o777, 0o600)):
             desk.expect("stmgr gen-ident -o ident", umask=mask)
             desk.expect("stmgr relay-ticket -i node -a h:1 -o ticket", umask=mask)
-            assert (desk.mode("ident"), desk.mode("ticket")) == (0o600, 0o644), oct(mask)
+            assert (desk.mode("ident"), desk.mode("ticket")) == (0o600, public), oct(mask)
             os.unlink(desk.path("ident"))
             os.unlink(desk.path("ticket"))
 
