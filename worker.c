@@ -290,6 +290,13 @@ static void log_caller(
         outcome == PAIR_HAPPY ? "handed over" : pair_outcome_name(outcome));
 }
 
+/* Whether the client was told in TLS what it broke: what it sent is unread then. */
+static bool has_alerted(const struct greeting *greeting)
+{
+    return greeting->records != NULL && greeting->records->alert != 0 &&
+           greeting->records->alert != RECORDS_NOTHING_TO_SAY;
+}
+
 /* Closes a connection that the forwarder has not got, in the protocol's words if it is `known`. */
 static void close_refused(
     struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason, bool known)
@@ -300,7 +307,7 @@ static void close_refused(
     if (known)
         say_farewell(greeting, outcome, reason);
     greeting_say_end(greeting);
-    if (outcome == PAIR_EMPTY || outcome == PAIR_SOURCE)
+    if ((outcome == PAIR_EMPTY || outcome == PAIR_SOURCE) && !has_alerted(greeting))
         close(greeting->fd);
     else
         part(greeting->fd);

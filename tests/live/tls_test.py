@@ -68,6 +68,17 @@ def a_handshake_may_end_in_however_many_records(size):
         second.expect_end()
 
 
+@behaviour()
+def an_alert_arrives_before_the_end_whatever_else_the_client_has_sent():
+    with secure_relay() as relay:
+        client = Pieces(relay).shake_hands()
+        Client.send(client, b"\x17\3\3\0\x20" + bytes(32) + bytes(1000))
+        heard = b""
+        while part := client.socket.recv(4096):  # a reset is an error here
+            heard += part
+        assert heard[:3] == b"\x17\3\3" and len(heard) == 24, heard  # a sealed alert
+
+
 @behaviour(*WAYS)
 def large_transfers_arrive_whole_in_both_directions(how):
     with secure_relay(how) as relay:
