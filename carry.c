@@ -57,7 +57,7 @@ static void carry_pair(struct forwarder *forwarder, struct pair_table *last, str
     for (size_t i = 0; i < 2; i++)
         views[i] = (struct pair_view){.ref = ends[i]->ref,
             .protocol = ends[i]->protocol,
-            .opened = ends[i]->opened,
+            .opened = ends[i]->start.opened,
             .bytes = atomic_load_explicit(ends[i]->bytes, memory_order_relaxed)};
     int error = pair_carry_joined(forwarder->table, last, views, refs);
     for (size_t i = 0; i < 2; i++) {

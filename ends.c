@@ -38,7 +38,7 @@ void ends_record(struct forwarder *forwarder, const struct usage_record *entry)
 static void record_single(
     struct forwarder *forwarder, const struct end *end, enum pair_outcome outcome)
 {
-    struct usage_record entry = usage_single(end->opened, outcome);
+    struct usage_record entry = usage_single(end->start, outcome);
     pair_count(forwarder->table, end->protocol, outcome);
     if (outcome == PAIR_SERVED || end->state == END_LOBBY)
         return; /* neither a pair, nor one that never met */
@@ -249,7 +249,7 @@ void ends_part(struct forwarder *forwarder, struct end *end)
 {
     struct end *peer = end->peer;
     bool messages = messages_between(end);
-    struct usage_record entry = usage_pair(end->opened, peer->opened, flow_total(end));
+    struct usage_record entry = usage_pair(end->start, peer->start, flow_total(end));
     log_breach(end);
     log_breach(peer);
     leave_slot(forwarder, end);
@@ -480,7 +480,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .writable = true,
         .chunk = FLOW_CHUNK,
         .outlet = {.pipe = {-1, -1}},
-        .opened = view->opened,
+        .start = usage_start_at(view->opened),
         .kernel_tls = handoff->kernel_tls,
         .secure = in_tls ? secure_open(&handoff->records) : NULL,
     };

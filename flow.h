@@ -11,6 +11,7 @@
 #include "deadline.h"
 #include "pair.h"
 #include "secure.h"
+#include "usage.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -69,7 +70,7 @@ struct end {
     struct coded *coded;     /* messages.h; NULL: it carries bytes */
     struct secure *secure;   /* NULL: there is no TLS, or the kernel's */
     _Atomic uint64_t *bytes; /* from this end: its slot's count */
-    int64_t opened;
+    struct usage_start start;
     struct deadline phase; /* of what it is doing: waiting, arriving, lingering, leaving */
     struct deadline watch; /* set when something was written, until it is acknowledged */
 };

@@ -65,5 +65,7 @@ void runtime_close_others(int a, int b);
 /* Milliseconds, CLOCK_MONOTONIC. Microseconds since the epoch. */
 int64_t runtime_now(void);
 int64_t runtime_epoch(void);
+/* Microseconds on a clock that is never set, and goes on while the machine sleeps. */
+int64_t runtime_steady(void);
 
 #endif

@@ -11,34 +11,35 @@
 
 enum {
     MICROSECONDS = 1000000,
+    GREETING_MAX = 60 * MICROSECONDS, /* of which a clock that is set meanwhile may be wrong */
     TIME_TEXT = 32
 };
 
-/* The clock may have been set back meanwhile. */
-static int64_t time_since(int64_t opened)
+struct usage_start usage_start_at(int64_t opened)
 {
-    int64_t time = runtime_epoch() - opened;
-    return time < 0 ? 0 : time;
+    int64_t age = runtime_epoch() - opened;
+    age = age < 0 ? 0 : age > GREETING_MAX ? GREETING_MAX : age;
+    return (struct usage_start){.opened = opened, .since = runtime_steady() - age};
 }
 
-struct usage_record usage_single(int64_t opened, enum pair_outcome outcome)
+struct usage_record usage_single(struct usage_start start, enum pair_outcome outcome)
 {
     return (struct usage_record){
-        .started = opened,
-        .total_time = time_since(opened),
+        .started = start.opened,
+        .total_time = runtime_steady() - start.since,
         .waiting_time = -1,
         .outcome = (uint32_t)outcome,
     };
 }
 
-struct usage_record usage_pair(int64_t opened, int64_t peer_opened, uint64_t bytes)
+struct usage_record usage_pair(struct usage_start start, struct usage_start peer, uint64_t bytes)
 {
-    int64_t first = opened < peer_opened ? opened : peer_opened;
-    int64_t second = opened < peer_opened ? peer_opened : opened;
+    struct usage_start first = start.since < peer.since ? start : peer;
+    struct usage_start second = start.since < peer.since ? peer : start;
     return (struct usage_record){
-        .started = first,
-        .total_time = time_since(first),
-        .waiting_time = second - first,
+        .started = first.opened,
+        .total_time = runtime_steady() - first.since,
+        .waiting_time = second.since - first.since,
         .total_bytes = bytes,
         .outcome = PAIR_HAPPY,
     };

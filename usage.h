@@ -31,10 +31,19 @@ static inline bool usage_wanted(const struct usage_options *options)
     return options->log_fd >= 0 || options->database != NULL;
 }
 
-/* The record of a connection, opened at `opened` and closed now, that met nobody. */
-struct usage_record usage_single(int64_t opened, enum pair_outcome outcome);
-/* The record of a pair that is closed now; opened: of each end. */
-struct usage_record usage_pair(int64_t opened, int64_t peer_opened, uint64_t bytes);
+/* When a connection was opened, by the clock on the wall, which may be set at any time, and by one
+ * that never is and that durations are measured on (runtime_steady()): microseconds. */
+struct usage_start {
+    int64_t opened, since;
+};
+
+/* The same of a connection that another process has opened a moment ago. */
+struct usage_start usage_start_at(int64_t opened);
+
+/* The record of a connection that is closed now and met nobody. */
+struct usage_record usage_single(struct usage_start start, enum pair_outcome outcome);
+/* The record of a pair that is closed now. */
+struct usage_record usage_pair(struct usage_start start, struct usage_start peer, uint64_t bytes);
 
 /* The mood of a record: "happy", "lonely", ... What a client of the transit relay never was
  * (refused for want of room) is "errory". */

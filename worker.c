@@ -91,12 +91,13 @@ static void send_look(const struct worker *worker, struct pair_ref ref)
         (void)handoff_send(worker->forwarder, &handoff, -1);
 }
 
-static void record_end(const struct worker *worker, int64_t opened, enum pair_outcome outcome)
+static void record_end(
+    const struct worker *worker, struct usage_start start, enum pair_outcome outcome)
 {
     struct handoff handoff = {.kind = HANDOFF_RECORD, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
     if (!usage_wanted(&worker->options->usage) || outcome == PAIR_SERVED)
         return;
-    handoff.record = usage_single(opened, outcome);
+    handoff.record = usage_single(start, outcome);
     int error = handoff_send(worker->forwarder, &handoff, -1);
     if (error != 0) {
         errno = -error;
@@ -318,6 +319,7 @@ void worker_greet(struct worker *worker, int fd)
     struct pair_ref ref = PAIR_NONE, stranded;
     struct caller caller = {.source = 0};
     int64_t opened = runtime_epoch();
+    struct usage_start start = usage_start_at(opened);
     struct greeting greeting = {
         .fd = fd,
         .deadline = runtime_now() + (int64_t)worker->options->handshake_timeout * 1000,
@@ -345,7 +347,7 @@ void worker_greet(struct worker *worker, int fd)
         /* A proxy that only asks whether somebody is there is no client. */
         if (!caller.is_proxy || outcome != PAIR_EMPTY) {
             pair_count(worker->table, greeting.protocol, outcome);
-            record_end(worker, opened, outcome);
+            record_end(worker, start, outcome);
         }
         close_refused(&greeting, outcome, reason, known);
     }

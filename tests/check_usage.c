@@ -135,14 +135,21 @@ END_TEST
 
 /* ---- making ---------------------------------------------------------------------- */
 
+/* So many microseconds ago, by a clock on the wall that was set forward by `step` since. */
+static struct usage_start ago(int64_t time, int64_t step)
+{
+    return (struct usage_start){runtime_epoch() - time - step, runtime_steady() - time};
+}
+
 START_TEST(a_pair_starts_with_the_earlier_of_both_in_either_order)
 {
-    int64_t now = runtime_epoch();
     for (int swapped = 0; swapped < 2; swapped++) {
-        int64_t opened = now - (swapped ? 2000000 : 5000000);
-        int64_t peer_opened = now - (swapped ? 5000000 : 2000000);
-        struct usage_record record = usage_pair(opened, peer_opened, 42);
-        ck_assert_int_eq(record.started, now - 5000000);
+        struct usage_start first = ago(5000000, 0), second = first;
+        second.opened += 3000000;
+        second.since += 3000000;
+        struct usage_record record =
+            swapped ? usage_pair(second, first, 42) : usage_pair(first, second, 42);
+        ck_assert_int_eq(record.started, first.opened);
         ck_assert_int_eq(record.waiting_time, 3000000);
         ck_assert_int_ge(record.total_time, 5000000);
         ck_assert_uint_eq(record.total_bytes, 42);
@@ -151,18 +158,36 @@ START_TEST(a_pair_starts_with_the_earlier_of_both_in_either_order)
 }
 END_TEST
 
-START_TEST(a_clock_that_was_set_back_makes_no_negative_time)
+START_TEST(a_clock_that_is_set_changes_no_duration)
 {
-    int64_t later = runtime_epoch() + 3600000000;
-    ck_assert_int_eq(usage_single(later, PAIR_EMPTY).total_time, 0);
-    ck_assert_int_eq(usage_pair(later, later, 0).total_time, 0);
+    static const int64_t steps[] = {-3600000000, 3600000000};
+    for (int i = 0; i < 2; i++) {
+        struct usage_start before = ago(5000000, steps[i]), after = ago(2000000, 0);
+        struct usage_record pair = usage_pair(before, after, 0);
+        struct usage_record single = usage_single(before, PAIR_LONELY);
+        ck_assert_int_eq(pair.started, before.opened);
+        ck_assert_int_ge(pair.waiting_time, 2900000);
+        ck_assert_int_le(pair.waiting_time, 3100000);
+        ck_assert_int_ge(single.total_time, 5000000);
+        ck_assert_int_lt(single.total_time, 3600000000);
+    }
+}
+END_TEST
+
+START_TEST(a_clock_that_is_set_while_somebody_arrives_makes_no_negative_and_no_huge_time)
+{
+    int64_t now = runtime_epoch();
+    ck_assert_int_ge(usage_single(usage_start_at(now + 3600000000), PAIR_EMPTY).total_time, 0);
+    int64_t time = usage_single(usage_start_at(now - 3600000000), PAIR_EMPTY).total_time;
+    ck_assert_int_ge(time, 0);
+    ck_assert_int_lt(time, 3600000000);
 }
 END_TEST
 
 START_TEST(a_record_is_sent_whole_or_not_at_all)
 {
     int ends[2];
-    struct usage_record sent = usage_single(1, PAIR_EMPTY), received;
+    struct usage_record sent = usage_single(usage_start_at(1), PAIR_EMPTY), received;
     ck_assert_int_eq(pipe2(ends, O_NONBLOCK), 0);
     ck_assert_int_eq(usage_send(ends[1], &sent), 0);
     ck_assert_int_eq(read(ends[0], &received, sizeof received), (ssize_t)sizeof received);
@@ -195,7 +220,9 @@ int main(void)
     tcase_add_test(tests, a_line_that_does_not_fit_is_refused);
     tcase_add_test(tests, moods_are_those_that_existing_readers_know);
     tcase_add_test(tests, a_pair_starts_with_the_earlier_of_both_in_either_order);
-    tcase_add_test(tests, a_clock_that_was_set_back_makes_no_negative_time);
+    tcase_add_test(tests, a_clock_that_is_set_changes_no_duration);
+    tcase_add_test(
+        tests, a_clock_that_is_set_while_somebody_arrives_makes_no_negative_and_no_huge_time);
     tcase_add_test(tests, a_record_is_sent_whole_or_not_at_all);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
