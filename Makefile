@@ -18,10 +18,13 @@ SANITIZE ?=
 LIBRARIES := libsodium libsystemd jansson sqlite3 libseccomp libssl libcrypto mpack
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wvla
-HARDENING := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
+HARDENING := -fstack-protector-strong -fstack-clash-protection -fPIE
+ifneq ($(filter x86_64-% i%86-%,$(shell $(CC) -dumpmachine)),)
+HARDENING += -fcf-protection
+endif
 CFLAGS   ?= -O2 -g
 override CFLAGS += -std=gnu17 $(WARNINGS) -MMD -MP
-override CPPFLAGS += -D_GNU_SOURCE -DRELAY_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(LIBRARIES) 2>/dev/null)
+override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -DRELAY_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(LIBRARIES) 2>/dev/null)
 override LDLIBS += $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
 
 # Everything is instrumented, and a fuzz target has libFuzzer's main().

@@ -107,7 +107,7 @@ static int run(const struct options *options, struct retirement *retirement)
         .options = options,
         .socket = retirement->socket,
         .recorder = -1,
-        .descriptors_max = runtime_raise_descriptors(),
+        .descriptors_max = (size_t)runtime_raise_descriptors(),
         .retire = retire,
         .context = retirement,
     };

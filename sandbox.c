@@ -52,6 +52,18 @@ static const int common_calls[] = {
     SCMP_SYS(fstat),
     SCMP_SYS(newfstatat),
     SCMP_SYS(fallocate), /* of the table's slots */
+    /* By these names 32-bit processors, and those that came later, call what stands above. */
+    SCMP_SYS(mmap2),
+    SCMP_SYS(statx),
+    SCMP_SYS(fstat64),
+    SCMP_SYS(fstatat64),
+    SCMP_SYS(futex_time64),
+    SCMP_SYS(clock_gettime64),
+    SCMP_SYS(clock_nanosleep_time64),
+    SCMP_SYS(ppoll_time64),
+    SCMP_SYS(sigreturn),
+    SCMP_SYS(recv),
+    SCMP_SYS(send),
     SCMP_SYS(recvfrom),
     SCMP_SYS(recvmsg),
     SCMP_SYS(sendto),
@@ -85,6 +97,8 @@ static const int forwarder_calls[] = {
     SCMP_SYS(fcntl),
     SCMP_SYS(flock),
     SCMP_SYS(unlink),
+    SCMP_SYS(unlinkat),
+    SCMP_SYS(fcntl64),
 };
 
 /* What a library may try, though it need not: refused, but not fatal. */

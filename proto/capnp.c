@@ -328,7 +328,7 @@ static bool read_data(const struct view *view, size_t index, uint8_t **data, siz
     if (!follow(view->message, view->segment, at, &target) ||
         kind_of(target.pointer) != POINTER_LIST || (target.pointer >> 32 & 7) != ELEMENTS_OF_A_BYTE)
         return false;
-    *size = target.pointer >> 35;
+    *size = (size_t)(target.pointer >> 35);
     if (!is_within(view->message, target.segment, target.at, words_of(*size)))
         return false;
     *data = view->message->bytes + target.at * WORD;

@@ -32,17 +32,21 @@ static struct iovec part(const void *bytes, size_t size)
     return (struct iovec){(void *)(uintptr_t)bytes, size};
 }
 
+/* Nodes come to a relay by its identity, so this relay's own key is part of every key: another one
+ * that shares the table with us has its own listeners. */
 static struct pair_key listener_key(const struct greeting *greeting, const uint8_t *node)
 {
-    struct iovec parts[] = {part(node, CAPNP_KEY_SIZE)};
-    return pair_key(greeting->table, greeting->protocol, parts, 1);
+    struct iovec parts[] = {
+        part(node, CAPNP_KEY_SIZE), part(greeting->identity->public_key, CAPNP_KEY_SIZE)};
+    return pair_key(greeting->table, greeting->protocol, parts, 2);
 }
 
 static struct pair_key tunnel_key(
     const struct greeting *greeting, const uint8_t *connector, const uint8_t *listener)
 {
-    struct iovec parts[] = {part(connector, CAPNP_KEY_SIZE), part(listener, CAPNP_KEY_SIZE)};
-    return pair_key(greeting->table, greeting->protocol, parts, 2);
+    struct iovec parts[] = {part(connector, CAPNP_KEY_SIZE), part(listener, CAPNP_KEY_SIZE),
+        part(greeting->identity->public_key, CAPNP_KEY_SIZE)};
+    return pair_key(greeting->table, greeting->protocol, parts, 3);
 }
 
 /* ---- the greeting ---------------------------------------------------------------- */
@@ -177,8 +181,9 @@ static enum pair_outcome offset_greet(
         make_request(greeting, handshake.session.peer, &init, request);
         handoff->codec = CODEC_CHANNEL;
         handoff->lobby = init.kind == INIT_LISTEN;
-        handoff->name_size = sizeof handshake.session.peer;
-        memcpy(handoff->name, handshake.session.peer, sizeof handshake.session.peer);
+        handoff->name_size = 2 * CAPNP_KEY_SIZE; /* the node's, and the relay's that it came to */
+        memcpy(handoff->name, handshake.session.peer, CAPNP_KEY_SIZE);
+        memcpy(handoff->name + CAPNP_KEY_SIZE, greeting->identity->public_key, CAPNP_KEY_SIZE);
         handoff->session_size = sizeof handshake.session;
         memcpy(handoff->session, &handshake.session, sizeof handshake.session);
     }
@@ -208,9 +213,12 @@ static bool offset_hear(
     size_t name_size;
     if (capnp_read_connection_key(scratch, message, size, &rejected) != 0)
         return false;
+    const uint8_t *name = lobby_name(listener, &name_size);
+    if (name_size != 2 * CAPNP_KEY_SIZE)
+        return false;
     struct iovec parts[] = {part(rejected.public_key, sizeof rejected.public_key),
-        part(lobby_name(listener, &name_size), CAPNP_KEY_SIZE)};
-    struct end *caller = lobby_caller(lobby, listener, parts, 2);
+        part(name, CAPNP_KEY_SIZE), part(name + CAPNP_KEY_SIZE, CAPNP_KEY_SIZE)};
+    struct end *caller = lobby_caller(lobby, listener, parts, 3);
     if (caller != NULL)
         lobby_dismiss(lobby, caller);
     return true;

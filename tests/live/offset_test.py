@@ -215,6 +215,18 @@ def a_connect_to_a_key_that_does_not_listen_is_closed():
 
 
 @behaviour()
+def relays_that_share_a_directory_keep_their_listeners_apart():
+    with OffsetRelay() as first, OffsetRelay(options=[f"--runtime-dir={first.runtime}"]) as second:
+        key = Identity()
+        with first.listener(key) as here:
+            with second.open() as stranger:
+                stranger.connect_to(key.key).expect_closed()
+            with second.listener(key) as there:
+                first.tunnel(here)
+                second.tunnel(there)
+
+
+@behaviour()
 def an_accept_of_a_key_that_does_not_wait_is_closed():
     with OffsetRelay() as relay:
         listener = relay.listener()
