@@ -221,20 +221,31 @@ unlock:
 
 /* ---- entering and leaving -------------------------------------------------------- */
 
-static bool worker_is_gone(const struct slot *slot, int64_t now)
+/* Whose end was asked for last: thousands of slots in a row may be one process's, the porch's. */
+struct asked {
+    int32_t owner; /* 0: nobody's yet */
+    bool gone;
+};
+
+static bool worker_is_gone(const struct slot *slot, int64_t now, struct asked *asked)
 {
     if (slot->place == PAIR_IN_FLIGHT)
         return false;
-    return now > slot->deadline + WORKER_GRACE || (kill(slot->owner, 0) < 0 && errno == ESRCH);
+    if (now > slot->deadline + WORKER_GRACE)
+        return true;
+    if (asked->owner == 0 || asked->owner != slot->owner)
+        *asked = (struct asked){slot->owner, kill(slot->owner, 0) < 0 && errno == ESRCH};
+    return asked->gone;
 }
 
 /* The oldest who have not come to the forwarder: a few of those whose worker is dead. */
 static size_t find_dead(struct pair_table *table, int64_t now, struct pair_ref *dead, size_t size)
 {
     size_t count = 0;
+    struct asked asked = {.owner = 0};
     struct slot *slot = table_follow(table, table->header->first_unclaimed);
     for (size_t steps = 0; slot != NULL && steps < size; steps++) {
-        if (slot->state != PAIR_MATCHED && worker_is_gone(slot, now))
+        if (slot->state != PAIR_MATCHED && worker_is_gone(slot, now, &asked))
             dead[count++] = table_ref(table, slot);
         slot = table_follow(table, slot->next_entry);
     }
@@ -288,6 +299,34 @@ int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint6
     for (size_t i = 0; i < count; i++)
         (void)pair_leave(table, dead[i], &stranded); /* stale: someone else did it */
     return count == 0 ? error : try_to_enter(table, limits, source, opened, deadline, ret);
+}
+
+int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enum pair_place place,
+    int32_t owner)
+{
+    int error = table_lock_entry(table);
+    if (error != 0)
+        return error;
+    struct slot *slot = table_find(table, ref);
+    if (slot != NULL && slot->state == PAIR_GREETING && slot->opened == opened) {
+        slot->owner = owner;
+        slot->place = (uint8_t)place;
+    } else {
+        error = -ESTALE;
+    }
+    table_unlock_entry(table);
+    return error;
+}
+
+void pair_forsake(struct pair_table *table, int32_t owner)
+{
+    struct pair_ref stranded;
+    uint32_t end = table->header->fresh;
+    for (uint32_t index = 0; index < end && index < table->capacity; index++) {
+        struct slot *slot = &table->slots[index];
+        if (slot->state == PAIR_GREETING && slot->owner == owner)
+            (void)pair_leave(table, table_ref(table, slot), &stranded);
+    }
 }
 
 int pair_sent(struct pair_table *table, struct pair_ref ref)
@@ -646,18 +685,19 @@ _Atomic uint64_t *pair_bytes(struct pair_table *table, struct pair_ref ref)
     return slot == NULL ? NULL : &slot->bytes;
 }
 
-static bool is_overdue(const struct slot *slot, int64_t now)
+static bool is_overdue(const struct slot *slot, int64_t now, struct asked *asked)
 {
     bool late = now - slot->changed > PAIR_ARRIVAL_TIME;
     if (slot->place == PAIR_IN_FLIGHT || slot->state == PAIR_MATCHED)
         return late;
-    return worker_is_gone(slot, now);
+    return worker_is_gone(slot, now, asked);
 }
 
 size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *stranded, size_t size)
 {
     struct pair_ref overdue[SWEPT_AT_ONCE], peer;
     size_t overdue_count = 0, count = 0;
+    struct asked asked = {.owner = 0};
     if (size > SWEPT_AT_ONCE)
         size = SWEPT_AT_ONCE;
     if (table_lock_entry(table) != 0)
@@ -666,7 +706,7 @@ size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *strand
     for (uint32_t steps = 0; slot != NULL && overdue_count < size; steps++) {
         if (steps >= table->capacity)
             break;
-        if (is_overdue(slot, now))
+        if (is_overdue(slot, now, &asked))
             overdue[overdue_count++] = table_ref(table, slot);
         slot = table_follow(table, slot->next_entry);
     }
@@ -724,6 +764,7 @@ static void count_slots(const struct pair_table *table, struct pair_stats *ret)
         if (state > PAIR_DISMISSED)
             continue;
         ret->states[state]++;
+        ret->on_porch += state == PAIR_GREETING && slot->place == PAIR_ON_PORCH;
         if (state == PAIR_JOINED)
             ret->incomplete_bytes += atomic_load_explicit(&slot->bytes, memory_order_relaxed);
     }

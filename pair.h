@@ -7,8 +7,8 @@
  *      FREE -> GREETING -> WAITING -> MATCHED -> JOINED -> FREE
  *                     \________________^  \______________/
  *
- * and its descriptor is in one of three places: with its worker, in flight, or held by
- * the forwarder. The table holds no name, address, code or token: keys, sides and sources
+ * and its descriptor is in one of four places: with its worker, on the porch, in flight, or held
+ * by the forwarder. The table holds no name, address, code or token: keys, sides and sources
  * are keyed hashes under a secret drawn when the table is made.
  *
  * Functions return 0 (or what they say) or a negative errno, and never log. */
@@ -61,6 +61,7 @@ enum pair_place {
     PAIR_WITH_WORKER,
     PAIR_IN_FLIGHT,
     PAIR_WITH_FORWARDER,
+    PAIR_ON_PORCH, /* until more of its greeting has come */
 };
 
 /* How connections under one key meet. A protocol names its rule, and no more. */
@@ -156,6 +157,7 @@ struct pair_stats {
     uint32_t states[PAIR_DISMISSED + 1];
     uint32_t tokens;           /* keys under which somebody waits */
     uint32_t unclaimed;        /* slots whose descriptor is not with the forwarder */
+    uint32_t on_porch;         /* of those that are greeting */
     uint64_t incomplete_bytes; /* forwarded by pairs that still go on */
     uint64_t total_bytes;      /* by those that ended */
     uint64_t outcomes[PAIR_PROTOCOLS_MAX][PAIR_OUTCOMES];
@@ -206,6 +208,13 @@ uint64_t pair_source(const struct pair_table *table, const void *address, size_t
  * this source; -ENOMEM: the table's file system has no space for more. */
 int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
     int64_t opened, int64_t deadline, struct pair_ref *ret);
+/* Another process answers for a slot that is greeting, of a connection `opened` then: its `owner`,
+ * a process id, which has its descriptor at `place`, PAIR_WITH_WORKER or PAIR_ON_PORCH. When that
+ * dies, the slot is free. */
+int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enum pair_place place,
+    int32_t owner);
+/* Frees all slots that are greeting and whose owner is a process that has died. */
+void pair_forsake(struct pair_table *table, int32_t owner);
 /* Waits, matches, or is refused, in one step. After PAIR_REFUSED the slot is still the
  * caller's, to leave with pair_leave(). */
 int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_request *request,

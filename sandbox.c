@@ -8,6 +8,7 @@
 #include <seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 
 #ifdef RELAY_NO_SANDBOX
@@ -87,6 +88,12 @@ static const int worker_calls[] = {
     SCMP_SYS(socketpair), /* for the keeper's answer */
 };
 
+static const int porch_calls[] = {
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_ctl),
+};
+
 static const int forwarder_calls[] = {
     SCMP_SYS(epoll_wait),
     SCMP_SYS(epoll_pwait),
@@ -146,6 +153,13 @@ static int allow_worker(scmp_filter_ctx filter, int handoff_socket)
                : allow_if(filter, SCMP_SYS(connect), 0, UINT32_MAX, (uint32_t)handoff_socket);
 }
 
+/* Asking how much there is to be read. */
+static int allow_porch(scmp_filter_ctx filter)
+{
+    int error = ADD(SCMP_ACT_ALLOW, porch_calls);
+    return error != 0 ? error : allow_if(filter, SCMP_SYS(ioctl), 1, UINT32_MAX, FIONREAD);
+}
+
 /* Opening files, for reading. */
 static int allow_keeper(scmp_filter_ctx filter)
 {
@@ -166,6 +180,8 @@ static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_sock
         error = ADD(SCMP_ACT_ERRNO(EPERM), refused_calls);
     if (error != 0)
         return error;
+    if (role == SANDBOX_PORCH)
+        return allow_porch(filter);
     return role == SANDBOX_FORWARDER ? ADD(SCMP_ACT_ALLOW, forwarder_calls)
                                      : allow_worker(filter, handoff_socket);
 }

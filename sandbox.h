@@ -5,6 +5,7 @@
 enum sandbox_role {
     SANDBOX_WORKER,    /* reads a handshake, sends a handoff; accepts connections */
     SANDBOX_KEEPER,    /* reads files */
+    SANDBOX_PORCH,     /* waits for descriptors to become readable, and passes them on */
     SANDBOX_FORWARDER, /* moves bytes between descriptors it is given */
 };
 

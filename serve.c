@@ -1,7 +1,7 @@
 /* The parent: it listens but never reads from a connection. It keeps between SPARE_MIN and
- * SPARE_MAX workers idle, replaces those that die, and looks after the forwarder if that is its
- * own. What each worker is doing stands on a board in shared memory; workers nudge the parent
- * by an eventfd when idle ones become scarce. */
+ * SPARE_MAX workers idle, replaces those that die, and looks after the porch, and after the
+ * forwarder if that is its own. What each worker is doing stands on a board in shared memory;
+ * workers nudge the parent by an eventfd when idle ones become scarce. */
 #include "serve.h"
 
 #include "database.h"
@@ -37,13 +37,20 @@ enum {
     SPARE_START = 4,
     SPARE_MAX = 8,
     SOCKETS_MAX = 2 * OPTIONS_LISTEN_MAX, /* an address may be two sockets: IPv4 and IPv6 */
-    HURRY_AFTER = 1000,   /* milliseconds of greeting, before others may be let in instead */
-    BUSY_CHECK = 100,     /* how often that is looked at, when every worker is busy */
-    STALL_CHECK = 250,    /* for somebody to accept, before idle workers are held for stalled */
-    RETIRE_PAUSE = 1000,  /* between two retirements of idle workers */
-    LEAVE_TIME = 1000,    /* for an idle worker to end, before it is killed */
-    OVERTIME = 5000,      /* beyond a handshake's deadline, before its worker is killed */
-    FAILURE_PAUSE = 1000, /* before a worker or forwarder that died at once is replaced */
+    HURRY_AFTER = 1000,    /* milliseconds of greeting, before others may be let in instead */
+    HOLDERS_PART = 2,      /* of the workers at most one in so many is kept by half a greeting */
+    CROWDS = 1024,         /* sources that are told apart among those who keep workers */
+    PORCH_PART = 2,        /* of all connections at most one in so many stands on the porch, */
+    PORCH_SOURCE_PART = 4, /* and of those at most one in so many is from one source */
+    PORCH_STALL_TIME = 1000,
+    PORCH_END_TIME = 2000, /* for the porch to send everybody back, before it is killed */
+    BUSY_CHECK = 100,      /* how often that is looked at, when every worker is busy */
+    TURNS = 16,            /* connections that a worker takes in a row from one socket */
+    STALL_CHECK = 250,     /* for somebody to accept, before idle workers are held for stalled */
+    RETIRE_PAUSE = 1000,   /* between two retirements of idle workers */
+    LEAVE_TIME = 1000,     /* for an idle worker to end, before it is killed */
+    OVERTIME = 5000,       /* beyond a handshake's deadline, before its worker is killed */
+    FAILURE_PAUSE = 1000,  /* before a worker or forwarder that died at once is replaced */
 };
 
 enum worker_state {
@@ -57,11 +64,16 @@ struct board_entry {
     _Atomic int32_t pid;
     _Atomic uint32_t state; /* enum worker_state */
     _Atomic int64_t since;  /* milliseconds: started, or busy */
+    _Atomic uint64_t
+        crowd; /* busy, and kept by what comes of a greeting from there; 0: it is not */
 };
 
 struct board {
-    _Atomic uint64_t accepts; /* by all workers so far */
-    _Atomic bool closing;     /* who comes is only told so */
+    _Atomic uint64_t accepts;        /* by all workers so far */
+    _Atomic bool closing;            /* who comes is only told so */
+    _Atomic int32_t porch;           /* its process id; 0: it is being replaced; PORCH_CLOSED */
+    _Atomic uint32_t porch_turns;    /* counted by the porch, */
+    _Atomic uint32_t porch_failures; /* and by workers that had to wait for it in vain */
     struct board_entry workers[];
 };
 
@@ -78,6 +90,9 @@ struct server {
     int nudge;                        /* eventfd */
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
     pid_t pid;                        /* of this process, the parent of all others here */
+    struct porch porch;
+    uint32_t porch_failures, porch_turns; /* as they were when they were looked at last */
+    int64_t porch_moved;
     pid_t forwarder;
     pid_t keeper; /* of the certificate; 0: there is none */
     int64_t forwarder_since, paused_until, next_retirement;
@@ -119,6 +134,7 @@ static struct board_entry *find_worker(const struct server *server, pid_t pid)
 static void set_state(struct board_entry *entry, enum worker_state state)
 {
     atomic_store(&entry->since, runtime_now());
+    atomic_store(&entry->crowd, 0);
     atomic_store(&entry->state, state);
 }
 
@@ -129,8 +145,9 @@ static volatile sig_atomic_t worker_stop;
 /* What a worker listens on: for its signal handler. */
 static struct {
     const struct server *server;
+    struct board_entry *entry; /* its own */
     int epoll;
-} listening = {NULL, -1};
+} listening = {NULL, NULL, -1};
 
 /* A worker that is told to stop gives up its listening sockets at once, even in the middle of a
  * greeting, so that whoever starts next can have their addresses. A signal that comes before
@@ -155,42 +172,75 @@ static void stop_worker(int signal)
     errno = error;
 }
 
+/* One of the idle workers is woken, not all of them. */
+static bool watch_socket(int epoll, int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.fd = fd};
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
 static int watch_sockets(const struct server *server)
 {
     int epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (epoll < 0)
-        return -1;
-    for (size_t i = 0; i < server->socket_count; i++) {
-        /* One of the idle workers is woken, not all of them. */
-        struct epoll_event event = {
-            .events = EPOLLIN | EPOLLEXCLUSIVE, .data.fd = server->sockets[i]};
-        if (epoll_ctl(epoll, EPOLL_CTL_ADD, server->sockets[i], &event) < 0) {
-            close(epoll);
-            return -1;
-        }
-    }
-    return epoll;
+    bool good = epoll >= 0 && watch_socket(epoll, server->porch.leave[1]);
+    for (size_t i = 0; good && i < server->socket_count; i++)
+        good = watch_socket(epoll, server->sockets[i]);
+    if (good)
+        return epoll;
+    if (epoll >= 0)
+        close(epoll);
+    return -1;
 }
 
-static void greet_one(struct server *server, struct board_entry *entry, int fd)
+static void nudge_parent(const struct server *server)
 {
+    uint64_t one = 1;
+    /* A full counter has nudged already. */
+    (void)!write(server->nudge, &one, sizeof one);
+}
+
+/* visit: of one that comes from the porch, or NULL. */
+static void greet_one(struct server *server, struct board_entry *entry, struct visit *visit, int fd)
+{
+    struct worker *worker = &server->worker;
     set_state(entry, WORKER_BUSY);
     atomic_fetch_add(&server->board->accepts, 1);
-    if (!has_spares(server)) {
-        uint64_t one = 1;
-        /* A full counter has nudged already. */
-        (void)!write(server->nudge, &one, sizeof one);
-    }
+    worker->patient = has_spares(server);
+    if (!worker->patient)
+        nudge_parent(server);
     greeting_resume();
-    server->worker.closing = atomic_load(&server->board->closing);
-    worker_greet(&server->worker, fd);
+    worker->closing = atomic_load(&server->board->closing);
+    worker->porch_failed = false;
+    if (visit == NULL)
+        worker_greet(worker, fd);
+    else
+        worker_resume(worker, visit, fd);
+    if (worker->porch_failed) {
+        atomic_fetch_add(&server->board->porch_failures, 1);
+        nudge_parent(server);
+    }
     set_state(entry, WORKER_IDLE);
+}
+
+/* Takes a connection where there is one, and serves it. 0, or a negative errno: -EAGAIN. */
+static int take_one(struct server *server, struct board_entry *entry, int socket)
+{
+    struct visit visit;
+    int fd = -1, error = 0;
+    bool returned = socket == server->porch.leave[1];
+    if (returned)
+        error = porch_take(&server->porch, &visit, &fd);
+    else if ((fd = accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) < 0)
+        error = -errno;
+    if (error == 0)
+        greet_one(server, entry, returned ? &visit : NULL, fd);
+    return error;
 }
 
 /* Accepts until it has served its share, or is told to stop. */
 static int work(struct server *server, struct board_entry *entry)
 {
-    int uses = 0;
+    int uses = 0, turns = 0;
     bool waiting = true;
     struct epoll_event event;
     while (!worker_stop && uses < server->options->max_use) {
@@ -201,16 +251,79 @@ static int work(struct server *server, struct board_entry *entry)
             continue;
         if (pair_check(server->worker.table) != 0)
             return 0; /* another one, with the table that is there by now, takes who waits */
-        int fd = accept4(event.data.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        waiting = fd < 0; /* one that came may not be the only one */
-        if (fd >= 0) {
-            uses++;
-            greet_one(server, entry, fd);
-        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        int error = take_one(server, entry, event.data.fd);
+        uses += error == 0;
+        /* One that came may not be the only one; but nobody waits behind those of the other kind.
+         */
+        waiting = error != 0 || ++turns % TURNS == 0;
+        if (error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM) {
+            errno = -error;
             log_repeated_errno(LOG_WARNING, "cannot accept a connection");
             return EXIT_RUN_TIME; /* the parent pauses before it makes another */
         }
     }
+    return 0;
+}
+
+/* Who keeps workers by what comes of a greeting, which nobody else can wait for. */
+struct holders {
+    size_t count;
+    uint16_t crowds[CROWDS]; /* how many by source, or by a few sources that share a place here */
+    uint16_t largest;
+};
+
+static uint16_t *crowd_size(struct holders *holders, uint64_t crowd)
+{
+    return &holders->crowds[crowd % CROWDS];
+}
+
+static void count_holders(const struct server *server, struct holders *holders)
+{
+    *holders = (struct holders){.count = 0};
+    for (size_t i = 0; i < server->board_size; i++) {
+        uint64_t crowd = atomic_load(&server->board->workers[i].crowd);
+        if (crowd == 0)
+            continue;
+        holders->count++;
+        uint16_t size = ++*crowd_size(holders, crowd);
+        holders->largest = size > holders->largest ? size : holders->largest;
+    }
+}
+
+/* The one that has taken longest among the sources that keep most. */
+static struct board_entry *find_holder(const struct server *server, struct holders *holders)
+{
+    struct board_entry *oldest = NULL;
+    for (size_t i = 0; i < server->board_size; i++) {
+        struct board_entry *entry = &server->board->workers[i];
+        uint64_t crowd = atomic_load(&entry->crowd);
+        if (crowd != 0 && *crowd_size(holders, crowd) == holders->largest &&
+            (oldest == NULL || atomic_load(&entry->since) < atomic_load(&oldest->since)))
+            oldest = entry;
+    }
+    return oldest;
+}
+
+/* Half of the workers may be kept, so that whole greetings find one. Beyond that another one gives
+ * way: to a source that keeps fewer at once, else once it has taken HURRY_AFTER; an honest client
+ * needs two round trips. */
+static int hold_worker(uint64_t source)
+{
+    struct holders holders;
+    const struct server *server = listening.server;
+    uint64_t crowd = source == 0 ? 1 : source;
+    size_t share = server->board_size / HOLDERS_PART;
+    count_holders(server, &holders);
+    if (holders.count >= (share == 0 ? 1 : share)) {
+        const struct board_entry *other = find_holder(server, &holders);
+        if (other == NULL)
+            return -EAGAIN;
+        bool smaller = *crowd_size(&holders, crowd) + 1 < holders.largest;
+        if (!smaller && runtime_now() - atomic_load(&other->since) < HURRY_AFTER)
+            return -EAGAIN;
+        (void)kill(atomic_load(&other->pid), SIGUSR1); /* gone: its place is free */
+    }
+    atomic_store(&listening.entry->crowd, crowd);
     return 0;
 }
 
@@ -241,6 +354,8 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
         close(server->handoff_socket);
     process_name("relay-worker", "worker", server->options->runtime_directory);
     listening.server = server;
+    listening.entry = entry;
+    server->worker.hold = hold_worker;
     listening.epoll = watch_sockets(server);
     if (listening.epoll < 0 || prepare_worker_signals() < 0)
         log_error_errno("cannot start a worker");
@@ -278,10 +393,54 @@ static bool start_worker(struct server *server)
     return false;
 }
 
+static _Noreturn void be_porch(struct server *server)
+{
+    int64_t places = server->options->limits.connections / PORCH_PART + 1;
+    notify_close();
+    ident_free(server->worker.identity);
+    worker_close(&server->worker);
+    process_name("relay-porch", "porch", server->options->runtime_directory);
+    _exit(porch_run(&server->porch, (size_t)places, (size_t)(places / PORCH_SOURCE_PART + 1),
+        &server->board->porch_turns));
+}
+
+static int start_porch(struct server *server)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        be_porch(server);
+    if (pid > 0) {
+        atomic_store(&server->board->porch, pid);
+        return 0;
+    }
+    log_error_errno("cannot start the porch");
+    pause_starting(server);
+    return -1;
+}
+
+/* A porch that took a connection in no time, and has not moved for a second, is stalled. */
+static void kill_stalled_porch(struct server *server)
+{
+    int64_t now = runtime_now();
+    int32_t porch = atomic_load(&server->board->porch);
+    uint32_t failures = atomic_load(&server->board->porch_failures);
+    uint32_t turns = atomic_load(&server->board->porch_turns);
+    if (failures == server->porch_failures)
+        return;
+    server->porch_failures = failures;
+    if (turns != server->porch_turns) {
+        server->porch_turns = turns;
+        server->porch_moved = now;
+    } else if (porch > 0 && now - server->porch_moved >= PORCH_STALL_TIME) {
+        (void)kill(porch, SIGKILL); /* gone: reaped next */
+    }
+}
+
 static _Noreturn void be_forwarder(struct server *server)
 {
     for (size_t i = 0; i < server->socket_count; i++)
         close(server->sockets[i]);
+    porch_close(&server->porch);
     close(server->signals);
     close(server->nudge);
     notify_close();
@@ -338,6 +497,14 @@ static void reap(struct server *server)
             server->forwarder = -1;
             continue;
         }
+        if (pid == atomic_load(&server->board->porch)) {
+            log_death("porch", pid, status);
+            atomic_store(&server->board->porch, server->stopping ? PORCH_CLOSED : 0);
+            pair_forsake(server->worker.table, pid);
+            if (failed && WIFEXITED(status))
+                pause_starting(server);
+            continue;
+        }
         if (pid == server->keeper) {
             log_death("certificate's keeper", pid, status);
             pause_starting(server);
@@ -381,12 +548,18 @@ static void hurry_slowest(struct server *server)
         (void)kill(atomic_load(&slowest->pid), SIGUSR1);
 }
 
+static bool connections_return(const struct server *server)
+{
+    struct pollfd entry = {.fd = server->porch.leave[1], .events = POLLIN};
+    return poll(&entry, 1, 0) > 0;
+}
+
 static bool connections_wait(const struct server *server)
 {
-    struct pollfd entries[SOCKETS_MAX];
+    struct pollfd entries[1 + SOCKETS_MAX] = {{.fd = server->porch.leave[1], .events = POLLIN}};
     for (size_t i = 0; i < server->socket_count; i++)
-        entries[i] = (struct pollfd){.fd = server->sockets[i], .events = POLLIN};
-    return poll(entries, server->socket_count, 0) > 0;
+        entries[1 + i] = (struct pollfd){.fd = server->sockets[i], .events = POLLIN};
+    return poll(entries, 1 + server->socket_count, 0) > 0;
 }
 
 /* Tells up to `count` idle workers to end. One that takes a connection just now serves it first. */
@@ -481,6 +654,9 @@ static int keep_spares(struct server *server)
     if (renew_table(server) < 0)
         return FAILURE_PAUSE;
     if (server->keeper < 0 && replace_keeper(server) < 0)
+        return FAILURE_PAUSE;
+    kill_stalled_porch(server);
+    if (atomic_load(&server->board->porch) == 0 && start_porch(server) < 0)
         return FAILURE_PAUSE;
     replace_stalled(server);
     kill_overdue(server);
@@ -602,6 +778,17 @@ static int open_board(struct server *server)
     return 0;
 }
 
+static int open_porch(struct server *server)
+{
+    int error = porch_open(&server->porch);
+    if (error == 0 && fcntl(server->porch.leave[1], F_SETFL, O_NONBLOCK) < 0)
+        error = -errno;
+    errno = -error;
+    server->worker.porch = &server->porch;
+    server->worker.porch_pid = &server->board->porch;
+    return error;
+}
+
 /* ---- running --------------------------------------------------------------------- */
 
 static void take_signals(struct server *server)
@@ -619,11 +806,13 @@ static void take_signals(struct server *server)
 static void wait_for_events(struct server *server, int timeout)
 {
     uint64_t nudges;
-    struct pollfd entries[2 + SOCKETS_MAX] = {
+    struct pollfd entries[3 + SOCKETS_MAX] = {
         {.fd = server->signals, .events = POLLIN},
         {.fd = server->nudge, .events = POLLIN},
     };
     size_t count = 2;
+    if (server->stall_check == 0)
+        entries[count++] = (struct pollfd){.fd = server->porch.leave[1], .events = POLLIN};
     for (size_t i = 0; server->stall_check == 0 && i < server->socket_count; i++)
         entries[count++] = (struct pollfd){.fd = server->sockets[i], .events = POLLIN};
     int ready = poll(entries, count, timeout);
@@ -675,12 +864,32 @@ static void finish_handshakes(struct server *server)
     }
 }
 
+/* Everybody on the porch is sent back for the end, and nobody goes there any more. Workers serve
+ * all others meanwhile. */
+static void empty_porch(struct server *server)
+{
+    pid_t porch = atomic_exchange(&server->board->porch, PORCH_CLOSED);
+    int64_t until = runtime_now() + PORCH_END_TIME;
+    if (porch <= 0)
+        return;
+    (void)kill(porch, SIGTERM); /* gone: there is nobody to send back */
+    while (kill(porch, 0) == 0 || (connections_return(server) && runtime_now() < until)) {
+        if (runtime_now() >= until)
+            (void)kill(porch, SIGKILL); /* the same */
+        (void)keep_spares(server);
+        wait_for_events(server, BUSY_CHECK / 10);
+        reap(server);
+    }
+    pair_forsake(server->worker.table, porch);
+}
+
 /* The forwarder gets what workers hand over, and then has some time to let everybody leave. Who
  * comes meanwhile waits for the next server, if the socket is not our own. */
 static void stop(struct server *server)
 {
     notify_tell("STOPPING=1\nSTATUS=Handshakes come to their end");
     server->stopping = true;
+    empty_porch(server);
     if (server->sockets_passed)
         stop_workers(server);
     else
@@ -734,7 +943,7 @@ int serve_main(const struct options *options)
         return EXIT_RUN_TIME;
     if (worker_open(&server.worker, options, &server.runtime) < 0 || find_forwarder(&server) < 0)
         return EXIT_RUN_TIME;
-    if (open_board(&server) < 0 || open_signals(&server) < 0) {
+    if (open_board(&server) < 0 || open_signals(&server) < 0 || open_porch(&server) < 0) {
         log_error_errno("cannot serve");
         return EXIT_RUN_TIME;
     }

@@ -18,6 +18,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <sodium.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -31,6 +32,7 @@ enum {
     PARTING_BYTES = 1 << 16,
     ADOPTION_TIME = 1000, /* for a forwarder to take a table for its own: milliseconds */
     ADOPTION_PAUSE = 1,
+    PATIENCE = 30, /* milliseconds for the rest of a greeting, before the porch waits for it */
 };
 
 /* ---- refusing -------------------------------------------------------------------- */
@@ -168,40 +170,35 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
 /* From the first byte to the handoff, or to what became of the connection instead: *known says
  * whether its protocol was recognised. */
 static enum pair_outcome greet(const struct worker *worker, struct greeting *greeting,
-    struct pair_ref ref, bool *known, enum pair_reason *reason)
+    const struct visit *visit, bool *known, enum pair_reason *reason)
 {
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
-    const struct protocol *protocol = protocol_sniff(greeting);
+    const struct protocol *protocol =
+        visit->resumed ? protocols[greeting->protocol] : protocol_sniff(greeting);
     *known = protocol != NULL;
     if (!*known)
         return PAIR_EMPTY;
-    enum pair_outcome outcome = protocol->greet(greeting, &request, &handoff);
+    enum pair_outcome outcome = visit->resumed ? protocol->resume(greeting, &request, &handoff)
+                                               : protocol->greet(greeting, &request, &handoff);
     if (outcome == PAIR_HAPPY)
-        outcome = meet(worker, ref, &request, &handoff, greeting->fd, reason);
+        outcome = meet(worker, visit->ref, &request, &handoff, greeting->fd, reason);
     sodium_memzero(&handoff, sizeof handoff);
     return outcome;
 }
 
-/* Who is at the other end. */
-struct caller {
-    struct sockaddr_storage address; /* of no family: nobody asked */
-    uint64_t source;                 /* pair_source(); 0: not counted */
-    bool is_proxy;                   /* a trusted proxy, for itself */
-};
-
 /* Reads what a trusted proxy says of a connection. */
-static enum pair_outcome ask_proxy(const struct greeting *greeting, struct caller *caller)
+static enum pair_outcome ask_proxy(const struct greeting *greeting, struct visit *visit)
 {
-    uint64_t proxy = listen_source(&caller->address, greeting->table);
-    int error = proxy_read(greeting, &caller->address, &caller->is_proxy);
+    uint64_t proxy = listen_source(&visit->address, greeting->table);
+    int error = proxy_read(greeting, &visit->address, &visit->is_proxy);
     if (error == -EPROTO)
         log_repeated(LOG_WARNING,
             "refused a connection from a trusted proxy: it does not begin with "
             "a good PROXY header");
     /* It named nobody, or itself. */
-    if (error != 0 || listen_source(&caller->address, greeting->table) == proxy)
-        caller->is_proxy = true;
+    if (error != 0 || listen_source(&visit->address, greeting->table) == proxy)
+        visit->is_proxy = true;
     if (error == 0)
         return PAIR_HAPPY;
     return error == -EPROTO ? PAIR_ERRORY : PAIR_EMPTY;
@@ -209,20 +206,20 @@ static enum pair_outcome ask_proxy(const struct greeting *greeting, struct calle
 
 /* Whose connection it is: the peer's, or who a trusted proxy says. */
 static enum pair_outcome find_source(
-    const struct worker *worker, const struct greeting *greeting, struct caller *caller)
+    const struct worker *worker, const struct greeting *greeting, struct visit *visit)
 {
     const struct options *options = worker->options;
     enum pair_outcome outcome = PAIR_HAPPY;
     if (options->proxies.count == 0 && options->limits.per_source == 0 && !log_debugging())
         return PAIR_HAPPY; /* nobody asks */
-    if (listen_peer(greeting->fd, &caller->address) != 0) {
-        caller->is_proxy = options->proxies.count > 0; /* a health check is reset so soon */
+    if (listen_peer(greeting->fd, &visit->address) != 0) {
+        visit->is_proxy = options->proxies.count > 0; /* a health check is reset so soon */
         return PAIR_EMPTY;
     }
-    if (proxy_is_trusted(&options->proxies, &caller->address))
-        outcome = ask_proxy(greeting, caller);
+    if (proxy_is_trusted(&options->proxies, &visit->address))
+        outcome = ask_proxy(greeting, visit);
     if (options->limits.per_source > 0)
-        caller->source = listen_source(&caller->address, worker->table);
+        visit->source = listen_source(&visit->address, worker->table);
     return outcome;
 }
 
@@ -240,14 +237,15 @@ static bool is_understood(struct worker *worker)
 }
 
 /* Makes room for a connection in the table, or says why there is none. */
-static enum pair_outcome enter(
-    struct worker *worker, uint64_t source, int64_t opened, int64_t deadline, struct pair_ref *ref)
+static enum pair_outcome enter(struct worker *worker, struct visit *visit)
 {
     if (worker->closing || !is_understood(worker))
         return PAIR_FULL;
-    int error = pair_enter(worker->table, &worker->options->limits, source, opened, deadline, ref);
+    int error = pair_enter(worker->table, &worker->options->limits, visit->source,
+        visit->start.opened, visit->deadline, &visit->ref);
     if (error == 0)
         return PAIR_HAPPY;
+    visit->ref = PAIR_NONE;
     if (error == -EUSERS)
         return PAIR_SOURCE;
     if (error != -ENOSPC)
@@ -277,9 +275,9 @@ static enum pair_outcome turn_away(
 
 /* The one place where an address is logged. */
 static void log_caller(
-    const struct caller *caller, const struct greeting *greeting, enum pair_outcome outcome)
+    const struct visit *visit, const struct greeting *greeting, enum pair_outcome outcome)
 {
-    const struct sockaddr_storage *address = &caller->address;
+    const struct sockaddr_storage *address = &visit->address;
     char host[NI_MAXHOST] = "no address", port[NI_MAXSERV] = "0";
     if (!log_debugging())
         return;
@@ -314,45 +312,151 @@ static void close_refused(
         part(greeting->fd);
 }
 
-void worker_greet(struct worker *worker, int fd)
+/* ---- until more has come --------------------------------------------------------- */
+
+/* Whose connection it is, for a share of the places or of the workers. */
+static uint64_t crowd_of(const struct worker *worker, struct visit *visit, int fd)
 {
-    struct pair_ref ref = PAIR_NONE, stranded;
-    struct caller caller = {.source = 0};
-    int64_t opened = runtime_epoch();
-    struct usage_start start = usage_start_at(opened);
+    if (visit->crowd == 0 && visit->address.ss_family == AF_UNSPEC)
+        (void)listen_peer(fd, &visit->address); /* the client is gone: its address is nobody's */
+    if (visit->crowd == 0)
+        visit->crowd = listen_source(&visit->address, worker->table);
+    return visit->crowd;
+}
+
+/* The greeting in progress, as it asks for a share of the workers. */
+struct holder {
+    const struct worker *worker;
+    struct visit *visit;
+    int fd;
+};
+
+static int hold(void *context)
+{
+    struct holder *holder = context;
+    return holder->worker->hold(crowd_of(holder->worker, holder->visit, holder->fd));
+}
+
+/* The slot is another process's, or gone with the one that it was. */
+static void pass_slot(
+    const struct worker *worker, struct visit *visit, enum pair_place place, int32_t owner)
+{
+    if (!pair_is_none(visit->ref) &&
+        pair_pass(worker->table, visit->ref, visit->start.opened, place, owner) != 0)
+        visit->ref = PAIR_NONE;
+}
+
+/* Sends a connection to the porch, with its slot. */
+static bool send_to_porch(
+    struct worker *worker, struct visit *visit, const struct greeting *greeting)
+{
+    const struct hearing *hearing = greeting->hearing;
+    visit->crowd = crowd_of(worker, visit, greeting->fd);
+    visit->protocol = greeting->protocol;
+    visit->resumed = hearing->resumes;
+    visit->enough = hearing->enough;
+    visit->crowded = hearing->crowded;
+    pass_slot(worker, visit, PAIR_ON_PORCH, atomic_load(worker->porch_pid));
+    int error = porch_enter(worker->porch, visit, greeting->fd);
+    if (error == 0)
+        return true;
+    pass_slot(worker, visit, PAIR_WITH_WORKER, getpid());
+    worker->porch_failed = true;
+    log_repeated(
+        LOG_WARNING, "closed a connection: the porch does not take it: %s", strerror(-error));
+    return false;
+}
+
+/* ---- one connection, new or from the porch --------------------------------------- */
+
+/* What becomes of a connection that the forwarder has not got. */
+static void end_visit(const struct worker *worker, const struct visit *visit,
+    struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason, bool known)
+{
+    struct pair_ref stranded;
+    if (!pair_is_none(visit->ref) && pair_leave(worker->table, visit->ref, &stranded) == 0)
+        send_look(worker, stranded);
+    /* A proxy that only asks whether somebody is there is no client. */
+    if (!visit->is_proxy || outcome != PAIR_EMPTY) {
+        pair_count(worker->table, greeting->protocol, outcome);
+        record_end(worker, visit->start, outcome);
+    }
+    close_refused(greeting, outcome, reason, known);
+}
+
+/* As far as it goes before more of the greeting has to come. */
+static enum pair_outcome go_on(struct worker *worker, struct visit *visit,
+    struct greeting *greeting, bool *known, enum pair_reason *reason)
+{
+    enum pair_outcome outcome = PAIR_HAPPY;
+    if (!visit->known)
+        outcome = find_source(worker, greeting, visit);
+    if (outcome != PAIR_HAPPY)
+        return outcome;
+    if (!visit->known)
+        visit->crowd = 0; /* it is whose the header said */
+    visit->known = true;
+    if (greeting->hearing != NULL)
+        greeting->hearing->taken = false; /* a PROXY header is not needed again */
+    if (pair_is_none(visit->ref))
+        outcome = enter(worker, visit);
+    return outcome == PAIR_HAPPY ? greet(worker, greeting, visit, known, reason)
+                                 : turn_away(greeting, outcome, worker->closing);
+}
+
+static void proceed(struct worker *worker, struct visit *visit, int fd, int64_t patience)
+{
+    struct holder holder = {worker, visit, fd};
+    struct hearing hearing = {
+        .until = patience, .hold = hold, .context = &holder, .resumes = visit->resumed};
+    bool porch =
+        worker->porch != NULL && !worker->closing && atomic_load(worker->porch_pid) != PORCH_CLOSED;
     struct greeting greeting = {
         .fd = fd,
-        .deadline = runtime_now() + (int64_t)worker->options->handshake_timeout * 1000,
+        .hearing = porch ? &hearing : NULL,
+        .deadline = visit->deadline,
         .table = worker->table,
         .identity = worker->identity,
         .tls = worker->tls,
-        .protocol = (uint8_t)(protocol_count - 1), /* until it is recognised */
+        .protocol = visit->protocol,
     };
     enum pair_reason reason = PAIR_NO_REASON;
     bool known = false;
-    enum pair_outcome outcome = find_source(worker, &greeting, &caller);
-    if (outcome == PAIR_HAPPY)
-        outcome = enter(worker, caller.source, opened, greeting.deadline, &ref);
-    bool entered = outcome == PAIR_HAPPY;
-    if (entered)
-        outcome = greet(worker, &greeting, ref, &known, &reason);
-    else if (outcome == PAIR_FULL || outcome == PAIR_SOURCE)
-        outcome = turn_away(&greeting, outcome, worker->closing);
-    log_caller(&caller, &greeting, outcome);
-    if (outcome == PAIR_HAPPY) {
-        close(greeting.fd);
-    } else {
-        if (entered && pair_leave(worker->table, ref, &stranded) == 0)
-            send_look(worker, stranded);
-        /* A proxy that only asks whether somebody is there is no client. */
-        if (!caller.is_proxy || outcome != PAIR_EMPTY) {
-            pair_count(worker->table, greeting.protocol, outcome);
-            record_end(worker, start, outcome);
-        }
-        close_refused(&greeting, outcome, reason, known);
-    }
+    enum pair_outcome outcome = go_on(worker, visit, &greeting, &known, &reason);
+    bool waits =
+        outcome == PAIR_EMPTY && hearing.given_up && send_to_porch(worker, visit, &greeting);
+    if (!waits)
+        log_caller(visit, &greeting, outcome);
+    if (waits || outcome == PAIR_HAPPY)
+        close(fd);
+    else
+        end_visit(worker, visit, &greeting, outcome, reason, known);
     if (greeting.records != NULL)
         records_wipe(greeting.records);
+}
+
+void worker_greet(struct worker *worker, int fd)
+{
+    int64_t now = runtime_now();
+    struct visit visit = {
+        .ref = PAIR_NONE,
+        .start = usage_start_at(runtime_epoch()),
+        .deadline = now + (int64_t)worker->options->handshake_timeout * 1000,
+        .protocol = (uint8_t)(protocol_count - 1), /* until it is recognised */
+    };
+    proceed(worker, &visit, fd, now + (worker->patient ? PATIENCE : 0));
+}
+
+void worker_resume(struct worker *worker, struct visit *visit, int fd)
+{
+    if (visit->protocol >= protocol_count)
+        visit->protocol = (uint8_t)(protocol_count - 1);
+    if (protocols[visit->protocol]->resume == NULL)
+        visit->resumed = false;
+    if (worker->closing)
+        visit->deadline = 0;
+    pass_slot(worker, visit, PAIR_WITH_WORKER, getpid());
+    proceed(worker, visit, fd, 0);
 }
 
 /* ---- opening and starting -------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #include "ident.h"
 #include "options.h"
 #include "pair.h"
+#include "porch.h"
 #include "proto/tls.h"
 #include "runtime.h"
 
@@ -18,6 +19,16 @@ struct worker {
     int users_lock;            /* while it is held, no forwarder retires */
     bool closing;              /* takes no more connections: only says so */
     bool misunderstood;        /* the forwarder cannot read our handoffs, and this was said */
+
+    const struct porch *porch;  /* where the rest of greetings is waited for; NULL: in the worker */
+    _Atomic int32_t *porch_pid; /* who answers for those who stand there; PORCH_CLOSED */
+    bool porch_failed;          /* it took one in no time: it is stalled, or has no memory */
+    bool patient;               /* others are idle: it may wait a moment for the rest itself */
+    int (*hold)(uint64_t source); /* asks for a share of the workers, as in struct hearing */
+};
+
+enum {
+    PORCH_CLOSED = -1, /* nobody is to be sent there any more */
 };
 
 /* What may take root: reads the certificate, and the identity if a file of it is named, or makes
@@ -39,6 +50,8 @@ void worker_close(struct worker *worker);
 /* Takes one connection, which it owns and closes, as far as a worker does: to the forwarder,
  * or to its end. */
 void worker_greet(struct worker *worker, int fd);
+/* The same, for one that comes back from the porch. */
+void worker_resume(struct worker *worker, struct visit *visit, int fd);
 
 /* `relay worker`: the connection on standard input, or passed by systemd (Accept=yes).
  * arguments: those after the role, for a forwarder that has to be started. Returns the exit

@@ -37,14 +37,15 @@ void greeting_resume(void)
 
 /* ---- the socket ------------------------------------------------------------------ */
 
-int greeting_wait(const struct greeting *greeting, short events)
+/* Waits for what only the worker can wait for, or until `until`. */
+static int wait_until(const struct greeting *greeting, short events, int64_t until)
 {
     struct pollfd entry = {.fd = greeting->fd, .events = events};
     for (;;) {
-        int64_t left = greeting->deadline - runtime_now();
+        int64_t left = until - runtime_now();
         if (left <= 0 || interrupted)
             return -ETIMEDOUT;
-        int ready = poll(&entry, 1, (int)left);
+        int ready = poll(&entry, 1, left > INT32_MAX ? INT32_MAX : (int)left);
         if (ready > 0)
             return 0;
         if (ready < 0 && errno != EINTR)
@@ -52,21 +53,52 @@ int greeting_wait(const struct greeting *greeting, short events)
     }
 }
 
-/* Mostly the bytes are there already. */
-static ssize_t peek(const struct greeting *greeting, void *buffer, size_t size)
+int greeting_hold(const struct greeting *greeting)
 {
-    for (;;) {
-        ssize_t count = recv(greeting->fd, buffer, size, MSG_PEEK | MSG_DONTWAIT);
-        if (count >= 0)
-            return count;
-        if (errno == EINTR)
-            continue;
-        if (errno != EAGAIN)
-            return -errno;
-        int error = greeting_wait(greeting, POLLIN);
-        if (error != 0)
-            return error;
+    struct hearing *hearing = greeting->hearing;
+    if (hearing == NULL || hearing->held)
+        return 0;
+    int error = hearing->hold(hearing->context);
+    hearing->held = error == 0;
+    hearing->crowded = hearing->given_up = error != 0 && !hearing->taken;
+    hearing->taken = hearing->taken || error == 0;
+    return error;
+}
+
+void greeting_settle(const struct greeting *greeting)
+{
+    struct hearing *hearing = greeting->hearing;
+    if (hearing != NULL && !hearing->held) {
+        hearing->taken = false;
+        hearing->resumes = true;
     }
+}
+
+int greeting_wait(const struct greeting *greeting, short events)
+{
+    return greeting_hold(greeting) != 0 ? -ETIMEDOUT
+                                        : wait_until(greeting, events, greeting->deadline);
+}
+
+/* Waits for more of what can be peeked at. A greeting of which nothing is consumed is given up, if
+ * somebody else can wait for it: at once if nothing has come, or when its time is up. */
+static int wait_to_peek(const struct greeting *greeting, bool begun, size_t enough)
+{
+    struct hearing *hearing = greeting->hearing;
+    int64_t until = greeting->deadline;
+    if (hearing == NULL || hearing->taken)
+        return greeting_wait(greeting, POLLIN);
+    if (interrupted || runtime_now() >= until)
+        return -ETIMEDOUT;
+    if (hearing->until < until)
+        until = begun || hearing->resumes ? hearing->until : 0;
+    int error = wait_until(greeting, POLLIN, until);
+    if (error == -ETIMEDOUT && !interrupted && until < greeting->deadline) {
+        hearing->given_up = true;
+        hearing->enough = enough;
+        return -EAGAIN;
+    }
+    return error;
 }
 
 static bool hung_up(int fd)
@@ -89,26 +121,39 @@ static void pause_briefly(void)
     nanosleep(&pause, NULL);
 }
 
-/* Peeks once there are more than `known` bytes. */
-static ssize_t peek_more(const struct greeting *greeting, void *buffer, size_t size, size_t known)
+/* Waits, with `count` bytes there, for `least`. */
+static int wait_for_more(const struct greeting *greeting, size_t count, size_t least)
 {
-    int fd = greeting->fd;
-    ssize_t count = peek(greeting, buffer, size);
-    if (known > 0 && count > 0 && (size_t)count <= known)
-        set_low_water(fd, known + 1);
-    while (count > 0 && (size_t)count <= known) {
-        if (hung_up(fd)) {
-            count = -ECONNRESET;
-            break;
-        }
-        pause_briefly();
-        count = peek(greeting, buffer, size);
-        if (interrupted || runtime_now() >= greeting->deadline)
-            count = -ETIMEDOUT;
+    if (count > 0 && hung_up(greeting->fd))
+        return -ECONNRESET;
+    if (least > 1)
+        set_low_water(greeting->fd, least);
+    int error = wait_to_peek(greeting, count > 0, least);
+    if (least > 1)
+        set_low_water(greeting->fd, 1);
+    return error;
+}
+
+/* Peeks once there are at least `least` bytes: mostly they are there already. */
+static ssize_t peek(const struct greeting *greeting, void *buffer, size_t size, size_t least)
+{
+    size_t before = 0;
+    for (;;) {
+        ssize_t count = recv(greeting->fd, buffer, size, MSG_PEEK | MSG_DONTWAIT);
+        if (count == 0 || count >= (ssize_t)least)
+            return count;
+        if (count < 0 && errno == EINTR)
+            continue;
+        if (count < 0 && errno != EAGAIN)
+            return -errno;
+        size_t here = count < 0 ? 0 : (size_t)count;
+        if (here > 0 && here == before)
+            pause_briefly(); /* there was no more to wake us for */
+        before = here;
+        int error = wait_for_more(greeting, here, least);
+        if (error != 0)
+            return error;
     }
-    if (known > 0)
-        set_low_water(fd, 1);
-    return count;
 }
 
 /* Takes exactly so many bytes, as they come. */
@@ -121,6 +166,8 @@ static int take(const struct greeting *greeting, uint8_t *buffer, size_t size)
             return -ECONNRESET;
         if (count > 0) {
             done += (size_t)count;
+            if (greeting->hearing != NULL)
+                greeting->hearing->taken = true;
         } else if (errno == EAGAIN) {
             int error = greeting_wait(greeting, POLLIN);
             if (error != 0)
@@ -202,7 +249,7 @@ static ssize_t look(const struct greeting *greeting, struct view *view, size_t k
         return -EMSGSIZE; /* records without end, and nothing in them */
     if (interrupted || runtime_now() >= greeting->deadline)
         return -ETIMEDOUT;
-    ssize_t count = peek_more(greeting, view->sealed, sizeof view->sealed, known);
+    ssize_t count = peek(greeting, view->sealed, sizeof view->sealed, known + 1);
     view->size = count > 0 ? (size_t)count : 0;
     return count;
 }
@@ -315,7 +362,38 @@ ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size
 ssize_t greeting_peek_more(const struct greeting *greeting, void *buffer, size_t size, size_t known)
 {
     return greeting->records != NULL ? peek_inside(greeting, buffer, size, known)
-                                     : peek_more(greeting, buffer, size, known);
+                                     : peek(greeting, buffer, size, known + 1);
+}
+
+int greeting_await(const struct greeting *greeting, void *buffer, size_t size)
+{
+    ssize_t count = peek(greeting, buffer, size, size);
+    if (count < 0)
+        return (int)count;
+    return count == 0 ? -ECONNRESET : 0;
+}
+
+ssize_t greeting_read_text(const struct greeting *greeting, char *buffer, size_t size,
+    size_t (*find_end)(const char *bytes, size_t from, size_t size), bool *more)
+{
+    size_t done = 0, known = 0, end = 0; /* consumed; looked through; up to the end */
+    while (end == 0 && known < size) {
+        ssize_t count = greeting_peek_more(greeting, buffer + done, size - done, known - done);
+        if (count <= 0)
+            return count == 0 ? -ECONNRESET : count;
+        size_t have = done + (size_t)count;
+        end = find_end(buffer, known, have);
+        known = have;
+        if (end == 0 && known < size && greeting->records == NULL)
+            continue;
+        size_t taken = end == 0 ? known : end;
+        int error = greeting_read(greeting, buffer + done, taken - done);
+        if (error != 0)
+            return error;
+        *more = known > taken;
+        done = taken;
+    }
+    return end == 0 ? -EMSGSIZE : (ssize_t)end;
 }
 
 int greeting_read(const struct greeting *greeting, void *buffer, size_t size)

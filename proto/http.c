@@ -401,20 +401,12 @@ static size_t find_end(const char *bytes, size_t from, size_t size)
 int http_read(const struct greeting *greeting, char *head, struct http_request *request,
     enum http_answer *answer)
 {
-    size_t size = 0, end = 0;
-    while (end == 0 && size < HTTP_HEAD_MAX) {
-        ssize_t count = greeting_peek(greeting, head + size, HTTP_HEAD_MAX - size);
-        if (count <= 0)
-            return count == 0 ? -ECONNRESET : (int)count;
-        end = find_end(head, size, size + (size_t)count);
-        size_t taken = end == 0 ? (size_t)count : end - size;
-        int error = greeting_read(greeting, head + size, taken);
-        if (error != 0)
-            return error;
-        size += taken;
-    }
+    bool more;
+    ssize_t size = greeting_read_text(greeting, head, HTTP_HEAD_MAX, find_end, &more);
+    if (size < 0 && size != -EMSGSIZE)
+        return (int)size;
     *request = (struct http_request){.path_size = 0};
-    *answer = end == 0 ? HTTP_HEAD_TOO_LARGE : http_parse(head, end, request);
+    *answer = size < 0 ? HTTP_HEAD_TOO_LARGE : http_parse(head, (size_t)size, request);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #include <string.h>
 
 enum {
+    FIRST_SIZE = 8 + 4,        /* of a client's first frame: its version */
     FIRST_FRAME_MAX = 1 << 17, /* one with an InitConnection: its padding is up to 64 KiB */
     HALF_TUNNEL_TIME = 32000,  /* milliseconds for a connector to be accepted */
     SCRATCH_SIZE = 1024,
@@ -167,6 +168,17 @@ static void make_request(const struct greeting *greeting, const uint8_t *node,
     }
 }
 
+/* Until the client's first frame is whole nothing is said; from there on every step is an answer.
+ */
+static enum pair_outcome begin(const struct greeting *greeting)
+{
+    uint8_t frame[FIRST_SIZE];
+    bool peekable = greeting->records == NULL;
+    bool begun = (!peekable || greeting_await(greeting, frame, sizeof frame) == 0) &&
+                 greeting_hold(greeting) == 0;
+    return begun ? PAIR_HAPPY : PAIR_EMPTY;
+}
+
 static enum pair_outcome offset_greet(
     struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
 {
@@ -174,7 +186,10 @@ static enum pair_outcome offset_greet(
     struct init_connection init;
     if (greeting->identity == NULL)
         return PAIR_ERRORY;
-    enum pair_outcome outcome = shake_hands(greeting, &handshake);
+    enum pair_outcome outcome = begin(greeting);
+    if (outcome != PAIR_HAPPY)
+        return outcome;
+    outcome = shake_hands(greeting, &handshake);
     if (outcome == PAIR_HAPPY)
         outcome = read_init(greeting, &handshake.session, &init);
     if (outcome == PAIR_HAPPY) {

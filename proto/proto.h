@@ -45,9 +45,27 @@ enum protocol_number {
     PROTOCOL_TRANSIT = 5,
 };
 
+/* How a greeting keeps its worker, where others can wait for the client in the worker's place: as
+ * long as nothing of it is consumed it can be given up, and begun anew when more of it has come. */
+struct hearing {
+    int64_t
+        until; /* the worker waits for what a client goes on with: milliseconds, CLOCK_MONOTONIC */
+    /* Asks for a share of the workers, to be kept by what comes: 0, or -EAGAIN: there is none now.
+     */
+    int (*hold)(void *context);
+    void *context;
+    bool held;     /* it has that share */
+    bool taken;    /* something was consumed, so that it cannot be given up */
+    bool resumes;  /* what was consumed is settled: the protocol's resume() goes on */
+    bool given_up; /* its worker is not to wait for it any longer */
+    bool crowded;  /* as it has no share */
+    size_t enough; /* bytes that are to be there before another look is worth while */
+};
+
 struct greeting {
     int fd;
-    int64_t deadline; /* milliseconds, CLOCK_MONOTONIC */
+    struct hearing *hearing; /* NULL: nobody else waits for it */
+    int64_t deadline;        /* milliseconds, CLOCK_MONOTONIC */
     struct pair_table *table;
     const struct identity *identity; /* this relay's: Offset */
     struct tls *tls;                 /* its certificate; NULL: none */
@@ -74,6 +92,10 @@ struct protocol {
      * what became of the connection, which the worker then tells the client in the words of
      * farewell(). NULL: there are no bare connections of this kind. */
     enum pair_outcome (*greet)(
+        struct greeting *greeting, struct pair_request *request, struct handoff *handoff);
+
+    /* Goes on where it had called greeting_settle(). NULL: it never does. */
+    enum pair_outcome (*resume)(
         struct greeting *greeting, struct pair_request *request, struct handoff *handoff);
 
     /* The same for a WebSocket: by the path that it asks for (percent-encoded, and without a
@@ -119,7 +141,23 @@ ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size
 /* The same, once there are more than `known` bytes: -ECONNRESET when no more will come. */
 ssize_t greeting_peek_more(
     const struct greeting *greeting, void *buffer, size_t size, size_t known);
-/* Waits for POLLIN or POLLOUT. 0 or a negative errno: -ETIMEDOUT at the deadline. */
+/* Waits until `size` bytes of input can be peeked at, outside of TLS; `buffer` has room for them,
+ * and is filled. 0 or a negative errno: -ECONNRESET when no more will come. */
+int greeting_await(const struct greeting *greeting, void *buffer, size_t size);
+/* Reads a text up to where `find_end` finds its end among bytes[from..size), which returns the size
+ * with its end or 0; and consumes nothing behind it, nor anything before it is whole, except in
+ * TLS. Returns that size, with *more: there was something behind it; or a negative errno:
+ * -ECONNRESET when the client closed before its end, -EMSGSIZE when that was not among the first
+ * `size` bytes, which are consumed. */
+ssize_t greeting_read_text(const struct greeting *greeting, char *buffer, size_t size,
+    size_t (*find_end)(const char *bytes, size_t from, size_t size), bool *more);
+/* What comes from here on is consumed as it comes, and keeps its worker. 0, or -EAGAIN: not now, so
+ * the greeting is given up for the time being. */
+int greeting_hold(const struct greeting *greeting);
+/* What was consumed so far is not needed again: if the greeting is given up from here on, its
+ * protocol's resume() goes on. */
+void greeting_settle(const struct greeting *greeting);
+/* Waits for POLLIN or POLLOUT, in its worker. 0 or a negative errno: -ETIMEDOUT at the deadline. */
 int greeting_wait(const struct greeting *greeting, short events);
 /* Reads exactly `size` bytes, as they come. 0 or a negative errno. */
 int greeting_read(const struct greeting *greeting, void *buffer, size_t size);

@@ -168,28 +168,22 @@ static int parse_text(char *text, struct sockaddr_storage *source, bool *own)
     return *own ? 0 : -EPROTO;
 }
 
-/* Reads on to the first line feed, and not beyond. */
-static int read_text(const struct greeting *greeting, char *line, size_t have,
-    struct sockaddr_storage *source, bool *own)
+static size_t find_feed(const char *bytes, size_t from, size_t size)
 {
-    for (;;) {
-        ssize_t count = greeting_peek(greeting, line + have, PROXY_LINE_MAX - have);
-        if (count <= 0)
-            return count == 0 ? -ECONNRESET : (int)count;
-        const char *feed = memchr(line + have, '\n', (size_t)count);
-        size_t size = feed == NULL ? (size_t)count : (size_t)(feed - line) + 1 - have;
-        int error = greeting_read(greeting, line + have, size);
-        if (error != 0)
-            return error;
-        have += size;
-        if (feed != NULL)
-            break;
-        if (have == PROXY_LINE_MAX)
-            return -EPROTO;
-    }
-    if (line[have - 2] != '\r' || memchr(line, '\0', have) != NULL)
+    const char *feed = memchr(bytes + from, '\n', size - from);
+    return feed == NULL ? 0 : (size_t)(feed - bytes) + 1;
+}
+
+static int read_text(const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
+{
+    char line[PROXY_LINE_MAX];
+    bool more;
+    ssize_t size = greeting_read_text(greeting, line, sizeof line, find_feed, &more);
+    if (size < 0)
+        return size == -EMSGSIZE ? -EPROTO : (int)size;
+    if (line[size - 2] != '\r' || memchr(line, '\0', (size_t)size) != NULL)
         return -EPROTO;
-    line[have - 2] = '\0';
+    line[size - 2] = '\0';
     return parse_text(line + sizeof text_start - 1, source, own);
 }
 
@@ -219,47 +213,48 @@ static int parse_binary(
     return 0;
 }
 
-static int read_binary(const struct greeting *greeting, uint8_t *head, size_t have,
-    struct sockaddr_storage *source, bool *own)
+static int read_binary(const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
 {
-    uint8_t rest[PROXY_REST_MAX];
-    int error = greeting_read(greeting, head + have, HEAD_SIZE - have);
+    uint8_t header[HEAD_SIZE + PROXY_REST_MAX];
+    int error = greeting_await(greeting, header, HEAD_SIZE);
     if (error != 0)
         return error;
-    uint8_t command = head[SIGNATURE_SIZE], family = head[SIGNATURE_SIZE + 1];
-    size_t size = (size_t)head[SIGNATURE_SIZE + 2] << 8 | head[SIGNATURE_SIZE + 3];
-    if ((command != COMMAND_LOCAL && command != COMMAND_PROXY) || size > sizeof rest)
+    uint8_t command = header[SIGNATURE_SIZE], family = header[SIGNATURE_SIZE + 1];
+    size_t size = (size_t)header[SIGNATURE_SIZE + 2] << 8 | header[SIGNATURE_SIZE + 3];
+    if ((command != COMMAND_LOCAL && command != COMMAND_PROXY) || size > PROXY_REST_MAX)
         return -EPROTO;
-    error = greeting_read(greeting, rest, size);
+    error = greeting_await(greeting, header, HEAD_SIZE + size);
+    if (error == 0)
+        error = greeting_read(greeting, header, HEAD_SIZE + size);
     if (error != 0)
         return error;
     *own = command == COMMAND_LOCAL;
-    return *own ? 0 : parse_binary(family, rest, size, source, own);
+    return *own ? 0 : parse_binary(family, header + HEAD_SIZE, size, source, own);
 }
 
 /* ---- which of them --------------------------------------------------------------- */
 
+static bool begins_as(const uint8_t *bytes, size_t count, const void *start, size_t size)
+{
+    return memcmp(bytes, start, count < size ? count : size) == 0;
+}
+
 int proxy_read(const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
 {
-    union {
-        uint8_t bytes[PROXY_LINE_MAX];
-        char text[PROXY_LINE_MAX];
-    } head;
+    uint8_t start[SIGNATURE_SIZE];
     *own = false;
-    /* As far as both agree with what they must begin with, and no byte further. */
-    for (size_t have = 0;;) {
-        size_t text_size = sizeof text_start - 1;
-        int error = greeting_read(greeting, head.bytes + have, 1);
-        if (error != 0)
-            return error;
-        have++;
-        bool text = memcmp(head.bytes, text_start, have < text_size ? have : text_size) == 0;
-        bool binary = memcmp(head.bytes, signature, have) == 0;
+    for (size_t known = 0;;) {
+        ssize_t count = greeting_peek_more(greeting, start, sizeof start, known);
+        if (count <= 0)
+            return count == 0 ? -ECONNRESET : (int)count;
+        known = (size_t)count;
+        bool text = begins_as(start, known, text_start, sizeof text_start - 1);
+        bool binary = begins_as(start, known, signature, sizeof signature);
         if (!text && !binary)
             return -EPROTO;
-        if (text && have == text_size)
-            return read_text(greeting, head.text, have, source, own);
-        if (binary && have == SIGNATURE_SIZE)
-            return read_binary(greeting, head.bytes, have, source, own);
+        if (text && known >= sizeof text_start - 1)
+            return read_text(greeting, source, own);
+        if (binary && known == sizeof signature)
+            return read_binary(greeting, source, own);
     }
 }

@@ -23,6 +23,11 @@
 #include <string.h>
 #include <unistd.h>
 
+enum {
+    RECORD_HEAD = 5,
+    HELLO_MAX = 1 << 14, /* bytes in a record of the handshake */
+};
+
 struct tls {
     const struct options *options;
     SSL_CTX *context;
@@ -384,6 +389,18 @@ static int open_tls(struct tls *tls, struct greeting *greeting)
 
 /* ---- the protocol ---------------------------------------------------------------- */
 
+/* Waits until the first record is whole; OpenSSL judges one that is too long to be one. From there
+ * on what comes is consumed. */
+static int await_hello(const struct greeting *greeting)
+{
+    uint8_t record[RECORD_HEAD + HELLO_MAX];
+    int error = greeting_await(greeting, record, RECORD_HEAD);
+    size_t size = (size_t)record[3] << 8 | record[4];
+    if (error == 0 && size <= HELLO_MAX)
+        error = greeting_await(greeting, record, RECORD_HEAD + size);
+    return error == 0 ? greeting_hold(greeting) : error;
+}
+
 static enum pair_outcome refuse_tls(const struct greeting *greeting)
 {
     static const uint8_t alert[] = {0x15, 3, 1, 0, 2, 2, 40}; /* fatal: handshake_failure */
@@ -393,7 +410,10 @@ static enum pair_outcome refuse_tls(const struct greeting *greeting)
 
 static enum pair_outcome take_off(struct greeting *greeting)
 {
-    int error = open_tls(greeting->tls, greeting);
+    int error = await_hello(greeting);
+    if (error != 0)
+        return PAIR_EMPTY;
+    error = open_tls(greeting->tls, greeting);
     switch (error) {
     case 0:
         greeting->in_tls = true;

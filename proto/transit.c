@@ -64,26 +64,22 @@ static bool parse_line(const struct line *line, const char **token, const char *
     return take_text(&at, end, "\n") && at == end;
 }
 
+static size_t find_feed(const char *bytes, size_t from, size_t size)
+{
+    const char *feed = memchr(bytes + from, '\n', size - from);
+    return feed == NULL ? 0 : (size_t)(feed - bytes) + 1;
+}
+
 /* Reads up to the first line feed and not beyond. What comes too early but later than this look
  * is the forwarder's to judge. */
 static enum pair_outcome read_line(const struct greeting *greeting, struct line *line)
 {
-    for (;;) {
-        char *at = line->bytes + line->size;
-        ssize_t count = greeting_peek(greeting, at, sizeof line->bytes - line->size);
-        if (count <= 0)
-            return PAIR_EMPTY;
-        const char *feed = memchr(at, '\n', (size_t)count);
-        size_t size = feed == NULL ? (size_t)count : (size_t)(feed - at) + 1;
-        if (greeting_read(greeting, at, size) != 0)
-            return PAIR_EMPTY;
-        line->size += size;
-        line->early = size < (size_t)count;
-        if (feed != NULL)
-            return PAIR_HAPPY;
-        if (line->size == sizeof line->bytes)
-            return PAIR_ERRORY;
-    }
+    ssize_t size =
+        greeting_read_text(greeting, line->bytes, sizeof line->bytes, find_feed, &line->early);
+    if (size < 0)
+        return size == -EMSGSIZE ? PAIR_ERRORY : PAIR_EMPTY;
+    line->size = (size_t)size;
+    return PAIR_HAPPY;
 }
 
 static void make_request(const struct greeting *greeting, const char *token, const char *side,

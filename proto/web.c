@@ -46,6 +46,7 @@ static enum pair_outcome answer_request(
                : PAIR_ERRORY;
 }
 
+/* From the upgrade on, which is settled. */
 static enum pair_outcome first_message(
     struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
 {
@@ -64,6 +65,14 @@ static enum pair_outcome first_message(
     outcome = protocol->greet_message(greeting, message, (size_t)size, request, handoff);
     sodium_memzero(message, (size_t)size);
     return outcome;
+}
+
+static enum pair_outcome web_resume(
+    struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
+{
+    greeting->codec = CODEC_WEBSOCKET;
+    handoff->codec = CODEC_WEBSOCKET;
+    return first_message(greeting, request, handoff);
 }
 
 static enum pair_outcome web_greet(
@@ -86,9 +95,13 @@ static enum pair_outcome web_greet(
         !protocol->greet_path(greeting, http.path, http.path_size, request, handoff))
         return answer_request(greeting, HTTP_NOT_FOUND, &http);
     http_say(greeting, HTTP_SWITCH, &http);
+    if (protocol == NULL) {
+        greeting_settle(greeting);
+        return web_resume(greeting, request, handoff);
+    }
     greeting->codec = CODEC_WEBSOCKET;
     handoff->codec = CODEC_WEBSOCKET;
-    return protocol != NULL ? PAIR_HAPPY : first_message(greeting, request, handoff);
+    return PAIR_HAPPY;
 }
 
 static void web_farewell(enum pair_outcome outcome, enum pair_reason reason, struct words *words)
@@ -107,5 +120,6 @@ const struct protocol web_protocol = {
     .prefixes = prefixes,
     .prefix_count = sizeof prefixes / sizeof prefixes[0],
     .greet = web_greet,
+    .resume = web_resume,
     .farewell = web_farewell,
 };

@@ -21,6 +21,7 @@ enum {
     SILENT_JITTER = 3000,
     PINGS_MAX = 2, /* unanswered */
     READ_SIZE = 4096,
+    FRAME_PEEKED_MAX = 8192, /* bytes of payload; a first message has no more */
 };
 
 enum opcode {
@@ -492,12 +493,57 @@ static int read_bytes(
     return error;
 }
 
+/* Peeks at the head of the frame that comes next, and returns the size of the whole frame, or 0 if
+ * it is one that is refused, or has others behind it in its message, or is too large to be peeked
+ * at. */
+static ssize_t measure_frame(const struct greeting *greeting, const struct reader *reader)
+{
+    uint8_t head[HEAD_IN_MAX];
+    size_t known = 0;
+    for (;;) {
+        ssize_t count = greeting_peek_more(greeting, head, sizeof head, known);
+        if (count <= 0)
+            return count == 0 ? -ECONNRESET : count;
+        struct websocket probe = reader->websocket;
+        uint8_t *input = head;
+        size_t left = known = (size_t)count;
+        enum codec_event event = decode_head(&probe, &input, &left);
+        if (event == CODEC_MORE)
+            continue;
+        if (event != CODEC_PIECE || !is_final(&probe) || probe.left > FRAME_PEEKED_MAX)
+            return 0;
+        return input - head + (ssize_t)probe.left;
+    }
+}
+
+/* Between two frames, waits until the next one is whole, as nothing is to be consumed before. One
+ * that cannot be waited for so keeps its worker. *limit: how much may be read. */
+static int await_frame(const struct greeting *greeting, const struct reader *reader, size_t *limit)
+{
+    uint8_t frame[HEAD_IN_MAX + FRAME_PEEKED_MAX];
+    const struct websocket *websocket = &reader->websocket;
+    bool between = websocket->phase == IN_HEAD && websocket->head_size == 0;
+    if (greeting->hearing == NULL || greeting->records != NULL || !between || websocket->in_message)
+        return 0;
+    greeting_settle(greeting);
+    ssize_t size = measure_frame(greeting, reader);
+    if (size <= 0)
+        return size == 0 ? greeting_hold(greeting) : (int)size;
+    if ((size_t)size < *limit)
+        *limit = (size_t)size;
+    return greeting_await(greeting, frame, (size_t)size);
+}
+
 /* Reads what there is, and consumes what was understood of it. */
 static int read_some(const struct greeting *greeting, struct reader *reader)
 {
     uint8_t bytes[READ_SIZE];
     uint8_t *input = bytes;
-    ssize_t count = greeting_peek(greeting, bytes, sizeof bytes);
+    size_t limit = sizeof bytes;
+    int waited = await_frame(greeting, reader, &limit);
+    if (waited != 0)
+        return waited;
+    ssize_t count = greeting_peek(greeting, bytes, limit);
     if (count <= 0)
         return count == 0 ? -ECONNRESET : (int)count;
     size_t left = (size_t)count;

@@ -202,10 +202,15 @@ def a_worker_serves_its_share_and_is_replaced():
                    "all to be replaced")
 
 
+# Its rest is consumed as it comes, so it keeps a worker.
+HALF_OF_OFFSET = b"\0\0\0\0\0\0\0\4\0\0\0\0"
+
+
 @behaviour()
 def more_handshakes_than_spares_get_more_workers_which_retire_when_idle():
     with Relay(options=["--handshake-timeout=30"]) as relay:
-        silent = [relay.connect() for _ in range(40)]
+        silent = [relay.connect().send(HALF_OF_OFFSET) for _ in range(40)]
+        wait_until(lambda: len(relay.workers()) >= 40, "a worker for each")
         relay.wait_for(greeting=40)
         assert len(relay.workers()) >= 40, len(relay.workers())
         make_pair(relay)
@@ -217,8 +222,8 @@ def more_handshakes_than_spares_get_more_workers_which_retire_when_idle():
 @behaviour()
 def handshakes_that_fill_all_workers_give_way():
     with Relay(options=["--max-workers=4", "--handshake-timeout=60"]) as relay:
-        silent = [relay.connect() for _ in range(12)]
-        relay.wait_for(greeting=4)
+        silent = [relay.connect().send(HALF_OF_OFFSET) for _ in range(12)]
+        relay.wait_for(greeting=12)
         exchange(*make_pair(relay))
         for client in silent:
             client.close()

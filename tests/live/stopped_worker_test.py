@@ -41,9 +41,12 @@ def others_meet(relay):
 
 # ---- before it knows whom its client wants to meet ----------------------------------------
 
-STEPS = {"nothing": b"", "half a line": b"please relay 0123",
-         "half a request": b"GET / HTTP/1.1\r\nH", "an upgrade": upgrade_request(),
-         "half of Offset": b"\0\0\0\0\0\0\0\4\0"}
+# Where `serve` listens, only what must be consumed as it comes keeps its worker, as the rest of
+# Offset's handshake does; a worker that has its one connection waits for all of it.
+STEPS = {"nothing": ("accept", b""), "half a line": ("accept", b"please relay 0123"),
+         "half a request": ("accept", b"GET / HTTP/1.1\r\nH"), "an upgrade": ("accept", upgrade_request()),
+         "half of Offset": ("accept", b"\0\0\0\0\0\0\0\4\0"),
+         "Offset's first frame": ("serve", b"\0\0\0\0\0\0\0\4\0\0\0\0")}
 
 
 @contextlib.contextmanager
@@ -61,10 +64,11 @@ def stopped_worker(relay, client, greeting=1):
 
 @behaviour(*STEPS)
 def a_worker_stopped_when_its_client_has_said_so_much_gives_back_its_place(step):
-    with Relay(options=["--handshake-timeout=4"]) as relay, contextlib.ExitStack() as stopped:
+    how, said = STEPS[step]
+    with Relay(how, ["--handshake-timeout=4"]) as relay, contextlib.ExitStack() as stopped:
         clients, workers = [], []
         for count in (1, 2):
-            clients.append(relay.connect().send(STEPS[step]))
+            clients.append(relay.connect().send(said))
             workers.append(stopped.enter_context(stopped_worker(relay, clients[-1], count)))
         others_meet(relay)
         relay.wait_for(used=0)
@@ -79,7 +83,7 @@ def a_worker_stopped_when_its_client_has_said_so_much_gives_back_its_place(step)
 
 @behaviour()
 def a_worker_that_goes_on_too_late_meets_nobody():
-    with Relay(options=["--handshake-timeout=2"]) as relay:
+    with Relay("accept", ["--handshake-timeout=2"]) as relay:
         token = new_token()
         late = relay.connect().send(line(token)[:20])
         with stopped_worker(relay, late):
@@ -176,7 +180,7 @@ def halted_handoff(relay):
 
 @behaviour("is killed", "goes on")
 def a_match_whose_worker_stops_before_the_handoff_waits_for_it_a_little(and_then):
-    with Relay() as relay, halted_handoff(relay) as (waiting, peer, token, tracer):
+    with Relay("accept") as relay, halted_handoff(relay) as (waiting, peer, token, tracer):
         if and_then == "is killed":
             tracer.kill()
             peer.expect_end()
@@ -190,7 +194,7 @@ def a_match_whose_worker_stops_before_the_handoff_waits_for_it_a_little(and_then
 
 @behaviour("is killed", "goes on")
 def a_match_whose_handoff_does_not_come_is_undone_for_good(and_then):
-    with Relay() as relay, halted_handoff(relay) as (waiting, peer, token, tracer):
+    with Relay("accept") as relay, halted_handoff(relay) as (waiting, peer, token, tracer):
         others_meet(relay)
         relay.wait_for(waiting=1, used=1)
         another = relay.connect().send(line(token, new_side())).expect(b"ok\n")
@@ -206,7 +210,7 @@ def a_match_whose_handoff_does_not_come_is_undone_for_good(and_then):
 
 @behaviour("is killed", "goes on")
 def a_worker_that_stops_right_behind_the_handoff_is_needed_no_more(and_then):
-    with Relay() as relay, halted_handoff(relay) as (waiting, peer, _, tracer):
+    with Relay("accept") as relay, halted_handoff(relay) as (waiting, peer, _, tracer):
         tracer.step()
         exchange(waiting.expect(b"ok\n"), peer.expect(b"ok\n"))
         others_meet(relay)
