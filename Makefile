@@ -181,16 +181,34 @@ install: all
 		systemd-sysusers relay.conf && systemd-tmpfiles --create relay.conf && systemctl daemon-reload; \
 	fi
 
+# Whether the units are of this prefix. Those of another one are left alone, and what they start.
+UNITS_ARE_OURS = [ ! -e "$(DESTDIR)$(unitdir)/relay-forward.service" ] || \
+	grep -qF "ExecStart=$(bindir)/relay " "$(DESTDIR)$(unitdir)/relay-forward.service"
+SERVICES := relay-prefork.service relay-forward.service
+SOCKETS  := relay.socket relay-prefork.socket relay-forward.socket
+# Where `systemctl enable` puts its links.
+LINKS    := $(SOCKETS:%=/etc/systemd/system/sockets.target.wants/%)
+
+# Nothing may go on to listen that has nothing left to start.
 .PHONY: uninstall
 uninstall:
+	@if $(UNITS_ARE_OURS); then \
+		if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+			systemctl --quiet disable $(SOCKETS); \
+			systemctl stop $(SOCKETS) $(SERVICES) 'relay@*.service'; \
+			systemctl --quiet reset-failed $(SOCKETS) $(SERVICES) 'relay@*.service' 2>/dev/null; \
+		fi; \
+		rm -f $(addprefix "$(DESTDIR)",$(LINKS)) $(addprefix "$(DESTDIR)$(unitdir)"/,$(UNIT_FILES)) \
+			"$(DESTDIR)$(sysusersdir)/relay.conf" "$(DESTDIR)$(tmpfilesdir)/relay.conf" || exit 1; \
+		if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; \
+	else \
+		echo "the units in $(DESTDIR)$(unitdir) start another relay than $(bindir)/relay, and stay"; \
+	fi
 	rm -f $(DESTDIR)$(bindir)/relay $(DESTDIR)$(mandir)/man8/relay.8 \
-		$(DESTDIR)$(mandir)/man7/relay-protocols.7 $(DESTDIR)$(mandir)/man7/relay-proxies.7 \
-		$(DESTDIR)$(sysusersdir)/relay.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
+		$(DESTDIR)$(mandir)/man7/relay-protocols.7 $(DESTDIR)$(mandir)/man7/relay-proxies.7
 	rm -f $(OFFSET_NAMES:%=$(DESTDIR)$(bindir)/%) $(OFFSET_NAMES:%=$(DESTDIR)$(mandir)/man1/%.1)
 	rm -f $(addprefix $(DESTDIR)$(docdir)/,$(DOCS) $(DAEMONS) $(SAMPLES))
-	rm -f $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES))
 	-rmdir $(DESTDIR)$(docdir)
-	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 .PHONY: clean
 clean:

@@ -883,6 +883,13 @@ static void empty_porch(struct server *server)
     pair_forsake(server->worker.table, porch);
 }
 
+static void close_sockets(struct server *server)
+{
+    for (size_t i = 0; i < server->socket_count; i++)
+        close(server->sockets[i]);
+    server->socket_count = 0;
+}
+
 /* The forwarder gets what workers hand over, and then has some time to let everybody leave. Who
  * comes meanwhile waits for the next server, if the socket is not our own. */
 static void stop(struct server *server)
@@ -890,10 +897,12 @@ static void stop(struct server *server)
     notify_tell("STOPPING=1\nSTATUS=Handshakes come to their end");
     server->stopping = true;
     empty_porch(server);
-    if (server->sockets_passed)
+    if (server->sockets_passed) {
+        close_sockets(server); /* another service may be about to have their addresses */
         stop_workers(server);
-    else
+    } else {
         finish_handshakes(server);
+    }
     if (server->forwarder > 0)
         (void)kill(server->forwarder, SIGTERM);
     while (server->forwarder > 0)
@@ -901,8 +910,7 @@ static void stop(struct server *server)
     stop_workers(server);
     if (server->handoff_socket >= 0 && unlink(server->runtime.socket) < 0 && errno != ENOENT)
         log_warning_errno("cannot remove %s", server->runtime.socket);
-    for (size_t i = 0; i < server->socket_count; i++)
-        close(server->sockets[i]);
+    close_sockets(server);
     (void)log_look(true);
 }
 

@@ -14,7 +14,7 @@ import time
 from harness import (Client, TOP, behaviour, exchange, line, make_pair, narrow, new_side, new_token,
                      run, send_until_blocked, wait_until)
 from magic_wormhole import send_a_file
-from systemd_units import (KINDS, Installed, command, no_address_is_logged_since,
+from systemd_units import (KINDS, Installed, command, is_listened_on, no_address_is_logged_since,
                            nothing_has_failed, property_of, units)
 
 @behaviour()
@@ -49,7 +49,7 @@ def no_process_of_it_is_root(unit):
         silent = relay.connect()
         relay.wait_for(greeting=1)
         names = command("ps", "-eo", "user,args").splitlines()
-        ours = [name for name in names if "/bin/relay " in name]
+        ours = [name for name in names if "/bin/relay " in name or " relay: " in name]
         assert len(ours) >= 2 and all(name.startswith("relay ") for name in ours), ours
         silent.close()
         exchange(*pair)
@@ -175,6 +175,45 @@ def pairs_outlive_a_stop_of_the_socket(unit):
         pair = make_pair(relay)
         command("systemctl", "stop", unit)
         exchange(*pair)
+
+
+@behaviour(*KINDS)
+def restarting_the_socket_over_and_over_leaves_it_listening(unit):
+    with Installed(unit) as relay:
+        for _ in range(8):
+            command("systemctl", "restart", unit)
+        for _ in range(8):
+            command("systemctl", "restart", "relay-forward.socket")
+        exchange(*make_pair(relay))
+        nothing_has_failed()
+
+
+@behaviour(*KINDS)
+def the_other_socket_takes_over_as_soon_as_it_is_enabled(unit):
+    """Even from workers who are busy; and pairs live on."""
+    other = KINDS[unit]
+    with Installed(unit) as relay:
+        pair = make_pair(relay)
+        half = relay.connect().send(b"please")
+        relay.wait_for(greeting=1)
+        command("systemctl", "enable", "--now", other)
+        assert property_of(other, "ActiveState") == "active"
+        assert property_of(unit, "ActiveState") == "inactive"
+        exchange(*make_pair(relay))
+        exchange(*pair)
+        half.close()
+        command("systemctl", "enable", "--now", unit)
+        exchange(*make_pair(relay))
+        exchange(*pair)
+        # Both are enabled now. At a boot, one of them has the port.
+        command("systemctl", "stop", unit, other)
+        command("systemctl", "start", "sockets.target")
+        states = {property_of(socket, "ActiveState") for socket in KINDS}
+        assert states == {"active", "inactive"}, states
+        exchange(*make_pair(relay))
+        command("systemctl", "disable", "--now", other)
+        command("systemctl", "start", unit)
+        nothing_has_failed()
 
 
 @behaviour()
@@ -319,11 +358,39 @@ def the_units_are_hardened():
 
 
 @behaviour()
-def make_uninstall_takes_everything_away():
+def a_relay_of_another_prefix_can_be_removed_while_this_one_serves():
+    with Installed("relay.socket") as relay:
+        pair = make_pair(relay)
+        command("make", "-C", TOP, "install", "prefix=/opt/other")
+        exchange(*make_pair(relay))
+        text = command("make", "-C", TOP, "uninstall", "prefix=/usr")
+        assert "start another relay than /usr/bin/relay, and stay" in text, text
+        exchange(*make_pair(relay))
+        exchange(*pair)
+        command("make", "-C", TOP, "install", "prefix=/usr")
+        command("make", "-C", TOP, "uninstall", "prefix=/opt/other")
+        assert not os.path.exists("/opt/other/bin/relay")
+        exchange(*make_pair(relay))
+        nothing_has_failed()
+
+
+@behaviour(*KINDS)
+def make_uninstall_takes_everything_away(unit):
+    relay = Installed(unit)
+    exchange(*make_pair(relay))
     command("make", "-C", TOP, "uninstall", "prefix=/usr")
     left = command("find", "/usr/bin", "/usr/share/man/man8", "/usr/share/doc", "/etc/systemd/system",
                    "/usr/lib/sysusers.d", "/usr/lib/tmpfiles.d", "-name", "relay*")
     assert left.strip() == "", left
+    assert not is_listened_on(4001), "somebody listens yet"
+    assert units("relay.*", "relay-*", "relay@*") == "", units("relay.*", "relay-*", "relay@*")
+    names = command("ps", "-eo", "args").splitlines()
+    ours = [name for name in names if "/bin/relay " in name or name.startswith("relay: ")]
+    assert not ours, ours
+    command("make", "-C", TOP, "install", "prefix=/usr")
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        nothing_has_failed()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ class Installed(Relay):  # pylint: disable=super-init-not-called
         wait_until(self._answers, f"{unit} to listen")
 
     def _answers(self):
-        with open("/proc/net/tcp6", encoding="ascii") as file:
-            return f":{self.port:04X} 00000000000000000000000000000000:0000 0A" in file.read()
+        return is_listened_on(self.port)
 
     def log(self):
         return command("journalctl", "--no-pager", "-o", "cat", "-n", "30", check=False)
@@ -28,6 +27,11 @@ class Installed(Relay):  # pylint: disable=super-init-not-called
         command("systemctl", "disable", "--now", self.how)
         for unit in ("relay-prefork.service", "relay-forward.service"):
             command("systemctl", "stop", unit)
+
+
+def is_listened_on(port):
+    with open("/proc/net/tcp6", encoding="ascii") as file:
+        return f":{port:04X} 00000000000000000000000000000000:0000 0A" in file.read()
 
 
 def command(*arguments, check=True):
