@@ -144,11 +144,23 @@ close:
 
 /* ---- as a process of its own ----------------------------------------------------- */
 
+/* Returns the lock, or closes it and returns a negative errno. */
+static int note_origin(int lock)
+{
+    int error = runtime_note_origin(lock, getenv(on_demand) != NULL);
+    if (error == 0)
+        return lock;
+    close(lock);
+    return error;
+}
+
 static int take_forward_lock(const struct runtime *runtime)
 {
     int64_t until = runtime_now() + LOCK_WAIT;
     for (;;) {
         int lock = runtime_lock(runtime->forward_lock, false, false);
+        if (lock >= 0)
+            return note_origin(lock);
         if (lock != -EWOULDBLOCK || runtime_now() >= until)
             return lock;
         pause_briefly();

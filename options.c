@@ -310,8 +310,8 @@ static const char *find_runtime_directory(void)
     size_t size = sizeof runtime_directory;
     if (first_of("RUNTIME_DIRECTORY", buffer, size) != NULL)
         return buffer;
-    if (geteuid() == 0 || access("/run/relay", W_OK | X_OK) == 0)
-        return "/run/relay";
+    if (geteuid() == 0 || access(OPTIONS_SYSTEM_DIRECTORY, W_OK | X_OK) == 0)
+        return OPTIONS_SYSTEM_DIRECTORY;
     if (format_path(buffer, size, getenv("XDG_RUNTIME_DIR"), "/relay"))
         return buffer;
     (void)snprintf(fallback, sizeof fallback, "/tmp/relay-%u", (unsigned int)geteuid());
@@ -388,6 +388,9 @@ static int fill_in(struct options *options)
         return status;
     const char *port = getenv("PORT");
     uint64_t number = DEFAULT_PORT;
+    const char *passed = getenv("RUNTIME_DIRECTORY");
+    options->runtime_directory_given =
+        options->runtime_directory != NULL || (passed != NULL && *passed != '\0');
     if (options->runtime_directory == NULL)
         options->runtime_directory = find_runtime_directory();
     if (options->state_directory == NULL)

@@ -14,6 +14,9 @@ enum {
     OPTIONS_LISTEN_MAX = 16
 };
 
+/* Where the relay of the whole system has its runtime directory. */
+#define OPTIONS_SYSTEM_DIRECTORY "/run/relay"
+
 /* What strelay and stmgr say: the version of the tools that they stand in for. */
 #define OFFSET_VERSION "0.1.0"
 
@@ -41,6 +44,7 @@ struct options {
     struct proxy_trust proxies;
     struct usage_options usage;
     const char *runtime_directory; /* never NULL once read */
+    bool runtime_directory_given;  /* else it is where one of this user's would be */
     const char *state_directory;
     const char *idfile; /* NULL: relay.ident in the state directory */
     const char *user;   /* NULL: not given */

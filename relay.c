@@ -3,7 +3,6 @@
 #include "launch.h"
 #include "log.h"
 #include "options.h"
-#include "pair.h"
 #include "process.h"
 #include "runtime.h"
 #include "serve.h"
@@ -17,34 +16,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static int status_main(const struct options *options)
-{
-    struct runtime runtime;
-    struct pair_table *table;
-    struct pair_stats stats;
-    if (runtime_paths(options, &runtime) < 0)
-        return EXIT_RUN_TIME;
-    int error = pair_open_existing(runtime.table, &table);
-    if (error != 0) {
-        errno = -error;
-        log_error_errno("no relay has run in %s", options->runtime_directory);
-        return EXIT_RUN_TIME;
-    }
-    pair_stats(table, &stats);
-    pair_close(table);
-    if (!runtime_has_forwarder(&runtime))
-        stats.forwarder = 0; /* it was the last one */
-    if (options->openmetrics)
-        error = status_openmetrics(stdout, &stats);
-    else
-        error = options->json ? status_json(stdout, &stats) : status_text(stdout, &stats);
-    if (error != 0 || fflush(stdout) != 0) {
-        log_error_errno("cannot write the status");
-        return EXIT_RUN_TIME;
-    }
-    return 0;
-}
 
 static int forward_role(const struct options *options, char **arguments)
 {

@@ -1,6 +1,7 @@
 /* The runtime directory and what a process may do once it has it: see runtime.h. */
 #include "runtime.h"
 
+#include "handoff.h"
 #include "log.h"
 
 #include <errno.h>
@@ -222,14 +223,38 @@ int runtime_open_table(const struct options *options, const struct runtime *runt
     return -1;
 }
 
-bool runtime_has_forwarder(const struct runtime *runtime)
+/* Whether somebody's lock is in the way of such an operation. */
+static bool is_locked(const char *path, int operation)
 {
-    int fd = open(runtime->forward_lock, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return false;
-    bool held = flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+    bool locked = flock(fd, operation | LOCK_NB) < 0 && errno == EWOULDBLOCK;
     close(fd);
-    return held;
+    return locked;
+}
+
+bool runtime_has_forwarder(const struct runtime *runtime)
+{
+    return is_locked(runtime->forward_lock, LOCK_SH);
+}
+
+/* One byte, if it was. */
+int runtime_note_origin(int forward_lock, bool on_demand)
+{
+    return ftruncate(forward_lock, on_demand ? 1 : 0) == 0 ? 0 : -errno;
+}
+
+enum runtime_life runtime_look(const struct runtime *runtime)
+{
+    struct stat status;
+    int socket = handoff_connect(runtime->socket, 0); /* systemd's, for one, is always there */
+    if (socket >= 0)
+        close(socket);
+    if (socket >= 0 || runtime_has_forwarder(runtime) || is_locked(runtime->users_lock, LOCK_EX))
+        return RUNTIME_ALIVE;
+    return stat(runtime->forward_lock, &status) == 0 && status.st_size > 0 ? RUNTIME_AT_REST
+                                                                           : RUNTIME_DEAD;
 }
 
 uint64_t runtime_raise_descriptors(void)

@@ -48,6 +48,20 @@ int runtime_lock(const char *path, bool shared, bool wait);
 /* Whether somebody holds the forwarder's lock. */
 bool runtime_has_forwarder(const struct runtime *runtime);
 
+/* Notes in its lock whether the forwarder was started by a worker: then the next one will start
+ * another, should this one end. 0 or a negative errno. */
+int runtime_note_origin(int forward_lock, bool on_demand);
+
+/* What is there of a relay. At rest: nothing runs until the next client, for whom a worker is
+ * started (by inetd, say), which starts a forwarder. Dead: all that is left is a directory, if
+ * that. */
+enum runtime_life {
+    RUNTIME_ALIVE,
+    RUNTIME_AT_REST,
+    RUNTIME_DEAD,
+};
+enum runtime_life runtime_look(const struct runtime *runtime);
+
 /* Raises the soft limit on descriptors to the hard one, and returns it. */
 uint64_t runtime_raise_descriptors(void);
 

@@ -1,11 +1,15 @@
 /* What the relay is doing: counts only, and nothing of anybody. */
 #include "status.h"
 
+#include "log.h"
 #include "proto/proto.h"
+#include "runtime.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 static const char *const state_names[] = {
@@ -124,4 +128,121 @@ int status_openmetrics(FILE *out, const struct pair_stats *stats)
     print_outcomes(out, stats);
     fputs("# EOF\n", out);
     return ferror(out) ? -EIO : 0;
+}
+
+/* ---- the role ---------------------------------------------------------------------- */
+
+static const char start_one[] =
+    "systemctl enable --now relay-prefork.socket, or relay serve, starts one";
+
+/* Why the table in a directory cannot be read. */
+static void explain(const char *directory, int error)
+{
+    struct stat status;
+    if (error == -EACCES || error == -EPERM)
+        log_error(
+            "cannot look into %s: only root and the user that relay runs as may; try sudo, or "
+            "name another directory with --runtime-dir",
+            directory);
+    else if (error == -ENOENT && stat(directory, &status) < 0 && errno == ENOENT)
+        log_error("no relay has run in %s: there is no such directory; %s", directory, start_one);
+    else if (error == -ENOENT)
+        log_error("no relay has run in %s; %s", directory, start_one);
+    else if (error == -EPROTO)
+        log_error(
+            "cannot show the relay in %s: it is of another version than this command", directory);
+    else if (error == -EBADMSG)
+        log_error("cannot show the relay in %s: its table is damaged; the next process of it makes "
+                  "another",
+            directory);
+    else if (error == -ESTALE)
+        log_error("no relay runs in %s: its table was left from before the machine was started, or "
+                  "was given up; %s",
+            directory, start_one);
+    else
+        log_error("cannot show the relay in %s: %s", directory, strerror(-error));
+}
+
+static int print(const struct options *options, const struct pair_stats *stats)
+{
+    int error;
+    if (options->openmetrics)
+        error = status_openmetrics(stdout, stats);
+    else
+        error = options->json ? status_json(stdout, stats) : status_text(stdout, stats);
+    if (error == 0 && fflush(stdout) == 0)
+        return 0;
+    log_error_errno("cannot write the status");
+    return EXIT_RUN_TIME;
+}
+
+/* Reads the counts of the relay in a directory. Before its first client there is no table, and
+ * nothing to count. 0 or a negative errno. */
+static int read_stats(
+    const struct options *options, const struct runtime *runtime, struct pair_stats *stats)
+{
+    struct pair_table *table;
+    int error = pair_open_existing(runtime->table, &table);
+    if (error == -ENOENT && runtime_look(runtime) == RUNTIME_ALIVE) {
+        log_info("no client has come yet: the relay in %s makes its table for the first one",
+            options->runtime_directory);
+        *stats = (struct pair_stats){
+            .capacity = options->limits.connections, .created = runtime_epoch()};
+        return 0;
+    }
+    if (error != 0)
+        return error;
+    pair_stats(table, stats);
+    pair_close(table);
+    if (!runtime_has_forwarder(runtime))
+        stats->forwarder = 0; /* it was the last one */
+    return 0;
+}
+
+static int show(const struct options *options, const struct runtime *runtime)
+{
+    struct pair_stats stats;
+    int error = read_stats(options, runtime, &stats);
+    if (error != 0) {
+        explain(options->runtime_directory, error);
+        return EXIT_RUN_TIME;
+    }
+    if (print(options, &stats) != 0)
+        return EXIT_RUN_TIME;
+    if (runtime_look(runtime) != RUNTIME_DEAD)
+        return 0;
+    log_error("no relay runs in %s: this is what the last one has left; %s",
+        options->runtime_directory, start_one);
+    return EXIT_RUN_TIME;
+}
+
+/* Nobody has said where to look, and this user has no part in the system's relay: is there one of
+ * its own, or is it about the system's? */
+static int look_around(struct options *options, struct runtime *runtime)
+{
+    struct stat status;
+    bool has_own = lstat(runtime->table, &status) == 0;
+    bool has_system = stat(OPTIONS_SYSTEM_DIRECTORY, &status) == 0;
+    if (has_own && has_system)
+        log_info("showing the relay in %s; that in " OPTIONS_SYSTEM_DIRECTORY
+                 " is shown by --runtime-dir=" OPTIONS_SYSTEM_DIRECTORY ", to root",
+            options->runtime_directory);
+    else if (has_own)
+        log_info("showing the relay in %s", options->runtime_directory);
+    if (has_own || !has_system)
+        return 0;
+    options->runtime_directory = OPTIONS_SYSTEM_DIRECTORY;
+    return runtime_paths(options, runtime);
+}
+
+int status_main(const struct options *options)
+{
+    struct runtime runtime;
+    struct options place = *options;
+    if (runtime_paths(&place, &runtime) < 0)
+        return EXIT_RUN_TIME;
+    bool is_elsewhere = strcmp(place.runtime_directory, OPTIONS_SYSTEM_DIRECTORY) != 0;
+    if (!place.runtime_directory_given && is_elsewhere && look_around(&place, &runtime) < 0)
+        return EXIT_RUN_TIME;
+    return show(&place, &runtime);
 }

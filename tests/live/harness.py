@@ -209,9 +209,7 @@ class Relay:
         result = subprocess.run(
             [RELAY, "status", "--json", f"--runtime-dir={self.runtime}"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-        if result.returncode != 0:
-            return None
-        return json.loads(result.stdout)
+        return json.loads(result.stdout) if result.stdout else None  # of one that is dead, too
 
     def forwarder(self):
         status = self.status()

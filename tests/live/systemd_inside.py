@@ -43,6 +43,18 @@ def enabling_the_socket_is_all_it_takes(unit):
 
 
 @behaviour(*KINDS)
+def its_status_can_be_seen_before_the_first_client_but_not_by_everybody(unit):
+    shutil.rmtree("/run/relay")
+    command("systemd-tmpfiles", "--create", "relay.conf")
+    command("systemctl", "restart", "relay-forward.socket")
+    with Installed(unit):
+        text = command("relay", "status")
+        assert "no client has come yet" in text and "connections  0 of 65536" in text, text
+    text = command("setpriv", "--reuid=65534", "--clear-groups", "relay", "status", check=False)
+    assert "cannot look into /run/relay: only root and the user that relay runs as may" in text, text
+
+
+@behaviour(*KINDS)
 def no_process_of_it_is_root(unit):
     with Installed(unit) as relay:
         pair = make_pair(relay)
