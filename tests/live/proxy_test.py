@@ -265,7 +265,7 @@ def a_unix_socket_is_trusted_by_that_name():
         path = os.path.join(directory, "sock")
         with Relay(options=["--trusted-proxy=unix", "--per-source=1"],
                    address=f"unix:{path}") as relay:
-            wait_until(lambda: os.path.exists(path), "the socket")
+            wait_until(lambda: "listening on" in relay.log(), "the socket")
             first, second = Client(path), Client(path)
             assert is_admitted(first.send(header(2, "192.0.2.1")))
             assert not is_admitted(Client(path).send(header(1, "192.0.2.1")))

@@ -447,7 +447,8 @@ def garbage_that_begins_like_TLS_is_answered_with_an_alert():
                 assert answer[:1] == b"\x15" and answer[5:6] == b"\x02", answer
         make_pair(relay)
         relay.wait_for_outcomes("tls", errory=2)
-        assert relay.log().count("refused a connection (tls): a bad handshake") == 2, relay.log()
+        # A second of a kind within a minute is counted, and said with the others later.
+        assert relay.log().count("refused a connection (tls): a bad handshake") == 1, relay.log()
 
 
 @behaviour()
