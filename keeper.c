@@ -44,7 +44,9 @@ static void refresh(struct keeper *keeper)
     if (good && !known)
         log_info("using the renewed certificate %s", keeper->options->certfile);
     if (!good)
-        log_warning("the certificate that was in use before stays in use");
+        log_warning("%s", sodium_is_zero(keeper->current.version, sizeof keeper->current.version)
+                              ? "TLS is still not served"
+                              : "the certificate that was in use before stays in use");
     sodium_memzero(&candidate, sizeof candidate);
 }
 
@@ -106,7 +108,8 @@ static _Noreturn void keep(struct keeper *keeper, int socket)
 /* ---- starting and asking --------------------------------------------------------- */
 
 pid_t keeper_start(const struct options *options,
-    const uint8_t version[static CERTIFICATE_VERSION_SIZE], keeper_judge *judge, int *socket)
+    const uint8_t version[static CERTIFICATE_VERSION_SIZE], const struct certificate_stamp *stamp,
+    keeper_judge *judge, int *socket)
 {
     static struct keeper keeper;
     int ends[2];
@@ -116,7 +119,7 @@ pid_t keeper_start(const struct options *options,
     if (pid == 0) {
         runtime_close_others(ends[1], ends[1]);
         log_setup(log_debugging()); /* its connection to syslog was one of them */
-        keeper = (struct keeper){.options = options, .judge = judge};
+        keeper = (struct keeper){.options = options, .judge = judge, .stamp = *stamp};
         memcpy(keeper.current.version, version, CERTIFICATE_VERSION_SIZE);
         keep(&keeper, ends[1]);
     }

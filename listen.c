@@ -103,15 +103,21 @@ static void remove_left_over(const char *path, const struct sockaddr_un *address
         log_warning_errno("cannot remove the socket %s, which a dead process has left", path);
 }
 
+static bool is_path_good(const char *path)
+{
+    bool good = path[0] != '\0' && strlen(path) < sizeof((struct sockaddr_un *)0)->sun_path;
+    if (!good)
+        log_error("cannot listen on unix:%s: the path is %s", path,
+            path[0] == '\0' ? "missing" : "too long");
+    return good;
+}
+
 static int open_unix(const char *path, int *sockets)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat status;
-    if (path[0] == '\0' || strlen(path) >= sizeof address.sun_path) {
-        log_error("cannot listen on unix:%s: the path is %s", path,
-            path[0] == '\0' ? "missing" : "too long");
+    if (!is_path_good(path))
         return -1;
-    }
     memcpy(address.sun_path, path, strlen(path));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
@@ -191,25 +197,55 @@ static int open_internet(const struct addrinfo *info)
     return fd;
 }
 
-int listen_open(const char *address, const struct options *options, int *sockets, size_t size)
+/* Of HOST:PORT and the like. Logs, returns NULL if there is none. */
+static struct addrinfo *resolve(const char *address)
 {
     char host[HOST_MAX];
     const char *port;
     struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
     struct addrinfo *list;
-    if (strncmp(address, "unix:", 5) == 0)
-        return open_unix(address + 5, sockets);
     if (split_address(address, host, sizeof host, &port) < 0) {
         log_error(
             "cannot listen on %s: expected HOST:PORT, [V6]:PORT, :PORT (0 to 65535) or unix:PATH",
             address);
-        return -1;
+        return NULL;
     }
     int error = getaddrinfo(host[0] == '\0' ? NULL : host, port, &hints, &list);
-    if (error != 0) {
-        log_error("cannot listen on %s: %s", address, gai_strerror(error));
+    if (error == 0)
+        return list;
+    log_error("cannot listen on %s: %s", address, gai_strerror(error));
+    return NULL;
+}
+
+int listen_check(const char *address)
+{
+    if (strncmp(address, "unix:", 5) == 0)
+        return is_path_good(address + 5) ? 0 : -1;
+    struct addrinfo *list = resolve(address);
+    if (list == NULL)
         return -1;
-    }
+    freeaddrinfo(list);
+    return 0;
+}
+
+int listen_refuse(const struct options *options)
+{
+    if (!options->listen_given)
+        return 0;
+    log_error(
+        "--listen=%s does not hold where systemd has the sockets: expected it to be left out, "
+        "and ListenStream= in their unit",
+        options->listen[0]);
+    return -1;
+}
+
+int listen_open(const char *address, const struct options *options, int *sockets, size_t size)
+{
+    if (strncmp(address, "unix:", 5) == 0)
+        return open_unix(address + 5, sockets);
+    struct addrinfo *list = resolve(address);
+    if (list == NULL)
+        return -1;
     size_t count = 0;
     bool absent = false;
     for (const struct addrinfo *info = list; info != NULL && count < size; info = info->ai_next) {

@@ -14,6 +14,13 @@
  * `sockets` (at most `size`) and returns how many; logs, returns -1 on failure. */
 int listen_open(const char *address, const struct options *options, int *sockets, size_t size);
 
+/* Whether the address can be understood and its host is known. Logs, returns -1 if not. */
+int listen_check(const char *address);
+
+/* For who has its sockets from systemd: logs and returns -1 if an address was given, which would
+ * not hold. */
+int listen_refuse(const struct options *options);
+
 /* Sets what every connection needs: no delay, the session's rate, and keepalive probes by which
  * a silently vanished peer is gone after two minutes. On a listening socket it holds for all
  * that come from it. Sockets that are not TCP have none of this. */

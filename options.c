@@ -1,6 +1,8 @@
 /* The command line: one table says each option's name, kind, range and help. */
 #include "options.h"
 
+#include "log.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
@@ -89,6 +91,10 @@ static const struct entry entries[] = {
         "whom root becomes after binding (relay, nobody)"},
     {"json", 0, KIND_FLAG, AT(json), 0, 0, NULL, "for status: as JSON"},
     {"openmetrics", 0, KIND_FLAG, AT(openmetrics), 0, 0, NULL, "for status: as OpenMetrics"},
+    {"check", 0, KIND_FLAG, AT(check), 0, 0, NULL,
+        "say what would be used, and what is wrong with it"},
+    {"check-unit", 0, KIND_FLAG, AT(check_unit), 0, 0, NULL,
+        "the same, for units: may it be started?"},
     {"debug", 0, KIND_FLAG, AT(debug), 0, 0, NULL, "log more"},
     {"help", 'h', KIND_HELP, 0, 0, 0, NULL, "show this"},
     {"version", 'v', KIND_VERSION, 0, 0, 0, NULL, "show the version"},
@@ -188,7 +194,7 @@ static int set_value(struct options *options, const struct entry *entry, const c
     int bad =
         sized ? parse_bytes(text, entry->kind == KIND_RATE, &value) : parse_number(text, &value);
     if (bad != 0 || value < entry->min || value > entry->max) {
-        fprintf(stderr, "relay: bad value \"%s\" for --%s: expected %s\n", text, entry->name,
+        log_error("bad value \"%s\" for --%s: expected %s", text, entry->name,
             expectation(entry, expected, sizeof expected));
         return EXIT_USAGE;
     }
@@ -204,11 +210,11 @@ static int set_value(struct options *options, const struct entry *entry, const c
 static int add_address(struct options *options, const char *text)
 {
     if (*text == '\0') {
-        fputs("relay: empty address: expected HOST:PORT, [V6]:PORT, :PORT or unix:PATH\n", stderr);
+        log_error("empty address: expected HOST:PORT, [V6]:PORT, :PORT or unix:PATH");
         return EXIT_USAGE;
     }
     if (options->listen_count == OPTIONS_LISTEN_MAX) {
-        fprintf(stderr, "relay: too many addresses: expected at most %d\n", OPTIONS_LISTEN_MAX);
+        log_error("too many addresses: expected at most %d", OPTIONS_LISTEN_MAX);
         return EXIT_USAGE;
     }
     options->listen[options->listen_count++] = text;
@@ -219,17 +225,15 @@ static int add_network(struct options *options, const char *text)
 {
     struct proxy_trust *trust = &options->proxies;
     if (trust->count == PROXY_NETWORKS_MAX) {
-        fprintf(
-            stderr, "relay: too many trusted proxies: expected at most %d\n", PROXY_NETWORKS_MAX);
+        log_error("too many trusted proxies: expected at most %d", PROXY_NETWORKS_MAX);
         return EXIT_USAGE;
     }
     if (proxy_parse_network(text, &trust->networks[trust->count]) == 0) {
         trust->count++;
         return -1;
     }
-    fprintf(stderr,
-        "relay: bad value \"%s\" for --trusted-proxy: expected an address, a network as in "
-        "10.0.0.0/8 or fd00::/8 (no bits set beyond its own), or unix\n",
+    log_error("bad value \"%s\" for --trusted-proxy: expected an address, a network as in "
+              "10.0.0.0/8 or fd00::/8 (no bits set beyond its own), or unix",
         text);
     return EXIT_USAGE;
 }
@@ -237,7 +241,7 @@ static int add_network(struct options *options, const char *text)
 static int set_text(struct options *options, const struct entry *entry, const char *text)
 {
     if (*text == '\0') {
-        fprintf(stderr, "relay: empty value for --%s: expected %s\n", entry->name, entry->argument);
+        log_error("empty value for --%s: expected %s", entry->name, entry->argument);
         return EXIT_USAGE;
     }
     *(const char **)(void *)((char *)options + entry->offset) = text;
@@ -348,7 +352,7 @@ static const char *find_credential(const char *name, char *buffer)
 static int find_certificate(struct options *options)
 {
     if (options->certfile == NULL && options->keyfile != NULL) {
-        fputs("relay: a key and no certificate: expected --certfile with --keyfile\n", stderr);
+        log_error("a key and no certificate: expected --certfile with --keyfile");
         return EXIT_USAGE;
     }
     if (options->certfile == NULL)
@@ -366,16 +370,16 @@ static int add_place(struct options *options, char **words, int count)
     uint64_t port;
     const char *form = count > 0 && strchr(words[0], ':') != NULL ? "[%s]:%s" : "%s:%s";
     if (count != 2) {
-        fprintf(stderr, "relay: %d arguments: expected HOST PORT\n", count);
+        log_error("%d arguments: expected HOST PORT", count);
         return EXIT_USAGE;
     }
     if (parse_number(words[1], &port) < 0 || port > 65535) {
-        fprintf(stderr, "relay: bad port \"%s\": expected one from 0 to 65535\n", words[1]);
+        log_error("bad port \"%s\": expected one from 0 to 65535", words[1]);
         return EXIT_USAGE;
     }
     int length = snprintf(place_address, sizeof place_address, form, words[0], words[1]);
     if (length < 0 || (size_t)length >= sizeof place_address) {
-        fputs("relay: the host's name is too long: expected 256 bytes at most\n", stderr);
+        log_error("the host's name is too long: expected 256 bytes at most");
         return EXIT_USAGE;
     }
     return add_address(options, place_address);
@@ -389,6 +393,7 @@ static int fill_in(struct options *options)
     const char *port = getenv("PORT");
     uint64_t number = DEFAULT_PORT;
     const char *passed = getenv("RUNTIME_DIRECTORY");
+    options->listen_given = options->listen_count > 0;
     options->runtime_directory_given =
         options->runtime_directory != NULL || (passed != NULL && *passed != '\0');
     if (options->runtime_directory == NULL)
@@ -399,8 +404,7 @@ static int fill_in(struct options *options)
         return -1;
     if (port != NULL && *port != '\0' &&
         (parse_number(port, &number) < 0 || number == 0 || number > 65535)) {
-        fprintf(
-            stderr, "relay: bad value \"%s\" for $PORT: expected a port from 1 to 65535\n", port);
+        log_error("bad value \"%s\" for $PORT: expected a port from 1 to 65535", port);
         return EXIT_USAGE;
     }
     (void)snprintf(default_address, sizeof default_address, ":%u", (unsigned int)number);
@@ -456,7 +460,7 @@ static int check_strelay(const struct options *options)
                                                        : NULL;
     if (missing == NULL)
         return -1;
-    fprintf(stderr, "relay: strelay needs %s\n", missing);
+    log_error("strelay needs %s", missing);
     return EXIT_USAGE;
 }
 
@@ -491,13 +495,11 @@ static int refuse(const char *command, int code, char **argv)
     const char *word = argv[optind - 1];
     const struct entry *entry = find_entry(optopt);
     if (code == ':' && entry != NULL)
-        fprintf(stderr, "relay: option --%s needs a value: expected %s\n", entry->name,
-            entry->argument);
+        log_error("option --%s needs a value: expected %s", entry->name, entry->argument);
     else if (entry != NULL)
-        fprintf(stderr, "relay: option --%s takes no value\n", entry->name);
+        log_error("option --%s takes no value", entry->name);
     else
-        fprintf(
-            stderr, "relay: unknown option %s: expected one that %s --help shows\n", word, command);
+        log_error("unknown option %s: expected one that %s --help shows", word, command);
     return EXIT_USAGE;
 }
 
@@ -528,7 +530,7 @@ int options_read(struct options *options, int argc, char **argv, bool place)
         optarg = (char *)(uintptr_t)options_value(optarg, argv[optind - 1]);
         if (entry != NULL && code >= LETTERLESS && is_strelay(argv[0]) &&
             !options_is_whole(entry->name, optarg, argv + optind)) {
-            fprintf(stderr, "relay: a part of an option's name: expected --%s\n", entry->name);
+            log_error("a part of an option's name: expected --%s", entry->name);
             status = EXIT_USAGE;
             break;
         }
@@ -537,9 +539,11 @@ int options_read(struct options *options, int argc, char **argv, bool place)
     if (status < 0 && place) {
         status = add_place(options, argv + optind, argc - optind);
     } else if (status < 0 && optind < argc) {
-        fprintf(stderr, "relay: unexpected argument %s: expected options only\n", argv[optind]);
+        log_error("unexpected argument %s: expected options only", argv[optind]);
         status = EXIT_USAGE;
     }
+    options->certificate_needed = place;
+    options->identity_needed = is_strelay(argv[0]);
     if (status < 0 && is_strelay(argv[0]))
         status = check_strelay(options);
     return status < 0 ? fill_in(options) : status;

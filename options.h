@@ -29,6 +29,7 @@ enum {
 struct options {
     const char *listen[OPTIONS_LISTEN_MAX];
     size_t listen_count;
+    bool listen_given; /* else it is the default */
     struct pair_limits limits;
     int handshake_timeout; /* seconds, as all times here */
     int wait_timeout;
@@ -38,9 +39,11 @@ struct options {
     uint64_t session_bytes; /* 0: unlimited */
     int max_workers;
     int max_use;
-    const char *certfile; /* NULL: no TLS */
-    const char *keyfile;  /* the same file, if it was not given */
-    bool plain;           /* no TLS, whatever certificate there is */
+    const char *certfile;    /* NULL: no TLS */
+    const char *keyfile;     /* the same file, if it was not given */
+    bool plain;              /* no TLS, whatever certificate there is */
+    bool certificate_needed; /* without one that can be used, and not `plain`, nobody is served */
+    bool identity_needed;    /* without one that can be used, nobody is served */
     struct proxy_trust proxies;
     struct usage_options usage;
     const char *runtime_directory; /* never NULL once read */
@@ -51,10 +54,12 @@ struct options {
     bool json;
     bool openmetrics;
     bool debug;
+    bool check;      /* to be looked at, and not to be done */
+    bool check_unit; /* the same, as a unit of systemd asks */
 };
 
-/* Reads argv[1...] (argv[0] names the command in messages). What is wrong is said in one
- * line on standard error. As `strelay`, an identity and an address must be among them. HOST and
+/* Reads argv[1...] (argv[0] names the command in messages). What is wrong is logged in one
+ * line. As `strelay`, an identity and an address must be among them. HOST and
  * PORT stand among the options when `place` says so, and then there is nothing else to listen on.
  * Returns -1 to go on, or the status to exit with: EXIT_USAGE, or 0 after --help and --version.
  * Strings are borrowed from argv and the environment. */

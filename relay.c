@@ -1,5 +1,6 @@
 /* relay: which role this process plays, by the name it was called by and its first argument. */
 #include "forward.h"
+#include "inspect.h"
 #include "launch.h"
 #include "log.h"
 #include "options.h"
@@ -105,7 +106,8 @@ static int play(const struct role *role, const char *called, int argc, char **ar
     if (status < 0) {
         runtime_close_inherited(&options);
         log_setup(options.debug); /* a connection of the log may have been closed with them */
-        status = role->run(&options, argv + 1);
+        status = options.check || options.check_unit ? inspect_main(&options, role->name)
+                                                     : role->run(&options, argv + 1);
     }
     free(argv);
     return status;
@@ -143,8 +145,8 @@ int main(int argc, char **argv)
     if (is_socket(STDIN_FILENO) && (argc < 2 || argv[1][0] == '-'))
         return play(find_role("worker"), NULL, argc < 1 ? 0 : argc - 1, argv + 1);
     if (argc > 1)
-        fprintf(stderr, "relay: unknown role %s: expected one that relay --help shows\n", argv[1]);
+        log_error("unknown role %s: expected one that relay --help shows", argv[1]);
     else
-        fputs("relay: no role given: expected one that relay --help shows\n", stderr);
+        log_error("no role given: expected one that relay --help shows");
     return EXIT_USAGE;
 }

@@ -52,6 +52,8 @@ static const int common_calls[] = {
     SCMP_SYS(write),
     SCMP_SYS(fstat),
     SCMP_SYS(newfstatat),
+    SCMP_SYS(
+        sysinfo), /* the C library's qsort(), at its first use: a certificate that comes late */
     SCMP_SYS(fallocate), /* of the table's slots */
     /* By these names 32-bit processors, and those that came later, call what stands above. */
     SCMP_SYS(mmap2),

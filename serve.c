@@ -938,6 +938,8 @@ int serve_main(const struct options *options)
         .pid = getpid(),
         .forwarder = -1};
     notify_open();
+    if (sd_listen_fds(0) > 0 && listen_refuse(options) < 0)
+        return EXIT_USAGE;
     if (runtime_prepare(options, &server.runtime) < 0 ||
         worker_prepare(&server.worker, options) < 0 || open_sockets(&server) < 0 ||
         unblock_sockets(&server) < 0)

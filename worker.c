@@ -461,13 +461,36 @@ void worker_resume(struct worker *worker, struct visit *visit, int fd)
 
 /* ---- opening and starting -------------------------------------------------------- */
 
+/* A bad certificate takes nothing away from those who come without TLS. */
+static int need_certificate(const struct worker *worker)
+{
+    int64_t until;
+    if (worker->tls == NULL || tls_is_usable(worker->tls, &until))
+        return 0;
+    if (worker->options->certificate_needed)
+        return -1;
+    log_warning("TLS is not served until the certificate can be used; all without it are");
+    return 0;
+}
+
+/* Nor does a bad identity, from those who are not Offset's; but no other one takes its place. */
+static int find_named_identity(struct worker *worker)
+{
+    if (ident_read(worker->options->idfile, &worker->identity) == 0)
+        return 0;
+    if (worker->options->identity_needed)
+        return -1;
+    log_warning("Offset is not served without its identity; all others are");
+    return 0;
+}
+
 int worker_prepare(struct worker *worker, const struct options *options)
 {
     *worker = (struct worker){.options = options, .forwarder = -1, .users_lock = -1};
-    if (tls_load(options, &worker->tls) < 0)
+    if (tls_load(options, &worker->tls) < 0 || need_certificate(worker) < 0)
         return -1;
     if (options->idfile != NULL)
-        return ident_read(options->idfile, &worker->identity);
+        return find_named_identity(worker);
     runtime_prepare_state(options);
     return 0;
 }
@@ -476,7 +499,7 @@ static void find_identity(struct worker *worker)
 {
     char path[PATH_MAX];
     const char *directory = worker->options->state_directory;
-    if (worker->identity == NULL && ident_default_path(directory, path, sizeof path) == 0)
+    if (worker->options->idfile == NULL && ident_default_path(directory, path, sizeof path) == 0)
         (void)ident_find_or_make(path, &worker->identity);
 }
 
@@ -563,6 +586,8 @@ int worker_main(const struct options *options, char **arguments)
     struct runtime runtime;
     struct worker worker;
     log_sum_all();
+    if (sd_listen_fds(0) > 0 && listen_refuse(options) < 0)
+        return EXIT_USAGE;
     int fd = find_connection();
     if (fd < 0)
         return EXIT_RUN_TIME;

@@ -30,8 +30,9 @@ enum {
 
 struct tls {
     const struct options *options;
-    SSL_CTX *context;
-    uint8_t version[CERTIFICATE_VERSION_SIZE]; /* of the certificate in it */
+    SSL_CTX *context;                          /* NULL: no certificate could be used so far */
+    uint8_t version[CERTIFICATE_VERSION_SIZE]; /* of the certificate in it, else zeros */
+    struct certificate_stamp stamp;            /* of its files, before they were read */
     int keeper;                                /* -1: none */
     struct records records;                    /* of the connection being greeted */
 };
@@ -212,19 +213,29 @@ int tls_load(const struct options *options, struct tls **ret)
     }
     tls->options = options;
     tls->keeper = -1;
-    int status = records_prepare();
-    if (status != 0)
+    if (records_prepare() != 0) {
         log_error("cannot serve TLS: OpenSSL lacks what it needs");
-    else
-        status = certificate_read(options, &certificate);
-    if (status == 0)
-        status = set_certificate(tls, &certificate);
-    sodium_memzero(&certificate, sizeof certificate);
-    if (status == 0)
-        *ret = tls;
-    else
         tls_close(tls);
-    return status;
+        return -1;
+    }
+    (void)certificate_changed(options, &tls->stamp); /* it is taken for the first time */
+    if (certificate_read(options, &certificate) == 0)
+        (void)set_certificate(tls, &certificate); /* logged; without one TLS is refused */
+    sodium_memzero(&certificate, sizeof certificate);
+    *ret = tls;
+    return 0;
+}
+
+bool tls_is_usable(const struct tls *tls, int64_t *until)
+{
+    struct tm end;
+    if (tls->context == NULL)
+        return false;
+    const X509 *certificate = SSL_CTX_get0_certificate(tls->context);
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &end) != 1)
+        return false;
+    *until = (int64_t)timegm(&end);
+    return true;
 }
 
 void tls_close(struct tls *tls)
@@ -247,7 +258,7 @@ static bool is_usable(const struct options *options, const struct certificate *c
 pid_t tls_keep(struct tls *tls)
 {
     int socket;
-    pid_t pid = keeper_start(tls->options, tls->version, is_usable, &socket);
+    pid_t pid = keeper_start(tls->options, tls->version, &tls->stamp, is_usable, &socket);
     if (pid < 0) {
         errno = -pid;
         log_error_errno("cannot start the certificate's keeper");
@@ -368,7 +379,6 @@ static int take_keys(SSL *ssl, const struct overheard *overheard, struct greetin
 static int open_tls(struct tls *tls, struct greeting *greeting)
 {
     struct overheard overheard = {.client_size = 0};
-    renew(tls);
     SSL *ssl = SSL_new(tls->context);
     if (ssl == NULL || SSL_set_fd(ssl, greeting->fd) != 1 ||
         SSL_set_app_data(ssl, &overheard) != 1) {
@@ -434,6 +444,9 @@ static enum pair_outcome tls_greet(
     struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
 {
     if (greeting->tls == NULL || greeting->in_tls)
+        return refuse_tls(greeting);
+    renew(greeting->tls);
+    if (greeting->tls->context == NULL)
         return refuse_tls(greeting);
     enum pair_outcome outcome = take_off(greeting);
     if (outcome != PAIR_HAPPY)

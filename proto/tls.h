@@ -5,12 +5,19 @@
 
 #include "../options.h"
 
+#include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct tls;
 
-/* Reads the certificate; *ret is NULL when none is configured. Logs, returns -1 on failure. */
+/* Reads the certificate; *ret is NULL when none is configured. One that cannot be used is logged;
+ * then TLS is refused until one comes that can (tls_keep()). Logs, returns -1 for want of memory
+ * or of what OpenSSL is to have. */
 int tls_load(const struct options *options, struct tls **ret);
+/* Whether it has a certificate that can be used, and until when that is valid: seconds since the
+ * epoch. */
+bool tls_is_usable(const struct tls *tls, int64_t *until);
 void tls_close(struct tls *tls);
 
 /* Starts the process that notices a renewed certificate (keeper.h), for processes forked from

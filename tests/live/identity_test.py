@@ -13,8 +13,8 @@ import subprocess
 import tempfile
 import threading
 
-from harness import (PATIENCE, RELAY, Client, Relay, behaviour, exchange, free_port, line, new_token,
-                     run, wait_until)
+from harness import (PATIENCE, RELAY, Client, Relay, behaviour, exchange, free_port, line,
+                     make_pair, new_token, run, wait_until)
 
 SEED = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 PUBLIC = "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"
@@ -313,22 +313,27 @@ def strelay_needs_identity_and_address():
         desk.expect_failure("strelay -i node", "needs --laddr=ADDR", status=2)
 
 
-@behaviour("strelay", "relay serve", "relay worker")
-def a_bad_identity_stops_the_relay_before_it_listens(command):
+BAD = {"missing": "No such file", "bad": "privateKey is not 32 bytes"}
+
+
+@behaviour(*BAD)
+def a_bad_identity_stops_strelay_before_it_listens(name):
     with Desk() as desk:
         os.mkdir(desk.path("run"), 0o700)
-        with tempfile.TemporaryFile() as output:
-            pair = socket.socketpair()
-            address = "" if command == "relay worker" else "-l 127.0.0.1:0"
-            for name, words in (("missing", "No such file"), ("bad", "privateKey is not 32 bytes")):
-                done = subprocess.run(
-                    f"{command} -i {name} {address}".split(), cwd=desk.directory, check=False,
-                    env=desk.environment, stdin=pair[1], stdout=output, stderr=subprocess.PIPE,
-                    timeout=20)
-                assert done.returncode == 1, done
-                assert done.stderr.count(b"\n") == 1 and words.encode() in done.stderr, done
-            for end in pair:
-                end.close()
+        desk.expect_failure(f"strelay -i {name} -l 127.0.0.1:0", BAD[name])
+
+
+@behaviour(*BAD)
+def a_bad_identity_takes_away_offset_and_nothing_else(name):
+    """Nor is another one made in its place."""
+    with Desk() as desk:
+        with Relay(options=[f"--idfile={desk.path(name)}"]) as relay:
+            exchange(*make_pair(relay))
+            with relay.connect() as node:
+                node.send(bytes(7) + b"\x04" + bytes(4)).expect_end()
+            assert relay.log().count(BAD[name]) == 1, relay.log()
+            assert "Offset is not served without its identity" in relay.log(), relay.log()
+            assert not os.path.exists(os.path.join(relay.state, "relay.ident"))
 
 
 @behaviour("stmgr", "relay")

@@ -608,25 +608,81 @@ def what_cannot_be_used_leaves_the_certificate_before_it_and_is_said_once(what):
             assert client.name() == "second"
 
 
-@behaviour("serve", "worker")
-def a_certificate_that_cannot_be_used_at_the_start_is_said_in_one_line(role):
-    cases = {
-        "missing": ([f"--certfile={work}/none"], 1, "cannot read"),
-        "no key in it": ([f"--certfile={FIRST.certfile}"], 1, "cannot use the certificate"),
-        "another's key": (
-            [f"--certfile={FIRST.certfile}", f"--keyfile={SECOND.keyfile}"], 1, "mismatch"),
-        "a key alone": ([f"--keyfile={FIRST.keyfile}"], 2, "expected --certfile"),
-    }
-    for what, (options, status, expected) in cases.items():
-        ours, its = socket.socketpair()
-        result = subprocess.run(
-            [RELAY, role, f"--runtime-dir={work}/none-run", f"--listen=127.0.0.1:{free_port()}",
-             *options], stdin=its, stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
-        text = result.stderr.decode()
-        assert result.returncode == status, (what, result.returncode, text)
-        assert expected in text and text.count("\n") == 1, (what, text)
-        ours.close()
-        its.close()
+UNUSABLE = {
+    "missing": (lambda: [f"--certfile={work}/none"], "cannot read"),
+    "no key in it": (lambda: [f"--certfile={FIRST.certfile}"], "cannot use the certificate"),
+    "another's key": (
+        lambda: [f"--certfile={FIRST.certfile}", f"--keyfile={SECOND.keyfile}"], "mismatch"),
+}
+
+
+def expect_tls_refused(relay):
+    with relay.connect() as client:
+        client.send(b"\x16\x03\x01\x00\x05hello").expect(b"\x15\x03\x01\0\2\2\50")
+        client.expect_end()
+
+
+@behaviour(*UNUSABLE)
+def a_certificate_that_cannot_be_used_at_the_start_takes_nothing_from_plain_clients(what):
+    options, expected = UNUSABLE[what]
+    with Relay(options=options()) as relay:
+        exchange(*make_pair(relay))
+        for _ in range(3):
+            expect_tls_refused(relay)
+        exchange(*make_pair(relay))
+        log = relay.log()
+        assert log.count(expected) == 1, log  # and not once for each connection
+        assert "TLS is not served until the certificate can be used" in log, log
+
+
+@behaviour("accept", "inetd")
+def a_worker_without_a_usable_certificate_serves_plain_clients(how):
+    with Relay(how, options=UNUSABLE["missing"][0]()) as relay:
+        exchange(*make_pair(relay))
+        expect_tls_refused(relay)
+        if how != "inetd":  # which logs to syslog
+            assert "TLS is not served until" in relay.log(), relay.log()
+
+
+@behaviour("ec", "rsa")
+def a_certificate_that_comes_late_serves_the_next_connection(kind):
+    certificate = Certificate("late-" + kind, kind)
+    context = certificate.context()
+    kept = certificate.certfile + ".kept"
+    os.rename(certificate.certfile, kept)
+    with secure_relay(certificate=certificate) as relay:
+        for _ in range(2):
+            expect_tls_refused(relay)
+        assert relay.log().count("cannot read") == 1, relay.log()
+        with open(certificate.certfile, "w", encoding="ascii") as file:
+            file.write("no certificate\n")
+        for _ in range(2):
+            expect_tls_refused(relay)
+        assert relay.log().count("TLS is still not served") == 1, relay.log()
+        os.rename(kept, certificate.certfile)
+        exchange(*meet(Secure(relay, context), Secure(relay, context)))
+        log = relay.log()
+        assert "using the renewed certificate" in log and "killed" not in log, log
+
+
+@behaviour()
+def a_key_without_a_certificate_is_a_wrong_option():
+    result = subprocess.run([RELAY, "serve", f"--keyfile={FIRST.keyfile}"], stderr=subprocess.PIPE,
+                            check=False, timeout=PATIENCE)
+    text = result.stderr.decode()
+    assert result.returncode == 2 and text.count("\n") == 1, (result.returncode, text)
+    assert "expected --certfile" in text, text
+
+
+@behaviour(*UNUSABLE)
+def run_relay_server_does_not_start_without_a_certificate_that_it_can_use(what):
+    options, expected = UNUSABLE[what]
+    result = subprocess.run(
+        [RELAY, "run-relay-server", "127.0.0.1", str(free_port()), f"--runtime-dir={work}/none-run",
+         *options()], stderr=subprocess.PIPE, check=False, timeout=PATIENCE)
+    text = result.stderr.decode()
+    assert result.returncode == 1 and text.count("\n") == 1, (result.returncode, text)
+    assert expected in text, text
 
 
 @behaviour()
