@@ -9,6 +9,7 @@
 #include "runtime.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -31,6 +32,7 @@ enum {
     REST = 100,             /* between two looks at whether one in the lobby has paid */
     IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
     IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
+    SIGNAL_ROUNDS = 64,     /* with events, between two times that signals are let in */
     LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
 };
 
@@ -59,6 +61,7 @@ static void listen_to_socket(struct forwarder *forwarder, bool wanted)
         log_repeated_errno(LOG_ERR, "cannot wait for handoffs");
     else
         forwarder->listening = wanted;
+    pair_set_crammed(forwarder->table, !wanted && !forwarder->stopping);
     if (!wanted && !forwarder->stopping)
         log_repeated(LOG_WARNING, "no more connections are taken: %zu descriptors are in use",
             forwarder->descriptors_max);
@@ -317,6 +320,14 @@ static void look_at_log(struct forwarder *forwarder)
         forwarder->next_log = forwarder->flow.now + log_look(false);
 }
 
+/* epoll_pwait() lets signals in when it has nothing to return, which under load may be never. */
+static void let_signals_in(const sigset_t *mask)
+{
+    sigset_t blocked;
+    (void)sigprocmask(SIG_SETMASK, mask, &blocked); /* fails for no sets that exist */
+    (void)sigprocmask(SIG_SETMASK, &blocked, NULL);
+}
+
 /* Waits for events. Two clients who talk in turns are quicker than this process is put to sleep
  * and woken, which for them is most of a round trip: while they do, a little time is spent on
  * looking first. It never is when bytes come in bulk, or when nothing has come for longer. */
@@ -335,6 +346,8 @@ static int wait_for_events(
     if (count == 0)
         count = epoll_pwait(forwarder->epoll, events, EVENTS_AT_ONCE, timeout, mask);
     forwarder->last_wait = now_nanoseconds() - start;
+    if (count > 0 && ++forwarder->rounds % SIGNAL_ROUNDS == 0)
+        let_signals_in(mask);
     return count;
 }
 
@@ -443,12 +456,26 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
     return 0;
 }
 
+/* Who comes from now on is the next forwarder's; and so is who waits in the socket, if the next one
+ * has the same. If not, nobody can send to it any more, and those who are in it have to go, too. */
+static void leave_socket(struct forwarder *forwarder, const struct forward_setup *setup)
+{
+    struct pollfd entry = {.fd = forwarder->socket, .events = POLLRDHUP};
+    if (setup->leave != NULL)
+        setup->leave(setup->context);
+    if (poll(&entry, 1, 0) > 0 && (entry.revents & POLLRDHUP) != 0)
+        while (!take_handoffs(forwarder) && !short_of_descriptors(forwarder))
+            continue;
+    listen_to_socket(forwarder, false);
+}
+
 /* Everybody has to go; but what was read for them arrives first, and why they have to. */
-static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
+static void stop(
+    struct forwarder *forwarder, const struct forward_setup *setup, const sigset_t *while_waiting)
 {
     forwarder->stopping = true;
     notify_tell("STOPPING=1\nSTATUS=What was received is delivered, and connections are closed");
-    listen_to_socket(forwarder, false); /* who comes now is the next one's */
+    leave_socket(forwarder, setup);
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
         ends_queue(forwarder, end_of_phase(each)); /* who leaves already is waited for no longer */
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
@@ -520,7 +547,7 @@ int forward_run(const struct forward_setup *setup)
         forwarder.idle_since = forwarder.flow.now;
     }
     if (error == 0)
-        stop(&forwarder, &while_waiting);
+        stop(&forwarder, setup, &while_waiting);
     forwarder_close(&forwarder);
     (void)log_look(true);
     return error;

@@ -17,6 +17,9 @@ struct forward_setup {
     size_t descriptors_max;
     /* Asked when there was nothing to do for options->idle_timeout: true ends the run. */
     bool (*retire)(void *context);
+    /* Told when the forwarder is about to stop: has nobody send to the socket any more, if it will
+     * not be another forwarder's. NULL: it will be. */
+    void (*leave)(void *context);
     void *context;
 };
 

@@ -47,6 +47,7 @@ struct forwarder {
     int64_t attentive_since; /* since when it has been taking handoffs as they came */
     int64_t last_wait;       /* for events: nanoseconds */
     uint64_t moved_before;   /* this round: bytes */
+    unsigned int rounds;     /* that began with events */
     int64_t next_tick;
     int64_t next_log;   /* when to say what the log has summed up */
     int64_t idle_since; /* -1: there is work */

@@ -159,6 +159,8 @@ int handoff_receive(int socket, struct handoff *handoff, int *descriptor)
         passing_receive(socket, &datagram, sizeof datagram, MSG_DONTWAIT, descriptor, &dropped);
     if (size < 0 && size != -EMFILE)
         return (int)size;
+    if (size == 0 && *descriptor < 0)
+        return -EAGAIN; /* nobody can send any more */
     bool lost = size == -EMFILE;
     size_t length = lost ? dropped : (size_t)size;
     int error = take(&datagram, length, handoff, lost || *descriptor >= 0);

@@ -73,7 +73,7 @@ int handoff_reconnect(int socket, const char *path);
 
 /* Sends one handoff; descriptor: -1 for none. The caller keeps its own copy. */
 int handoff_send(int socket, const struct handoff *handoff, int descriptor);
-/* Receives one, without waiting: -EAGAIN when there is none; -EBADMSG for anything but a
+/* Receives one, without waiting: -EAGAIN when there is none, or nobody can send any more; -EBADMSG for anything but a
  * well-formed handoff (its descriptors are closed); -EMFILE when the descriptor was lost
  * because this process is short of them; -EPROTO when its writer is so new that only `kind` and
  * `ref` can be read (its descriptor is closed). *descriptor: owned by the caller, -1 if none. */

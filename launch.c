@@ -78,6 +78,15 @@ static bool retire(void *context)
     return true;
 }
 
+/* Whoever has connected to a socket that will be nobody's any more finds that out when it sends. */
+static void leave(void *context)
+{
+    struct retirement *retirement = context;
+    bool parent = retirement->parent != 0 && getppid() == retirement->parent;
+    if (retirement->own_socket && !parent)
+        launch_abandon(retirement->runtime, retirement->socket);
+}
+
 /* ---- running --------------------------------------------------------------------- */
 
 static int open_users_lock(const struct runtime *runtime)
@@ -109,6 +118,7 @@ static int run(const struct options *options, struct retirement *retirement)
         .recorder = -1,
         .descriptors_max = (size_t)runtime_raise_descriptors(),
         .retire = retire,
+        .leave = leave,
         .context = retirement,
     };
     int status = EXIT_RUN_TIME;
@@ -154,9 +164,9 @@ static int note_origin(int lock)
     return error;
 }
 
-static int take_forward_lock(const struct runtime *runtime)
+static int take_forward_lock(const struct runtime *runtime, int64_t patience)
 {
-    int64_t until = runtime_now() + LOCK_WAIT;
+    int64_t until = runtime_now() + patience;
     for (;;) {
         int lock = runtime_lock(runtime->forward_lock, false, false);
         if (lock >= 0)
@@ -167,15 +177,25 @@ static int take_forward_lock(const struct runtime *runtime)
     }
 }
 
-int launch_socket(const struct runtime *runtime, int *lock)
+int launch_socket(const struct runtime *runtime, bool patient, int *lock)
 {
-    *lock = take_forward_lock(runtime);
+    *lock = take_forward_lock(runtime, patient ? LOCK_WAIT : 0);
     if (*lock < 0)
         return *lock;
     int socket = handoff_listen(runtime->socket);
-    if (socket < 0)
-        close(*lock);
+    if (socket >= 0)
+        return socket;
+    close(*lock);
+    *lock = -1;
     return socket;
+}
+
+void launch_abandon(const struct runtime *runtime, int socket)
+{
+    if (unlink(runtime->socket) < 0 && errno != ENOENT)
+        log_warning_errno("cannot remove %s", runtime->socket);
+    if (shutdown(socket, SHUT_RD) < 0)
+        log_warning_errno("cannot shut %s down", runtime->socket);
 }
 
 /* The socket that systemd passed: -1 if there is none, -2 if it is none of ours. */
@@ -202,9 +222,9 @@ int launch_forward(const struct options *options)
         return EXIT_RUN_TIME;
     retirement.own_socket = retirement.socket < 0;
     if (retirement.own_socket)
-        retirement.socket = launch_socket(&runtime, &lock);
+        retirement.socket = launch_socket(&runtime, true, &lock);
     else
-        lock = take_forward_lock(&runtime);
+        lock = take_forward_lock(&runtime, LOCK_WAIT);
     if (lock < 0 || retirement.socket < 0) {
         errno = lock < 0 ? -lock : -retirement.socket;
         if (errno == EWOULDBLOCK && getenv(on_demand) != NULL)

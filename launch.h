@@ -18,8 +18,12 @@ int launch_forward(const struct options *options);
 int launch_on_demand(const struct runtime *runtime, char **arguments, int timeout);
 
 /* For `relay serve`: takes the forwarder's lock and binds its socket. Returns the socket, with
- * the lock in *lock, or a negative errno; -EWOULDBLOCK: somebody else is the forwarder. */
-int launch_socket(const struct runtime *runtime, int *lock);
+ * the lock in *lock, or a negative errno; -EWOULDBLOCK: somebody else is the forwarder. One that is
+ * just retiring is waited for if the caller is `patient`. */
+int launch_socket(const struct runtime *runtime, bool patient, int *lock);
+/* Before the last forwarder on such a socket stops: nobody finds the socket any more, and who has
+ * connected to it is refused. */
+void launch_abandon(const struct runtime *runtime, int socket);
 
 /* For a child process of `relay serve`, which is `parent`: forwards on its parent's socket, until
  * SIGTERM, or until it is idle and its parent gone. Returns the exit status. */

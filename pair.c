@@ -462,7 +462,18 @@ void pair_adopt(struct pair_table *table)
 void pair_set_forwarder(struct pair_table *table, uint32_t reads)
 {
     atomic_store(&table->header->reads, reads);
+    atomic_store(&table->header->crammed, 0);
     atomic_store(&table->header->forwarder, (int32_t)getpid());
+}
+
+void pair_set_crammed(struct pair_table *table, bool crammed)
+{
+    atomic_store(&table->header->crammed, crammed);
+}
+
+bool pair_is_crammed(const struct pair_table *table)
+{
+    return atomic_load(&table->header->crammed) != 0;
 }
 
 uint32_t pair_reads(const struct pair_table *table)

@@ -46,6 +46,7 @@ enum {
     PORCH_END_TIME = 2000, /* for the porch to send everybody back, before it is killed */
     BUSY_CHECK = 100,      /* how often that is looked at, when every worker is busy */
     TURNS = 16,            /* connections that a worker takes in a row from one socket */
+    SEEK_PAUSE = 10,       /* between two looks for a forwarder that is just going, or coming */
     STALL_CHECK = 250,     /* for somebody to accept, before idle workers are held for stalled */
     RETIRE_PAUSE = 1000,   /* between two retirements of idle workers */
     LEAVE_TIME = 1000,     /* for an idle worker to end, before it is killed */
@@ -71,6 +72,7 @@ struct board_entry {
 struct board {
     _Atomic uint64_t accepts;        /* by all workers so far */
     _Atomic bool closing;            /* who comes is only told so */
+    _Atomic bool forwarder_sought;   /* a worker found none */
     _Atomic int32_t porch;           /* its process id; 0: it is being replaced; PORCH_CLOSED */
     _Atomic uint32_t porch_turns;    /* counted by the porch, */
     _Atomic uint32_t porch_failures; /* and by workers that had to wait for it in vain */
@@ -327,6 +329,17 @@ static int hold_worker(uint64_t source)
     return 0;
 }
 
+/* The parent makes a forwarder, or finds the one that somebody else has made by then. */
+static bool seek_forwarder(void)
+{
+    struct board *board = listening.server->board;
+    if (atomic_load(&board->closing))
+        return false;
+    atomic_store(&board->forwarder_sought, true);
+    nudge_parent(listening.server);
+    return true;
+}
+
 static int prepare_worker_signals(void)
 {
     struct sigaction stop = {.sa_handler = stop_worker, .sa_flags = SA_RESTART};
@@ -356,6 +369,7 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
     listening.server = server;
     listening.entry = entry;
     server->worker.hold = hold_worker;
+    server->worker.seek = seek_forwarder;
     listening.epoll = watch_sockets(server);
     if (listening.epoll < 0 || prepare_worker_signals() < 0)
         log_error_errno("cannot start a worker");
@@ -643,12 +657,39 @@ static int renew_table(struct server *server)
     return 0;
 }
 
+/* The forwarder that was found in the runtime directory is gone. Unless somebody has made another,
+ * this server has one of its own from now on. Returns -1 if it is to be looked at again in a
+ * moment: somebody may be just about to make one, or to end. */
+static int replace_forwarder(struct server *server)
+{
+    struct runtime *runtime = &server->runtime;
+    if (server->handoff_socket < 0 &&
+        handoff_reconnect(server->worker.forwarder, runtime->socket) < 0) {
+        int socket = launch_socket(runtime, false, &server->forward_lock);
+        if (socket == -EWOULDBLOCK)
+            return -1;
+        if (socket < 0) {
+            errno = -socket;
+            log_error_errno("cannot make the forwarder's socket %s", runtime->socket);
+            pause_starting(server);
+            return -1;
+        }
+        server->handoff_socket = socket;
+        log_info("the forwarder that ran in %s is gone: running another",
+            server->options->runtime_directory);
+    }
+    atomic_store(&server->board->forwarder_sought, false);
+    return 0;
+}
+
 /* Returns how long the parent may sleep: milliseconds, -1 for ever. */
 static int keep_spares(struct server *server)
 {
     int64_t now = runtime_now();
     if (now < server->paused_until)
         return (int)(server->paused_until - now);
+    if (atomic_load(&server->board->forwarder_sought) && replace_forwarder(server) < 0)
+        return SEEK_PAUSE;
     if (server->handoff_socket >= 0 && server->forwarder < 0 && start_forwarder(server) < 0)
         return FAILURE_PAUSE;
     if (renew_table(server) < 0)
@@ -736,7 +777,7 @@ static int find_forwarder(struct server *server)
         worker_offer_table(worker);
         return 0;
     }
-    server->handoff_socket = launch_socket(&server->runtime, &server->forward_lock);
+    server->handoff_socket = launch_socket(&server->runtime, true, &server->forward_lock);
     if (server->handoff_socket < 0) {
         errno = -server->handoff_socket;
         log_error_errno("cannot make the forwarder's socket %s", server->runtime.socket);
@@ -903,13 +944,13 @@ static void stop(struct server *server)
     } else {
         finish_handshakes(server);
     }
+    if (server->handoff_socket >= 0)
+        launch_abandon(&server->runtime, server->handoff_socket);
     if (server->forwarder > 0)
         (void)kill(server->forwarder, SIGTERM);
     while (server->forwarder > 0)
         wait_for_events(server, BUSY_CHECK);
     stop_workers(server);
-    if (server->handoff_socket >= 0 && unlink(server->runtime.socket) < 0 && errno != ENOENT)
-        log_warning_errno("cannot remove %s", server->runtime.socket);
     close_sockets(server);
     (void)log_look(true);
 }

@@ -100,7 +100,8 @@ struct table_header {
     slot_link first_unclaimed, last_unclaimed; /* the oldest first */
 
     _Atomic int32_t forwarder;
-    _Atomic uint32_t reads; /* the version of handoffs that it reads; 0: not said */
+    _Atomic uint32_t reads;   /* the version of handoffs that it reads; 0: not said */
+    _Atomic uint32_t crammed; /* it takes no more connections for now: pair_set_crammed() */
     _Atomic uint64_t repairs;
     _Atomic uint64_t total_bytes;
     _Atomic uint64_t outcomes[PAIR_PROTOCOLS_MAX][PAIR_OUTCOMES];

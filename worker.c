@@ -32,6 +32,8 @@ enum {
     PARTING_BYTES = 1 << 16,
     ADOPTION_TIME = 1000, /* for a forwarder to take a table for its own: milliseconds */
     ADOPTION_PAUSE = 1,
+    SEEK_TIME = 1000, /* for a forwarder to take a question: milliseconds */
+    SEEK_PAUSE = 5,
     PATIENCE = 30, /* milliseconds for the rest of a greeting, before the porch waits for it */
 };
 
@@ -93,6 +95,41 @@ static void send_look(const struct worker *worker, struct pair_ref ref)
         (void)handoff_send(worker->forwarder, &handoff, -1);
 }
 
+/* Sends one handoff. A forwarder that was replaced has a new socket under the same name. If there
+ * is none, one is sought until `until` (milliseconds, CLOCK_MONOTONIC); 0: for no time. */
+static int send_handoff(
+    const struct worker *worker, const struct handoff *handoff, int fd, int64_t until)
+{
+    struct timespec pause = {0, SEEK_PAUSE * 1000000L};
+    for (;;) {
+        int error = handoff_send(worker->forwarder, handoff, fd);
+        if (error != -ECONNREFUSED && error != -ENOTCONN && error != -EPIPE)
+            return error;
+        error = handoff_reconnect(worker->forwarder, worker->runtime->socket);
+        if (error == 0)
+            error = handoff_send(worker->forwarder, handoff, fd);
+        if (error == 0 || runtime_now() >= until || (worker->seek != NULL && !worker->seek()))
+            return error;
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* Whether newcomers are served: the forwarder, or one that is made at once, takes what is sent to
+ * it, and has room. */
+static bool serves(const void *context)
+{
+    const struct worker *worker = context;
+    struct handoff question = {.kind = HANDOFF_LOOK, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
+    struct timespec pause = {0, SEEK_PAUSE * 1000000L};
+    int64_t until = runtime_now() + SEEK_TIME;
+    if (pair_is_crammed(worker->table) || send_handoff(worker, &question, -1, until) != 0)
+        return false;
+    while (!pair_is_adopted(worker->table) && runtime_now() < until)
+        nanosleep(&pause, NULL);
+    return pair_is_adopted(worker->table) && !pair_is_crammed(worker->table) &&
+           pair_check(worker->table) == 0;
+}
+
 static void record_end(
     const struct worker *worker, struct usage_start start, enum pair_outcome outcome)
 {
@@ -100,7 +137,7 @@ static void record_end(
     if (!usage_wanted(&worker->options->usage) || outcome == PAIR_SERVED)
         return;
     handoff.record = usage_single(start, outcome);
-    int error = handoff_send(worker->forwarder, &handoff, -1);
+    int error = send_handoff(worker, &handoff, -1, 0);
     if (error != 0) {
         errno = -error;
         log_repeated_errno(LOG_WARNING, "cannot record a connection");
@@ -108,19 +145,6 @@ static void record_end(
 }
 
 /* ---- one connection -------------------------------------------------------------- */
-
-/* Sends the connection to the forwarder. A forwarder that was replaced has a new socket under
- * the same name. */
-static int send_connection(const struct worker *worker, const struct handoff *handoff, int fd)
-{
-    int error = handoff_send(worker->forwarder, handoff, fd);
-    if (error == -ECONNREFUSED || error == -ENOTCONN || error == -EPIPE) {
-        error = handoff_reconnect(worker->forwarder, worker->runtime->socket);
-        if (error == 0)
-            error = handoff_send(worker->forwarder, handoff, fd);
-    }
-    return error;
-}
 
 static void log_no_entry(int error)
 {
@@ -139,7 +163,8 @@ static enum pair_outcome refusal(enum pair_reason reason)
 
 /* Meets and hands off. PAIR_HAPPY: the connection is the forwarder's. */
 static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
-    const struct pair_request *request, struct handoff *handoff, int fd, enum pair_reason *reason)
+    const struct pair_request *request, struct handoff *handoff, const struct greeting *greeting,
+    enum pair_reason *reason)
 {
     struct pair_meeting meeting;
     int error = pair_meet(worker->table, ref, request, &meeting);
@@ -156,7 +181,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     handoff->table = pair_id(worker->table);
     handoff->ref = ref;
     handoff->dismissed = meeting.dismissed;
-    error = send_connection(worker, handoff, fd);
+    error = send_handoff(worker, handoff, greeting->fd, greeting->deadline);
     if (error != 0) {
         send_look(worker, meeting.dismissed);
         errno = -error;
@@ -182,7 +207,7 @@ static enum pair_outcome greet(const struct worker *worker, struct greeting *gre
     enum pair_outcome outcome = visit->resumed ? protocol->resume(greeting, &request, &handoff)
                                                : protocol->greet(greeting, &request, &handoff);
     if (outcome == PAIR_HAPPY)
-        outcome = meet(worker, visit->ref, &request, &handoff, greeting->fd, reason);
+        outcome = meet(worker, visit->ref, &request, &handoff, greeting, reason);
     sodium_memzero(&handoff, sizeof handoff);
     return outcome;
 }
@@ -418,6 +443,8 @@ static void proceed(struct worker *worker, struct visit *visit, int fd, int64_t 
         .table = worker->table,
         .identity = worker->identity,
         .tls = worker->tls,
+        .serves = serves,
+        .context = worker,
         .protocol = visit->protocol,
     };
     enum pair_reason reason = PAIR_NO_REASON;
@@ -599,11 +626,14 @@ int worker_main(const struct options *options, char **arguments)
     listen_tune(fd, options);
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
         log_error_errno("cannot serve a connection");
-    else if (connect_forwarder(&worker, arguments) == 0) {
-        worker_offer_table(&worker);
+    else {
+        /* Without a forwarder the client is told at least that it is not served. */
+        worker.closing = connect_forwarder(&worker, arguments) < 0;
+        if (!worker.closing)
+            worker_offer_table(&worker);
         if (sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
             worker_greet(&worker, fd);
-            status = 0;
+            status = worker.closing ? EXIT_RUN_TIME : 0;
         }
     }
     worker_close(&worker);

@@ -17,6 +17,7 @@ struct worker {
     struct tls *tls;           /* NULL: none */
     int forwarder;             /* connected handoff socket */
     int users_lock;            /* while it is held, no forwarder retires */
+    bool (*seek)(void);        /* has a forwarder made, as none answers; false: none will be */
     bool closing;              /* takes no more connections: only says so */
     bool misunderstood;        /* the forwarder cannot read our handoffs, and this was said */
 

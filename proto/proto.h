@@ -67,14 +67,16 @@ struct greeting {
     struct hearing *hearing; /* NULL: nobody else waits for it */
     int64_t deadline;        /* milliseconds, CLOCK_MONOTONIC */
     struct pair_table *table;
-    const struct identity *identity; /* this relay's: Offset */
-    struct tls *tls;                 /* its certificate; NULL: none */
-    bool in_tls;                     /* what is read and said is inside */
-    struct records *records;         /* of this TLS; NULL: there is none, or the kernel's */
-    bool full;                       /* this relay takes no more connections: only say so */
-    uint8_t protocol;                /* index of the one that was recognised */
-    enum codec_kind codec;           /* what carries words to the client by now */
-    struct words refusal;            /* said in the place of farewell() when it has a code */
+    const struct identity *identity;     /* this relay's: Offset */
+    struct tls *tls;                     /* its certificate; NULL: none */
+    bool in_tls;                         /* what is read and said is inside */
+    struct records *records;             /* of this TLS; NULL: there is none, or the kernel's */
+    bool full;                           /* this relay takes no more connections: only say so */
+    bool (*serves)(const void *context); /* whether newcomers are served just now; NULL: they are */
+    const void *context;
+    uint8_t protocol;      /* index of the one that was recognised */
+    enum codec_kind codec; /* what carries words to the client by now */
+    struct words refusal;  /* said in the place of farewell() when it has a code */
 };
 
 struct prefix {

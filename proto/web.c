@@ -40,6 +40,8 @@ static enum pair_outcome answer_request(
 {
     if (answer == HTTP_PAGE)
         answer = http_resource(request, !greeting->full);
+    if (answer == HTTP_HEALTHY && greeting->serves != NULL && !greeting->serves(greeting->context))
+        answer = HTTP_UNAVAILABLE;
     http_say(greeting, answer, request);
     return answer == HTTP_PAGE || answer == HTTP_HEALTHY || answer == HTTP_UNAVAILABLE
                ? PAIR_SERVED

@@ -67,6 +67,45 @@ def certificate(directory):
     return chain, key
 
 
+class HalfShaken:
+    """A client that has begun to shake hands in TLS: a worker is kept by what comes of it."""
+
+    def __init__(self, address):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        self.client = Client(address)
+        self._step(self.tls.do_handshake)
+        self.incoming.write(self.client.receive(1))
+
+    def _step(self, function):
+        try:
+            return function()
+        except ssl.SSLWantReadError:
+            return None
+        finally:
+            self.client.send(self.outgoing.read())
+
+    def _run(self, function):
+        result = self._step(function)
+        while result is None:
+            self.incoming.write(self.client.receive_some(1 << 16) or b"")
+            result = self._step(function)
+        return result
+
+    def finish(self, data):
+        self._run(lambda: self.tls.do_handshake() or True)
+        self._step(lambda: self.tls.write(data))
+
+    def expect(self, data):
+        assert self._run(lambda: self.tls.read(len(data))) == data
+
+    def close(self):
+        self.client.close()
+
+
 def client_hello():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -76,6 +115,17 @@ def client_hello():
     with contextlib.suppress(ssl.SSLWantReadError):
         client.do_handshake()
     return outgoing.read()
+
+
+@contextlib.contextmanager
+def relay_with_tls():
+    with tempfile.TemporaryDirectory(prefix="relay-certificate-") as directory:
+        chain, key = certificate(directory)
+        relay = Relay(options=[f"--certfile={chain}", f"--keyfile={key}"])
+        try:
+            yield relay
+        finally:
+            relay.stop()
 
 
 # ---- signals --------------------------------------------------------------------------
@@ -152,80 +202,75 @@ def workers_are_replaced_though_the_starter_ignored_the_end_of_children():
 
 @behaviour("TCP", "Unix")
 def a_server_starts_at_once_though_workers_of_a_killed_one_greet(kind):
-    relay = Relay()
-    try:
+    with relay_with_tls() as relay:
+        address = ("127.0.0.1", relay.port)
         if kind == "Unix":
             kill_server(relay)
             address = os.path.join(relay.directory, "socket")
             relay._command = lambda _: [RELAY, "serve", f"--listen=unix:{address}", *relay.options]
             serve_again(relay)
-        else:
-            address = ("127.0.0.1", relay.port)
-        token = new_token()
-        half = line(token, new_side())
-        greeting = [Client(address).send(half[:20]) for _ in range(3)]
+        greeting = [HalfShaken(address) for _ in range(3)]
         relay.wait_for(greeting=3)
         kill_server(relay)
         serve_again(relay)
-        # Those who were in a greeting come to its end, and meet whom the new server greets.
-        greeting[0].send(half[20:])
+        # A greeting comes to its end, and meets whom the new server greets.
+        token = new_token()
+        greeting[0].finish(line(token, new_side()))
         other = Client(address).send(line(token, new_side()))
         other.expect(b"ok\n")
         greeting[0].expect(b"ok\n")
-        exchange(greeting[0], other)
         for client in (*greeting, other):
             client.close()
-    finally:
-        relay.stop()
 
 
 @behaviour()
 def a_stalled_worker_of_a_killed_server_does_not_keep_its_address():
-    relay = Relay()
-    stalled = []
-    try:
-        greeting = relay.connect().send(b"please relay ")
+    with relay_with_tls() as relay:
+        greeting = HalfShaken(("127.0.0.1", relay.port))
         relay.wait_for(greeting=1)
         stalled = relay.workers()[:-1]
         for pid in stalled:
             os.kill(pid, signal.SIGSTOP)
-        kill_server(relay)
-        serve_again(relay)
-        exchange(*make_pair(relay))
-        greeting.close()
-    finally:
-        for pid in stalled:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        relay.stop()
+        try:
+            kill_server(relay)
+            serve_again(relay)
+            exchange(*make_pair(relay))
+            greeting.close()
+        finally:
+            for pid in stalled:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def listening_sockets(pid, port):
+    """The sockets of a process that listen on a port."""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        wanted = [f"socket:[{fields[9]}]" for fields in map(str.split, file)
+                  if fields[1].endswith(f":{port:04X}") and fields[3] == "0A"]
+    assert wanted, "somebody listens"
+    links = []
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    return set(wanted) & set(links)
 
 
 @behaviour()
 def a_busy_worker_that_is_told_to_stop_listens_no_more():
-    with Relay() as relay:
-        greeting = relay.connect().send(b"please relay ")
+    with relay_with_tls() as relay:
+        greeting = HalfShaken(("127.0.0.1", relay.port))
         relay.wait_for(greeting=1)
         workers = relay.workers()
+        assert all(listening_sockets(pid, relay.port) for pid in workers)
         for pid in workers:
             os.kill(pid, signal.SIGTERM)
-        busy = wait_until(lambda: [pid for pid in workers if alive(pid)] if
-                          len([pid for pid in workers if alive(pid)]) == 1 else None, "one to be left")
-        with open("/proc/net/tcp", encoding="ascii") as file:
-            listening = [fields[9] for fields in map(str.split, file)
-                         if fields[1].endswith(f":{relay.port:04X}") and fields[3] == "0A"]
-        assert len(listening) == 1, listening
-
-        def sockets():
-            links = []
-            for entry in os.listdir(f"/proc/{busy[0]}/fd"):
-                with contextlib.suppress(OSError):
-                    links.append(os.readlink(f"/proc/{busy[0]}/fd/{entry}"))
-            return links
-
-        wait_until(lambda: f"socket:[{listening[0]}]" not in sockets(), "it to let go of its socket")
-        greeting.send(line(new_token())[13:])
+        wait_until(lambda: sum(map(alive, workers)) == 1, "one to be left")
+        busy = next(pid for pid in workers if alive(pid))
+        wait_until(lambda: not listening_sockets(busy, relay.port), "it to let go of its socket")
+        greeting.finish(line(new_token(), new_side()))
         relay.wait_for(waiting=1)
         exchange(*make_pair(relay))
+        greeting.close()
 
 
 @behaviour()
@@ -271,6 +316,7 @@ def a_process_says_which_part_it_plays():
             assert parts == {
                 "relay": {server},
                 "relay-worker": {f"relay: worker ({relay.runtime})"},
+                "relay-porch": {f"relay: porch ({relay.runtime})"},
                 "relay-forward": {f"relay: forwarder ({relay.runtime})"},
                 "relay-keeper": {f"relay: keeper of the certificate ({relay.runtime})"},
                 "relay-records": {f"relay: keeper of the recorder ({database})"},
