@@ -85,7 +85,8 @@ BUILD_PACKAGES := gcc make pkg-config libc6-dev libsodium-dev libsystemd-dev lib
 CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux libwrap0 valgrind \
 	magic-wormhole python3-magic-wormhole-mailbox-server capnproto python3-cryptography libfaketime \
 	openssl haproxy nginx-light libnginx-mod-stream user-mode-linux \
-	python3-websockets python3-msgpack
+	python3-websockets python3-msgpack python3-pkg-resources \
+	s6 runit daemontools ucspi-tcp socat dpkg
 # For the real clients that are not Debian's (tests/live/peers/install); a node that is there is kept.
 PEERS_PACKAGES := python3-venv openssl chromium $(if $(shell command -v npm),,nodejs npm)
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc shellcheck
@@ -157,7 +158,7 @@ UNIT_FILES := relay.socket relay@.service relay-forward.socket relay-forward.ser
 	relay-prefork.socket relay-prefork.service
 DOCS       := README.md LICENSE
 DAEMONS    := relay.xinetd relay.inetd
-SAMPLES    := haproxy.cfg nginx-stream.conf nginx-web.conf
+SAMPLES    := haproxy.cfg nginx-stream.conf nginx-web.conf run run-s6 supervisord.conf relay.init
 OFFSET_NAMES := strelay stmgr
 IN_PLACE    = sed 's|@BINDIR@|$(bindir)|g'
 
@@ -170,13 +171,13 @@ install: all
 	install -m 644 $(OFFSET_NAMES:%=man/%.1) $(DESTDIR)$(mandir)/man1
 	install -m 644 man/relay.8 $(DESTDIR)$(mandir)/man8/relay.8
 	install -m 644 man/relay-protocols.7 man/relay-proxies.7 $(DESTDIR)$(mandir)/man7
-	install -m 644 $(SAMPLES:%=samples/%) $(DESTDIR)$(docdir)
 	install -m 644 $(DOCS) $(DESTDIR)$(docdir)
 	install -m 644 units/relay-sysusers.conf $(DESTDIR)$(sysusersdir)/relay.conf
 	install -m 644 units/relay-tmpfiles.conf $(DESTDIR)$(tmpfilesdir)/relay.conf
 	@for file in $(UNIT_FILES); do $(IN_PLACE) "units/$$file" > "$(DESTDIR)$(unitdir)/$$file" || exit 1; done
 	@for file in $(DAEMONS); do $(IN_PLACE) "units/$$file" > "$(DESTDIR)$(docdir)/$$file" || exit 1; done
-	chmod 644 $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES)) $(addprefix $(DESTDIR)$(docdir)/,$(DAEMONS))
+	@for file in $(SAMPLES); do $(IN_PLACE) "samples/$$file" > "$(DESTDIR)$(docdir)/$$file" || exit 1; done
+	chmod 644 $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES)) $(addprefix $(DESTDIR)$(docdir)/,$(DAEMONS) $(SAMPLES))
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
 		systemd-sysusers relay.conf && systemd-tmpfiles --create relay.conf && systemctl daemon-reload; \
 	fi

@@ -250,6 +250,20 @@ static void check_records(struct check *check)
     }
 }
 
+/* While it is root, as it is written then. */
+static void check_pid_file(struct check *check)
+{
+    const char *path = check->options->pid_file;
+    if (path == NULL || strcmp(check->role, "worker") == 0)
+        return;
+    bool there = access(path, F_OK) == 0;
+    show("pid file", "%s", path);
+    if (there ? access(path, W_OK) == 0 : can_be_made(path, false))
+        return;
+    log_error_errno("cannot write the process id to %s", path);
+    check->wrong = check->useless = true;
+}
+
 static void check_user(struct check *check)
 {
     if (runtime_drop_root(check->options) < 0) {
@@ -276,6 +290,7 @@ int inspect_main(const struct options *options, const char *role)
             check_identity(&check, options->idfile);
         check_addresses(&check);
     }
+    check_pid_file(&check);
     check_user(&check);
     if (serves(&check) && options->idfile == NULL)
         check_default_identity(&check, state_is_missing);

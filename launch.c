@@ -136,7 +136,7 @@ static int run(const struct options *options, struct retirement *retirement)
     }
     if (sandbox_enter(SANDBOX_FORWARDER, -1) < 0)
         goto close;
-    notify_tell("READY=1\nSTATUS=Forwarding");
+    notify_ready("Forwarding");
     int error = forward_run(&setup);
     errno = -error;
     if (error != 0)
@@ -215,7 +215,7 @@ int launch_forward(const struct options *options)
     struct runtime runtime;
     struct retirement retirement = {.runtime = &runtime, .users_lock = -1};
     int lock = -1;
-    notify_open();
+    notify_open(getenv(on_demand) != NULL ? -1 : options->notify_fd);
     retirement.socket = passed_socket();
     if (retirement.socket == -2 || runtime_prepare(options, &runtime) < 0 ||
         runtime_drop_root(options) < 0)

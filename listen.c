@@ -57,6 +57,13 @@ void listen_tune(int fd, const struct options *options)
         log_repeated_errno(LOG_WARNING, "cannot set the rate of a connection");
 }
 
+bool listen_is_listening(int fd)
+{
+    int listens = 0;
+    socklen_t size = sizeof listens;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens != 0;
+}
+
 int listen_peer(int fd, struct sockaddr_storage *ret)
 {
     socklen_t size = sizeof *ret;
@@ -233,8 +240,8 @@ int listen_refuse(const struct options *options)
     if (!options->listen_given)
         return 0;
     log_error(
-        "--listen=%s does not hold where systemd has the sockets: expected it to be left out, "
-        "and ListenStream= in their unit",
+        "--listen=%s does not hold where systemd has the sockets, or inetd: expected it to be left "
+        "out, and ListenStream= in their unit, or the port in inetd's line",
         options->listen[0]);
     return -1;
 }

@@ -5,6 +5,7 @@
 #include "options.h"
 #include "pair.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -25,6 +26,9 @@ int listen_refuse(const struct options *options);
  * a silently vanished peer is gone after two minutes. On a listening socket it holds for all
  * that come from it. Sockets that are not TCP have none of this. */
 void listen_tune(int fd, const struct options *options);
+
+/* Whether a descriptor is a socket that listens. */
+bool listen_is_listening(int fd);
 
 /* Who is at the other end. -ENOTCONN: nobody any more. */
 int listen_peer(int fd, struct sockaddr_storage *ret);

@@ -5,7 +5,11 @@
 #include "log.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +17,7 @@
 #include <unistd.h>
 
 static int manager = -1;
+static int newline = -1; /* the descriptor that wants one */
 
 /* A path, or behind '@' a name in the abstract name space. Returns the address's size, 0: neither.
  */
@@ -28,10 +33,21 @@ static socklen_t make_address(const char *name, struct sockaddr_un *address)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length + (name[0] == '/'));
 }
 
-void notify_open(void)
+static void open_newline(int ready)
+{
+    newline = ready;
+    if (ready >= 0 && fcntl(ready, F_SETFD, FD_CLOEXEC) == 0)
+        return;
+    if (ready >= 0)
+        log_error_errno("cannot tell descriptor %d that it is ready", ready);
+    newline = -1;
+}
+
+void notify_open(int ready)
 {
     struct sockaddr_un address;
     const char *name = getenv("NOTIFY_SOCKET");
+    open_newline(ready);
     if (name == NULL || manager >= 0)
         return;
     socklen_t size = make_address(name, &address);
@@ -62,8 +78,33 @@ void notify_tell(const char *state)
     }
 }
 
+/* A pipe that is new takes one byte. */
+static void write_newline(void)
+{
+    struct pollfd entry = {.fd = newline, .events = POLLOUT};
+    bool room = poll(&entry, 1, 0) == 1 && (entry.revents & POLLOUT) != 0;
+    if (!room)
+        log_error("cannot tell descriptor %d that it is ready: nobody reads there", newline);
+    else if (write(newline, "\n", 1) != 1)
+        log_error_errno("cannot tell descriptor %d that it is ready", newline);
+    close(newline);
+    newline = -1;
+}
+
+void notify_ready(const char *status)
+{
+    char state[128];
+    (void)snprintf(state, sizeof state, "READY=1\nSTATUS=%s", status);
+    notify_tell(state);
+    if (newline >= 0)
+        write_newline();
+}
+
 void notify_close(void)
 {
+    if (newline >= 0)
+        close(newline);
+    newline = -1;
     if (manager >= 0)
         close(manager);
     manager = -1;

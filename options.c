@@ -89,6 +89,9 @@ static const struct entry entries[] = {
         "what is kept ($STATE_DIRECTORY, /var/lib/relay)"},
     {"user", 0, KIND_TEXT, AT(user), 0, 0, "NAME",
         "whom root becomes after binding (relay, nobody)"},
+    {"pid-file", 0, KIND_TEXT, AT(pid_file), 0, 0, "FILE", "for serve: write its process id there"},
+    {"notify-fd", 0, KIND_NUMBER, AT(notify_fd), 3, 1 << 20, "N",
+        "write a newline to descriptor N once it serves, and close it"},
     {"json", 0, KIND_FLAG, AT(json), 0, 0, NULL, "for status: as JSON"},
     {"openmetrics", 0, KIND_FLAG, AT(openmetrics), 0, 0, NULL, "for status: as OpenMetrics"},
     {"check", 0, KIND_FLAG, AT(check), 0, 0, NULL,
@@ -279,6 +282,7 @@ static void set_defaults(struct options *options)
         .max_workers = 256,
         .max_use = 1000,
         .usage = {.log_fd = -1},
+        .notify_fd = -1,
     };
 }
 

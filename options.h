@@ -49,8 +49,10 @@ struct options {
     const char *runtime_directory; /* never NULL once read */
     bool runtime_directory_given;  /* else it is where one of this user's would be */
     const char *state_directory;
-    const char *idfile; /* NULL: relay.ident in the state directory */
-    const char *user;   /* NULL: not given */
+    const char *idfile;   /* NULL: relay.ident in the state directory */
+    const char *user;     /* NULL: not given */
+    const char *pid_file; /* NULL: none */
+    int notify_fd;        /* where readiness is told, besides the service manager; -1: nowhere */
     bool json;
     bool openmetrics;
     bool debug;

@@ -2,6 +2,7 @@
 #include "forward.h"
 #include "inspect.h"
 #include "launch.h"
+#include "listen.h"
 #include "log.h"
 #include "options.h"
 #include "process.h"
@@ -141,9 +142,10 @@ int main(int argc, char **argv)
         puts("relay " RELAY_VERSION);
         return 0;
     }
-    /* inetd's way: no role, and the connection on standard input. */
+    /* inetd's way: no role, and on standard input the connection, or a socket that listens. */
     if (is_socket(STDIN_FILENO) && (argc < 2 || argv[1][0] == '-'))
-        return play(find_role("worker"), NULL, argc < 1 ? 0 : argc - 1, argv + 1);
+        return play(find_role(listen_is_listening(STDIN_FILENO) ? "serve" : "worker"), NULL,
+            argc < 1 ? 0 : argc - 1, argv + 1);
     if (argc > 1)
         log_error("unknown role %s: expected one that relay --help shows", argv[1]);
     else

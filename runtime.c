@@ -292,30 +292,29 @@ static unsigned int count_passed(void)
     return number > 0 && number < INT_MAX ? (unsigned int)number : 0;
 }
 
+/* Closes all descriptors from `first` on but a and b, which may be negative. It fails for no range;
+ * without the call all stay as they are. */
+static void close_all_but(unsigned int first, int a, int b)
+{
+    int kept[] = {a < b ? a : b, a < b ? b : a};
+    for (size_t i = 0; i < 2; i++) {
+        if (kept[i] < (int)first)
+            continue;
+        if (kept[i] > (int)first)
+            (void)close_range(first, (unsigned int)kept[i] - 1, 0);
+        first = (unsigned int)kept[i] + 1;
+    }
+    (void)close_range(first, ~0U, 0);
+}
+
 void runtime_close_inherited(const struct options *options)
 {
-    unsigned int first = STDERR_FILENO + 1 + count_passed();
-    if (options->usage.log_fd >= (int)first) {
-        unsigned int kept = (unsigned int)options->usage.log_fd;
-        if (kept > first)
-            (void)close_range(first, kept - 1, 0);
-        first = kept + 1;
-    }
-    (void)close_range(
-        first, ~0U, 0); /* fails for no range; without the call all stay as they are */
+    close_all_but(STDERR_FILENO + 1 + count_passed(), options->usage.log_fd, options->notify_fd);
 }
 
 void runtime_close_others(int a, int b)
 {
-    unsigned int first = STDERR_FILENO + 1;
-    unsigned int kept[] = {(unsigned int)(a < b ? a : b), (unsigned int)(a < b ? b : a)};
-    for (size_t i = 0; i < 2; i++) {
-        if (kept[i] > first)
-            (void)close_range(first, kept[i] - 1, 0);
-        if (kept[i] >= first)
-            first = kept[i] + 1;
-    }
-    (void)close_range(first, ~0U, 0);
+    close_all_but(STDERR_FILENO + 1, a, b);
 }
 
 int64_t runtime_now(void)

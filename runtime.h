@@ -70,7 +70,7 @@ uint64_t runtime_raise_descriptors(void);
 int runtime_open_streams(void);
 
 /* Closes what this process inherited and is not meant for it: all but the standard streams, the
- * sockets that systemd passes, and --log-fd. */
+ * sockets that systemd passes, --log-fd and --notify-fd. */
 void runtime_close_inherited(const struct options *options);
 
 /* Closes all descriptors but the standard streams, a and b. */

@@ -21,6 +21,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -87,7 +88,8 @@ struct server {
     size_t board_size; /* options->max_workers */
     int sockets[SOCKETS_MAX];
     size_t socket_count;
-    bool sockets_passed;              /* by systemd */
+    bool sockets_passed;              /* by systemd or inetd */
+    int pid_file;                     /* -1: none */
     int signals;                      /* signalfd */
     int nudge;                        /* eventfd */
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
@@ -361,6 +363,8 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
         _exit(0);
     close(server->signals);
     notify_close();
+    if (server->pid_file >= 0)
+        close(server->pid_file);
     if (server->forward_lock >= 0)
         close(server->forward_lock);
     if (server->handoff_socket >= 0)
@@ -458,6 +462,8 @@ static _Noreturn void be_forwarder(struct server *server)
     close(server->signals);
     close(server->nudge);
     notify_close();
+    if (server->pid_file >= 0)
+        close(server->pid_file);
     ident_free(server->worker.identity);
     worker_close(&server->worker);
     (void)sigprocmask(SIG_SETMASK, &server->inherited_mask, NULL);
@@ -722,6 +728,7 @@ static int keep_spares(struct server *server)
 
 static int take_passed_sockets(struct server *server, int count)
 {
+    server->sockets_passed = true;
     if (count > SOCKETS_MAX) {
         log_error("cannot listen on %d sockets: %d at most", count, (int)SOCKETS_MAX);
         return -1;
@@ -739,12 +746,32 @@ static int take_passed_sockets(struct server *server, int count)
     return 0;
 }
 
+/* As inetd passes it to one that is to wait: a listening socket, which it goes on with itself once
+ * this server has ended. Children have other standard streams. */
+static int take_standard_input(struct server *server)
+{
+    int fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    bool done = fd >= 0 && null >= 0 && dup2(null, STDIN_FILENO) >= 0;
+    if (!done)
+        log_error_errno("cannot listen on standard input");
+    if (null >= 0)
+        close(null);
+    if (!done)
+        return -1;
+    server->sockets_passed = true;
+    server->sockets[server->socket_count++] = fd;
+    listen_tune(fd, server->options);
+    return 0;
+}
+
 static int open_sockets(struct server *server)
 {
     int count = sd_listen_fds(1);
-    server->sockets_passed = count > 0;
     if (count > 0)
         return take_passed_sockets(server, count);
+    if (listen_is_listening(STDIN_FILENO))
+        return take_standard_input(server);
     for (size_t i = 0; i < server->options->listen_count; i++) {
         count = listen_open(server->options->listen[i], server->options,
             server->sockets + server->socket_count, SOCKETS_MAX - server->socket_count);
@@ -753,6 +780,28 @@ static int open_sockets(struct server *server)
         server->socket_count += (size_t)count;
     }
     return 0;
+}
+
+/* Written while this is root, as whoever trusts the file wants its owner to be. */
+static int write_pid_file(struct server *server)
+{
+    const char *path = server->options->pid_file;
+    if (path == NULL)
+        return 0;
+    server->pid_file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
+    if (server->pid_file >= 0 && ftruncate(server->pid_file, 0) == 0 &&
+        dprintf(server->pid_file, "%d\n", (int)server->pid) > 0)
+        return 0;
+    log_error_errno("cannot write the process id to %s", path);
+    return -1;
+}
+
+/* Without root the file can only be emptied, where its directory is root's. */
+static void remove_pid_file(const struct server *server)
+{
+    if (server->pid_file >= 0 && unlink(server->options->pid_file) < 0 &&
+        ftruncate(server->pid_file, 0) < 0)
+        log_warning_errno("cannot empty %s", server->options->pid_file);
 }
 
 /* Workers share the sockets, so whoever comes second must not block in accept. */
@@ -952,6 +1001,7 @@ static void stop(struct server *server)
         wait_for_events(server, BUSY_CHECK);
     stop_workers(server);
     close_sockets(server);
+    remove_pid_file(server);
     (void)log_look(true);
 }
 
@@ -960,7 +1010,7 @@ static void say_ready(const struct server *server)
 {
     for (size_t i = 0; !server->sockets_passed && i < server->options->listen_count; i++)
         log_info("listening on %s", server->options->listen[i]);
-    notify_tell("READY=1\nSTATUS=Serving");
+    notify_ready("Serving");
 }
 
 static void run(struct server *server)
@@ -971,31 +1021,46 @@ static void run(struct server *server)
     stop(server);
 }
 
+static int prepare_as_root(struct server *server)
+{
+    const struct options *options = server->options;
+    if (runtime_prepare(options, &server->runtime) < 0 ||
+        worker_prepare(&server->worker, options) < 0 || open_sockets(server) < 0 ||
+        unblock_sockets(server) < 0 || write_pid_file(server) < 0)
+        return -1;
+    return server->worker.tls != NULL ? start_keeper(server) : 0;
+}
+
+static int prepare_as_user(struct server *server)
+{
+    const struct options *options = server->options;
+    if (runtime_drop_root(options) < 0)
+        return -1;
+    (void)runtime_raise_descriptors();
+    if (options->usage.database != NULL && database_check(options->usage.database) < 0)
+        return -1;
+    if (worker_open(&server->worker, options, &server->runtime) < 0 || find_forwarder(server) < 0)
+        return -1;
+    if (open_board(server) == 0 && open_signals(server) == 0 && open_porch(server) == 0)
+        return 0;
+    log_error_errno("cannot serve");
+    return -1;
+}
+
 int serve_main(const struct options *options)
 {
     struct server server = {.options = options,
         .handoff_socket = -1,
         .forward_lock = -1,
+        .pid_file = -1,
         .pid = getpid(),
         .forwarder = -1};
-    notify_open();
-    if (sd_listen_fds(0) > 0 && listen_refuse(options) < 0)
+    notify_open(options->notify_fd);
+    bool passed = sd_listen_fds(0) > 0 || listen_is_listening(STDIN_FILENO);
+    if (passed && listen_refuse(options) < 0)
         return EXIT_USAGE;
-    if (runtime_prepare(options, &server.runtime) < 0 ||
-        worker_prepare(&server.worker, options) < 0 || open_sockets(&server) < 0 ||
-        unblock_sockets(&server) < 0)
-        return EXIT_RUN_TIME;
-    if (server.worker.tls != NULL && start_keeper(&server) < 0)
-        return EXIT_RUN_TIME;
-    if (runtime_drop_root(options) < 0)
-        return EXIT_RUN_TIME;
-    (void)runtime_raise_descriptors();
-    if (options->usage.database != NULL && database_check(options->usage.database) < 0)
-        return EXIT_RUN_TIME;
-    if (worker_open(&server.worker, options, &server.runtime) < 0 || find_forwarder(&server) < 0)
-        return EXIT_RUN_TIME;
-    if (open_board(&server) < 0 || open_signals(&server) < 0 || open_porch(&server) < 0) {
-        log_error_errno("cannot serve");
+    if (prepare_as_root(&server) < 0 || prepare_as_user(&server) < 0) {
+        remove_pid_file(&server);
         return EXIT_RUN_TIME;
     }
     for (int i = 0; i < SPARE_START; i++)

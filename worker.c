@@ -602,6 +602,13 @@ static int find_connection(void)
     }
     if (sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 0) > 0)
         return fd;
+    if (listen_is_listening(fd)) {
+        log_error("cannot serve: %s is a socket that listens, and no connection; inetd is to say "
+                  "nowait for relay worker, xinetd wait = no, and systemd Accept=yes; relay serve "
+                  "takes such a socket",
+            count > 0 ? "the socket passed" : "standard input");
+        return -1;
+    }
     log_error("cannot serve: %s is no connection; relay worker is started by systemd "
               "(Accept=yes), inetd or xinetd",
         count > 0 ? "the socket passed" : "standard input");

@@ -5,6 +5,7 @@
 #include "suite.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -49,7 +50,7 @@ static void expect_silence(void)
 
 START_TEST(the_manager_is_told)
 {
-    notify_open();
+    notify_open(-1);
     notify_tell("READY=1\nSTATUS=Serving");
     expect_told("READY=1\nSTATUS=Serving");
     notify_tell("STOPPING=1");
@@ -65,7 +66,7 @@ START_TEST(the_manager_is_told_from_a_sandbox)
     pid_t child = fork();
     ck_assert_int_ge(child, 0);
     if (child == 0) {
-        notify_open();
+        notify_open(-1);
         if (sandbox_enter(role, -1) == 0)
             notify_tell("READY=1");
         _exit(0);
@@ -88,7 +89,7 @@ START_TEST(a_name_in_the_abstract_space_is_taken)
     ck_assert_int_eq(bind(manager, (struct sockaddr *)&address, size), 0);
     (void)snprintf(name, sizeof name, "@%s", address.sun_path + 1);
     ck_assert_int_eq(setenv("NOTIFY_SOCKET", name, 1), 0);
-    notify_open();
+    notify_open(-1);
     notify_tell("READY=1");
     expect_told("READY=1");
 }
@@ -96,7 +97,7 @@ END_TEST
 
 START_TEST(who_does_not_speak_for_the_service_is_silent)
 {
-    notify_open();
+    notify_open(-1);
     notify_close();
     notify_tell("READY=1");
     expect_silence();
@@ -106,7 +107,7 @@ END_TEST
 START_TEST(without_a_manager_nothing_is_said)
 {
     ck_assert_int_eq(unsetenv("NOTIFY_SOCKET"), 0);
-    notify_open();
+    notify_open(-1);
     notify_tell("READY=1");
     expect_silence();
     ck_assert_int_eq(setenv("NOTIFY_SOCKET", "", 1), 0);
@@ -117,15 +118,66 @@ START_TEST(a_manager_that_cannot_be_reached_is_logged)
 {
     static const char *const names[] = {"", "@", "notify", "/nowhere/notify"};
     ck_assert_int_eq(setenv("NOTIFY_SOCKET", names[_i], 1), 0);
-    notify_open();
+    notify_open(-1);
     notify_tell("READY=1");
     scratch_expect_line("cannot notify the service manager");
 }
 END_TEST
 
+START_TEST(a_descriptor_gets_one_newline_and_is_closed)
+{
+    int ends[2];
+    char text[8];
+    ck_assert_int_eq(pipe2(ends, O_NONBLOCK), 0);
+    notify_open(ends[1]);
+    notify_tell("STATUS=Starting");
+    ck_assert_int_eq(read(ends[0], text, sizeof text), -1);
+    notify_ready("Serving");
+    ck_assert_int_eq(read(ends[0], text, sizeof text), 1);
+    ck_assert_int_eq(text[0], '\n');
+    ck_assert_int_eq(read(ends[0], text, sizeof text), 0);
+    ck_assert_int_eq(fcntl(ends[1], F_GETFD), -1);
+    expect_told("STATUS=Starting");
+    expect_told("READY=1\nSTATUS=Serving");
+    close(ends[0]);
+}
+END_TEST
+
+START_TEST(who_is_not_the_service_has_no_such_descriptor)
+{
+    int ends[2];
+    char byte;
+    ck_assert_int_eq(pipe2(ends, O_NONBLOCK), 0);
+    notify_open(ends[1]);
+    notify_close();
+    ck_assert_int_eq(read(ends[0], &byte, 1), 0);
+    close(ends[0]);
+}
+END_TEST
+
+START_TEST(a_descriptor_that_takes_nothing_is_logged)
+{
+    int ends[2];
+    ck_assert(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
+    ck_assert_int_eq(pipe(ends), 0);
+    close(ends[0]);
+    notify_open(ends[1]);
+    notify_ready("Serving");
+    scratch_expect_line("cannot tell descriptor");
+}
+END_TEST
+
+START_TEST(a_descriptor_that_is_closed_is_logged)
+{
+    notify_open(1000);
+    notify_ready("Serving");
+    scratch_expect_line("cannot tell descriptor 1000 that it is ready: Bad file descriptor");
+}
+END_TEST
+
 START_TEST(a_manager_that_is_gone_is_logged)
 {
-    notify_open();
+    notify_open(-1);
     close(manager);
     manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     notify_tell("READY=1\nSTATUS=Serving");
@@ -146,6 +198,10 @@ int main(void)
     tcase_add_test(tests, without_a_manager_nothing_is_said);
     tcase_add_loop_test(tests, a_manager_that_cannot_be_reached_is_logged, 0, 4);
     tcase_add_test(tests, a_manager_that_is_gone_is_logged);
+    tcase_add_test(tests, a_descriptor_gets_one_newline_and_is_closed);
+    tcase_add_test(tests, who_is_not_the_service_has_no_such_descriptor);
+    tcase_add_test(tests, a_descriptor_that_takes_nothing_is_logged);
+    tcase_add_test(tests, a_descriptor_that_is_closed_is_logged);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -102,16 +102,8 @@ class Relay:
     def __init__(self, how="serve", options=(), pass_fds=(), environment=None, address=None,
                  limit=None, under=()):
         self.how = how
-        self.directory = tempfile.mkdtemp(prefix="relay-test-")
-        os.chmod(self.directory, 0o755)
-        self.runtime = os.path.join(self.directory, "run")
-        self.log_path = os.path.join(self.directory, "log")
-        self.port = free_port()
-        self.state = os.path.join(self.directory, "state")
-        self.options = [f"--runtime-dir={self.runtime}", f"--state-dir={self.state}",
-                        "--idle-timeout=2", *options]
+        self.prepare(options)
         self.environment = dict(os.environ, **(environment or {}))
-        self.process = None
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [*under, *self._command(address)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -124,6 +116,18 @@ class Relay:
         except BaseException:
             self.stop()
             raise
+
+    def prepare(self, options=()):
+        """Where it is to run."""
+        self.process = None
+        self.directory = tempfile.mkdtemp(prefix="relay-test-")
+        os.chmod(self.directory, 0o755)
+        self.runtime = os.path.join(self.directory, "run")
+        self.log_path = os.path.join(self.directory, "log")
+        self.port = free_port()
+        self.state = os.path.join(self.directory, "state")
+        self.options = [f"--runtime-dir={self.runtime}", f"--state-dir={self.state}",
+                        "--idle-timeout=2", *options]
 
     def _command(self, address):
         if self.how == "serve":

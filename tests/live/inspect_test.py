@@ -101,7 +101,7 @@ def a_unit_is_started_as_long_as_it_can_serve_anybody():
     with place() as directory:
         for option in ("--certfile=/none", "--idfile=/none", "--usage-db=/none/usage"):
             expect_wrong("serve", directory, "cannot ", option, status=0, form="--check-unit")
-        expect_wrong("worker", directory, "--listen=:1 does not hold where systemd has the sockets",
+        expect_wrong("worker", directory, "--listen=:1 does not hold where systemd has the sockets, or inetd",
                      "--listen=:1", form="--check-unit")
         expect_wrong("worker", directory, "cannot use the runtime directory", "--runtime-dir=/tmp",
                      form="--check-unit")

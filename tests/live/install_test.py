@@ -13,12 +13,12 @@ from harness import PATIENCE, RELAY, TOP, behaviour, run
 UNITS = ("relay.socket", "relay@.service", "relay-forward.socket", "relay-forward.service",
          "relay-prefork.socket", "relay-prefork.service")
 DOCUMENTS = ("README.md", "LICENSE", "relay.xinetd", "relay.inetd", "haproxy.cfg",
-             "nginx-stream.conf", "nginx-web.conf")
+             "nginx-stream.conf", "nginx-web.conf", "run", "run-s6", "supervisord.conf", "relay.init")
 PAGES = ("man1/strelay.1", "man1/stmgr.1", "man7/relay-protocols.7", "man7/relay-proxies.7",
          "man8/relay.8")
 LINKS = ("strelay", "stmgr")
 STARTERS = ("relay@.service", "relay-forward.service", "relay-prefork.service", "relay.xinetd",
-            "relay.inetd")  # those who name the program
+            "relay.inetd", "run", "run-s6", "supervisord.conf", "relay.init")  # those who name the program
 
 
 def expected(prefix):
@@ -82,7 +82,8 @@ def what_is_installed_is_what_is_here():
     with installed("/usr") as root:
         sources = {**{name: "." for name in ("README.md", "LICENSE")},
                    **{name: "units" for name in ("relay.socket", "relay-forward.socket")},
-                   **{name: "samples" for name in DOCUMENTS if name.endswith((".cfg", ".conf"))},
+                   **{name: "samples" for name in DOCUMENTS
+                      if name.endswith((".cfg", ".conf")) and name not in STARTERS},
                    **{os.path.basename(name): "man" for name in PAGES}}
         for name, directory in sources.items():
             with open(os.path.join(TOP, directory, name), encoding="utf-8") as file:
