@@ -39,6 +39,7 @@ struct retirement {
     const struct runtime *runtime;
     int socket;
     int users_lock;
+    int recorder;    /* the parent's, -1: there is none */
     bool own_socket; /* else systemd's, which starts us again when it is needed */
     pid_t parent;    /* who has to be gone first; 0: nobody */
 };
@@ -97,15 +98,24 @@ static int open_users_lock(const struct runtime *runtime)
     return fd;
 }
 
+/* Unless the parent has one. */
 static int start_recorder(const struct options *options, struct pair_table *table, int *recorder)
 {
-    *recorder = -1;
-    if (!usage_wanted(&options->usage))
+    int pipe[2];
+    if (!usage_wanted(&options->usage) || *recorder >= 0)
         return 0;
-    *recorder = recorder_start(&options->usage, table);
-    if (*recorder >= 0)
+    int error = recorder_open(pipe);
+    if (error == 0) {
+        pid_t keeper = fork();
+        if (keeper == 0)
+            recorder_keep(&options->usage, table, pipe[0]);
+        error = keeper < 0 ? -errno : 0;
+        close(pipe[0]);
+        *recorder = pipe[1];
+    }
+    if (error == 0)
         return 0;
-    errno = -*recorder;
+    errno = -error;
     log_error_errno("cannot start the recorder");
     return -1;
 }
@@ -115,7 +125,7 @@ static int run(const struct options *options, struct retirement *retirement)
     struct forward_setup setup = {
         .options = options,
         .socket = retirement->socket,
-        .recorder = -1,
+        .recorder = retirement->recorder,
         .descriptors_max = (size_t)runtime_raise_descriptors(),
         .retire = retire,
         .leave = leave,
@@ -213,7 +223,7 @@ static int passed_socket(void)
 int launch_forward(const struct options *options)
 {
     struct runtime runtime;
-    struct retirement retirement = {.runtime = &runtime, .users_lock = -1};
+    struct retirement retirement = {.runtime = &runtime, .users_lock = -1, .recorder = -1};
     int lock = -1;
     notify_open(getenv(on_demand) != NULL ? -1 : options->notify_fd);
     retirement.socket = passed_socket();
@@ -241,13 +251,14 @@ int launch_forward(const struct options *options)
     return status;
 }
 
-int launch_child(
-    const struct options *options, const struct runtime *runtime, int socket, pid_t parent)
+int launch_child(const struct options *options, const struct runtime *runtime, int socket,
+    int recorder, pid_t parent)
 {
     struct retirement retirement = {
         .runtime = runtime,
         .socket = socket,
         .users_lock = -1,
+        .recorder = recorder,
         .own_socket = true,
         .parent = parent,
     };

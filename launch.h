@@ -26,8 +26,9 @@ int launch_socket(const struct runtime *runtime, bool patient, int *lock);
 void launch_abandon(const struct runtime *runtime, int socket);
 
 /* For a child process of `relay serve`, which is `parent`: forwards on its parent's socket, until
- * SIGTERM, or until it is idle and its parent gone. Returns the exit status. */
-int launch_child(
-    const struct options *options, const struct runtime *runtime, int socket, pid_t parent);
+ * SIGTERM, or until it is idle and its parent gone. recorder: the write end of the pipe to the
+ * parent's recorder, -1: there is none. Returns the exit status. */
+int launch_child(const struct options *options, const struct runtime *runtime, int socket,
+    int recorder, pid_t parent);
 
 #endif

@@ -389,7 +389,7 @@ static _Noreturn void record(struct recorder *recorder)
 
 /* One that is killed is replaced; what was sent meanwhile is in the pipe. Signals to stop are for
  * the forwarder: the end of all this is the end of the pipe. */
-static _Noreturn void keep_recording(
+_Noreturn void recorder_keep(
     const struct usage_options *options, struct pair_table *table, int pipe)
 {
     struct recorder recorder = {
@@ -429,19 +429,19 @@ static _Noreturn void keep_recording(
     }
 }
 
-int recorder_start(const struct usage_options *options, struct pair_table *table)
+int recorder_open(int pipe[static 2])
 {
-    int pipe[2];
-    if (pipe2(pipe, O_CLOEXEC) < 0)
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
         return -errno;
-    (void)fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE); /* as large as we are allowed */
-    pid_t child = fork();
-    if (child == 0)
-        keep_recording(options, table, pipe[0]);
-    int error = child < 0 ? -errno : fcntl(pipe[1], F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
-    close(pipe[0]);
-    if (error == 0)
-        return pipe[1];
-    close(pipe[1]);
-    return error;
+    (void)fcntl(ends[1], F_SETPIPE_SZ, PIPE_SIZE); /* as large as we are allowed */
+    if (fcntl(ends[1], F_SETFL, O_NONBLOCK) < 0) {
+        int error = -errno;
+        close(ends[0]);
+        close(ends[1]);
+        return error;
+    }
+    pipe[0] = ends[0];
+    pipe[1] = ends[1];
+    return 0;
 }

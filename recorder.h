@@ -6,11 +6,17 @@
 #include "pair.h"
 #include "usage.h"
 
-/* Forks the recorder, and who replaces it when it is killed. It reads records from a pipe until
- * its end, and counts from `table` for the database's `current` row (with each batch, and at least
- * every five minutes). What cannot be written yet is kept, up to some 260,000 records, and tried
- * every second. Returns the pipe's non-blocking write end, close-on-exec, or a negative
- * errno. The recorder keeps no other descriptor than it needs. */
-int recorder_start(const struct usage_options *options, struct pair_table *table);
+/* Makes the pipe that records come through: [0] is read, [1] is written and does not block; both
+ * are close-on-exec. 0 or a negative errno. */
+int recorder_open(int pipe[static 2]);
+
+/* In a process of its own: forks the recorder, and another one when that is killed. It reads
+ * records from the read end of the pipe until its end, and counts from `table` for the database's
+ * `current` row (with each batch, and at least every five minutes). What cannot be written yet is
+ * kept, up to some 260,000 records, and tried every second. Both close all descriptors that they do
+ * not need. Whoever has the read end, too, can have this done again when the process was killed:
+ * what was sent meanwhile is in the pipe. */
+_Noreturn void recorder_keep(
+    const struct usage_options *options, struct pair_table *table, int pipe);
 
 #endif

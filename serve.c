@@ -12,6 +12,7 @@
 #include "notify.h"
 #include "process.h"
 #include "proto/proto.h"
+#include "recorder.h"
 #include "runtime.h"
 #include "sandbox.h"
 #include "worker.h"
@@ -98,7 +99,9 @@ struct server {
     uint32_t porch_failures, porch_turns; /* as they were when they were looked at last */
     int64_t porch_moved;
     pid_t forwarder;
-    pid_t keeper; /* of the certificate; 0: there is none */
+    int records[2];         /* the pipe to the recorder of our own forwarder; -1: there is none */
+    pid_t recorders_keeper; /* -1: there is to be one */
+    pid_t keeper;           /* of the certificate; 0: there is none */
     int64_t forwarder_since, paused_until, next_retirement;
     int64_t stall_check;     /* when to look whether somebody accepted; 0: nobody waits */
     uint64_t accepts_before; /* as they were when a connection came */
@@ -342,6 +345,13 @@ static bool seek_forwarder(void)
     return true;
 }
 
+static void close_records(const struct server *server)
+{
+    for (size_t i = 0; i < 2; i++)
+        if (server->records[i] >= 0)
+            close(server->records[i]);
+}
+
 static int prepare_worker_signals(void)
 {
     struct sigaction stop = {.sa_handler = stop_worker, .sa_flags = SA_RESTART};
@@ -365,6 +375,7 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
     notify_close();
     if (server->pid_file >= 0)
         close(server->pid_file);
+    close_records(server);
     if (server->forward_lock >= 0)
         close(server->forward_lock);
     if (server->handoff_socket >= 0)
@@ -467,7 +478,10 @@ static _Noreturn void be_forwarder(struct server *server)
     ident_free(server->worker.identity);
     worker_close(&server->worker);
     (void)sigprocmask(SIG_SETMASK, &server->inherited_mask, NULL);
-    _exit(launch_child(server->options, &server->runtime, server->handoff_socket, server->pid));
+    if (server->records[0] >= 0)
+        close(server->records[0]);
+    _exit(launch_child(server->options, &server->runtime, server->handoff_socket,
+        server->records[1], server->pid));
 }
 
 /* One that died has taken its privileges with it: the next may be unable to read the key, and
@@ -477,6 +491,32 @@ static int start_keeper(struct server *server)
     server->keeper = tls_keep(server->worker.tls);
     if (server->keeper >= 0)
         return 0;
+    pause_starting(server);
+    return -1;
+}
+
+static _Noreturn void be_recorders_keeper(struct server *server)
+{
+    notify_close();
+    ident_free(server->worker.identity);
+    tls_close(server->worker.tls);
+    recorder_keep(&server->options->usage, server->worker.table, server->records[0]);
+}
+
+/* The pipe stays, so that whoever keeps the recorder can be replaced, and loses nothing by it. */
+static int start_recorder(struct server *server)
+{
+    int error = server->records[0] >= 0 ? 0 : recorder_open(server->records);
+    if (error == 0) {
+        server->recorders_keeper = fork();
+        if (server->recorders_keeper == 0)
+            be_recorders_keeper(server);
+        if (server->recorders_keeper > 0)
+            return 0;
+        error = -errno;
+    }
+    errno = -error;
+    log_error_errno("cannot start the recorder");
     pause_starting(server);
     return -1;
 }
@@ -523,6 +563,12 @@ static void reap(struct server *server)
             pair_forsake(server->worker.table, pid);
             if (failed && WIFEXITED(status))
                 pause_starting(server);
+            continue;
+        }
+        if (pid == server->recorders_keeper) {
+            log_death("recorder's keeper", pid, status);
+            pause_starting(server);
+            server->recorders_keeper = -1;
             continue;
         }
         if (pid == server->keeper) {
@@ -696,6 +742,9 @@ static int keep_spares(struct server *server)
         return (int)(server->paused_until - now);
     if (atomic_load(&server->board->forwarder_sought) && replace_forwarder(server) < 0)
         return SEEK_PAUSE;
+    if (server->handoff_socket >= 0 && usage_wanted(&server->options->usage) &&
+        server->recorders_keeper < 0 && start_recorder(server) < 0)
+        return FAILURE_PAUSE;
     if (server->handoff_socket >= 0 && server->forwarder < 0 && start_forwarder(server) < 0)
         return FAILURE_PAUSE;
     if (renew_table(server) < 0)
@@ -1053,6 +1102,8 @@ int serve_main(const struct options *options)
         .handoff_socket = -1,
         .forward_lock = -1,
         .pid_file = -1,
+        .records = {-1, -1},
+        .recorders_keeper = -1,
         .pid = getpid(),
         .forwarder = -1};
     notify_open(options->notify_fd);

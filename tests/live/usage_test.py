@@ -9,7 +9,7 @@ import tempfile
 import time
 
 from harness import (RELAY, Relay, Skip, alive, behaviour, children, exchange, line, make_pair, new_side,
-                     new_token, run, wait_until)
+                     new_token, process_name, run, wait_until)
 from web_protocols import expect_introduction, introduced
 
 
@@ -233,8 +233,14 @@ def the_status_of_no_relay_is_an_error_that_says_so():
         assert result.returncode == 1 and b"no relay has run" in result.stderr, result
 
 
+def keeper_of(relay):
+    """The process that replaces a recorder; the server's child, as the forwarder is."""
+    keeper, = [pid for pid in children(relay.process.pid) if process_name(pid) == "relay-records"]
+    return keeper
+
+
 def recorder_of(relay):
-    recorder, = [pid for keeper in children(relay.forwarder()) for pid in children(keeper)]
+    recorder, = children(keeper_of(relay))
     return recorder
 
 
@@ -251,6 +257,24 @@ def a_recorder_that_was_killed_is_replaced_and_no_record_is_lost():
         records.wait_rows(2)
         assert len(records.wait(2)) == 2
         assert f"recorder {recorder} was killed by signal 9" in relay.log(), relay.log()
+
+
+@behaviour()
+def a_recorder_that_was_killed_with_its_keeper_is_replaced_and_no_record_is_lost():
+    with Records(database=True) as records:
+        relay = records.relay
+        in_one_file(make_pair(relay))
+        records.wait_rows(1)
+        keeper, recorder, forwarder = keeper_of(relay), recorder_of(relay), relay.forwarder()
+        for pid in (keeper, recorder):
+            os.kill(pid, signal.SIGKILL)
+        in_one_file(make_pair(relay))  # who sends now finds nobody who reads
+        wait_until(lambda: not alive(keeper) and not alive(recorder), "their end")
+        in_one_file(make_pair(relay))
+        records.wait_rows(3)
+        assert len(records.wait(3)) == 3
+        assert relay.forwarder() == forwarder, "the forwarder was not to be touched"
+        assert f"recorder's keeper {keeper} was killed by signal 9" in relay.log(), relay.log()
 
 
 def reading(records):
