@@ -64,6 +64,13 @@ bool listen_is_listening(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens != 0;
 }
 
+void listen_defer(int fd)
+{
+    int defer = DEFER_TIME;
+    /* Only TCP has it, and it only spares time. */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer, sizeof defer);
+}
+
 int listen_peer(int fd, struct sockaddr_storage *ret)
 {
     socklen_t size = sizeof *ret;
@@ -187,11 +194,11 @@ static int bind_patiently(int fd, const struct sockaddr *address, socklen_t size
 
 static int open_internet(const struct addrinfo *info)
 {
-    int on = 1, defer = DEFER_TIME;
+    int on = 1;
     int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer, sizeof defer); /* to spare time */
+    listen_defer(fd);
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
         (info->ai_family == AF_INET6 &&
             setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||

@@ -30,6 +30,9 @@ void listen_tune(int fd, const struct options *options);
 /* Whether a descriptor is a socket that listens. */
 bool listen_is_listening(int fd);
 
+/* Has a listening socket be woken for a client once that has spoken, or after a second. */
+void listen_defer(int fd);
+
 /* Who is at the other end. -ENOTCONN: nobody any more. */
 int listen_peer(int fd, struct sockaddr_storage *ret);
 

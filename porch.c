@@ -368,7 +368,7 @@ static void keep(
 static size_t count_descriptors(size_t wanted)
 {
     uint64_t limit = runtime_raise_descriptors();
-    size_t most = limit > 2 * RESERVED ? (size_t)limit - RESERVED : RESERVED;
+    size_t most = limit > 2ULL * RESERVED ? (size_t)limit - RESERVED : RESERVED;
     return most < wanted ? most : wanted;
 }
 

@@ -49,6 +49,7 @@ enum {
     BUSY_CHECK = 100,      /* how often that is looked at, when every worker is busy */
     TURNS = 16,            /* connections that a worker takes in a row from one socket */
     SEEK_PAUSE = 10,       /* between two looks for a forwarder that is just going, or coming */
+    MOVING_CHECK = 5,      /* milliseconds for busy workers to take another connection each */
     STALL_CHECK = 250,     /* for somebody to accept, before idle workers are held for stalled */
     RETIRE_PAUSE = 1000,   /* between two retirements of idle workers */
     LEAVE_TIME = 1000,     /* for an idle worker to end, before it is killed */
@@ -103,6 +104,9 @@ struct server {
     pid_t recorders_keeper; /* -1: there is to be one */
     pid_t keeper;           /* of the certificate; 0: there is none */
     int64_t forwarder_since, paused_until, next_retirement;
+    int64_t moving_check;    /* when it was looked at last whether busy workers take others, too, */
+    uint64_t moving_accepts; /* how many had come by then, */
+    bool moving;             /* and whether they do */
     int64_t stall_check;     /* when to look whether somebody accepted; 0: nobody waits */
     uint64_t accepts_before; /* as they were when a connection came */
     bool stopping;
@@ -734,6 +738,21 @@ static int replace_forwarder(struct server *server)
     return 0;
 }
 
+/* Whether busy workers take one connection after another, so that more of them would only be in
+ * each other's way: whoever comes is served sooner than a worker is made. */
+static bool is_moving(struct server *server, size_t idle, int64_t now)
+{
+    if (now - server->moving_check >= MOVING_CHECK) {
+        uint64_t accepts = atomic_load(&server->board->accepts);
+        size_t busy = server->board_size - count_workers(server, WORKER_NONE) - idle;
+        server->moving = busy > 0 && now - server->moving_check < 2L * MOVING_CHECK &&
+                         accepts - server->moving_accepts >= busy;
+        server->moving_accepts = accepts;
+        server->moving_check = now;
+    }
+    return server->moving;
+}
+
 /* Returns how long the parent may sleep: milliseconds, -1 for ever. */
 static int keep_spares(struct server *server)
 {
@@ -757,8 +776,11 @@ static int keep_spares(struct server *server)
     replace_stalled(server);
     kill_overdue(server);
     size_t idle = count_workers(server, WORKER_IDLE);
-    while (idle < SPARE_MIN && start_worker(server))
+    bool moving = idle < SPARE_MIN && is_moving(server, idle, now);
+    while (idle < SPARE_MIN && !moving && start_worker(server))
         idle++;
+    if (moving)
+        return MOVING_CHECK;
     if (idle == 0) {
         if (connections_wait(server))
             hurry_slowest(server);
@@ -790,6 +812,7 @@ static int take_passed_sockets(struct server *server, int count)
             return -1;
         }
         listen_tune(fd, server->options);
+        listen_defer(fd);
         server->sockets[server->socket_count++] = fd;
     }
     return 0;

@@ -37,7 +37,8 @@ int status_text(FILE *out, const struct pair_stats *stats)
     if (localtime_r(&created, &fields) != NULL)
         (void)strftime(since, sizeof since, "%Y-%m-%d %H:%M:%S", &fields);
     fprintf(out, "connections  %" PRIu32 " of %" PRIu32 "\n", stats->used, stats->capacity);
-    fprintf(out, "greeting     %" PRIu32 "\n", stats->states[PAIR_GREETING]);
+    fprintf(out, "greeting     %" PRIu32 ", %" PRIu32 " on the porch\n",
+        stats->states[PAIR_GREETING], stats->on_porch);
     fprintf(out, "waiting      %" PRIu32 " under %" PRIu32 " keys\n", stats->states[PAIR_WAITING],
         stats->tokens);
     fprintf(out, "meeting      %" PRIu32 "\n", stats->states[PAIR_MATCHED]);
@@ -76,13 +77,13 @@ static json_t *protocols_object(const struct pair_stats *stats)
 
 int status_json(FILE *out, const struct pair_stats *stats)
 {
-    json_t *object =
-        json_pack("{s:i, s:i, s:i, s:i, s:o, s:I, s:I, s:f, s:I, s:i, s:o}", "capacity",
-            (int)stats->capacity, "used", (int)stats->used, "unclaimed", (int)stats->unclaimed,
-            "tokens", (int)stats->tokens, "states", states_object(stats), "incomplete_bytes",
-            (json_int_t)stats->incomplete_bytes, "total_bytes", (json_int_t)stats->total_bytes,
-            "created", (double)stats->created / 1e6, "repairs", (json_int_t)stats->repairs,
-            "forwarder", (int)stats->forwarder, "protocols", protocols_object(stats));
+    json_t *object = json_pack("{s:i, s:i, s:i, s:i, s:i, s:o, s:I, s:I, s:f, s:I, s:i, s:o}",
+        "capacity", (int)stats->capacity, "used", (int)stats->used, "unclaimed",
+        (int)stats->unclaimed, "on_porch", (int)stats->on_porch, "tokens", (int)stats->tokens,
+        "states", states_object(stats), "incomplete_bytes", (json_int_t)stats->incomplete_bytes,
+        "total_bytes", (json_int_t)stats->total_bytes, "created", (double)stats->created / 1e6,
+        "repairs", (json_int_t)stats->repairs, "forwarder", (int)stats->forwarder, "protocols",
+        protocols_object(stats));
     if (object == NULL)
         return -ENOMEM;
     int error = json_dumpf(object, out, JSON_INDENT(2)) < 0 || fputc('\n', out) == EOF ? -EIO : 0;
@@ -115,6 +116,8 @@ int status_openmetrics(FILE *out, const struct pair_stats *stats)
     for (size_t i = PAIR_GREETING; i <= PAIR_DISMISSED; i++)
         fprintf(
             out, "relay_connections{state=\"%s\"} %" PRIu32 "\n", state_names[i], stats->states[i]);
+    print_family(out, "relay_on_porch", "gauge", "Of those greeting: who keeps no worker.");
+    fprintf(out, "relay_on_porch %" PRIu32 "\n", stats->on_porch);
     print_family(out, "relay_keys", "gauge", "Codes under which somebody waits.");
     fprintf(out, "relay_keys %" PRIu32 "\n", stats->tokens);
     print_family(out, "relay_incomplete_bytes", "gauge", "Forwarded by pairs that go on.");

@@ -432,8 +432,11 @@ static enum pair_outcome go_on(struct worker *worker, struct visit *visit,
 static void proceed(struct worker *worker, struct visit *visit, int fd, int64_t patience)
 {
     struct holder holder = {worker, visit, fd};
-    struct hearing hearing = {
-        .until = patience, .hold = hold, .context = &holder, .resumes = visit->resumed};
+    struct hearing hearing = {.until = patience,
+        .hold = hold,
+        .context = &holder,
+        .returned = visit->returns > 0,
+        .resumes = visit->resumed};
     bool porch =
         worker->porch != NULL && !worker->closing && atomic_load(worker->porch_pid) != PORCH_CLOSED;
     struct greeting greeting = {

@@ -121,9 +121,25 @@ static void pause_briefly(void)
     nanosleep(&pause, NULL);
 }
 
+/* Whether a greeting that came just now is given up without another look: nobody waits here. */
+static bool passes_on(const struct greeting *greeting, size_t count, size_t least)
+{
+    struct hearing *hearing = greeting->hearing;
+    if (hearing == NULL || hearing->taken || hearing->resumes || hearing->returned || interrupted)
+        return false;
+    int64_t now = runtime_now();
+    if (now >= greeting->deadline || (count > 0 && now < hearing->until))
+        return false;
+    hearing->given_up = true;
+    hearing->enough = least;
+    return true;
+}
+
 /* Waits, with `count` bytes there, for `least`. */
 static int wait_for_more(const struct greeting *greeting, size_t count, size_t least)
 {
+    if (passes_on(greeting, count, least))
+        return -EAGAIN;
     if (count > 0 && hung_up(greeting->fd))
         return -ECONNRESET;
     if (least > 1)

@@ -54,6 +54,7 @@ struct hearing {
      */
     int (*hold)(void *context);
     void *context;
+    bool returned; /* it has been given up before */
     bool held;     /* it has that share */
     bool taken;    /* something was consumed, so that it cannot be given up */
     bool resumes;  /* what was consumed is settled: the protocol's resume() goes on */
