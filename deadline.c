@@ -33,6 +33,14 @@ void deadline_clear(struct deadline *deadline)
     deadline->list = NULL;
 }
 
+void deadline_set_length(struct deadline_list *list, int64_t length)
+{
+    int64_t change = length - list->length;
+    for (struct deadline *each = change == 0 ? NULL : list->first; each != NULL; each = each->next)
+        each->at += change;
+    list->length = length;
+}
+
 struct deadline *deadline_expired(struct deadline_list *list, int64_t now)
 {
     struct deadline *first = list->first;

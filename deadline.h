@@ -21,6 +21,8 @@ struct deadline_list {
 /* Sets it anew, on this list, `list->length` from now. */
 void deadline_set(struct deadline *deadline, struct deadline_list *list, int64_t now);
 void deadline_clear(struct deadline *deadline);
+/* Changes the length of a list, for those that are set, too: O(n). */
+void deadline_set_length(struct deadline_list *list, int64_t length);
 static inline bool deadline_is_set(const struct deadline *deadline)
 {
     return deadline->list != NULL;

@@ -33,6 +33,10 @@ void ends_record(struct forwarder *forwarder, const struct usage_record *entry)
         return;
     close(forwarder->recorder);
     forwarder->recorder = -1;
+    forwarder->recorder_lost = forwarder->outdated = true;
+    log_error(
+        "the recorder is gone: another forwarder, with a recorder, takes this one's place once "
+        "it has no connection, or when it is ended");
 }
 
 static void record_single(

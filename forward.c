@@ -9,6 +9,7 @@
 #include "runtime.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <sodium.h>
@@ -32,6 +33,8 @@ enum {
     REST = 100,             /* between two looks at whether one in the lobby has paid */
     IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
     IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
+    TERMS_PAUSE = 1000,     /* between two changes of options */
+    OUTDATED_TIME = 500,    /* without work, before one that is to be succeeded retires */
     SIGNAL_ROUNDS = 64,     /* with events, between two times that signals are let in */
     LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
 };
@@ -41,6 +44,54 @@ static int64_t now_nanoseconds(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* ---- terms ----------------------------------------------------------------------- */
+
+/* They hold from now on, also for those who are here. */
+static void set_terms(struct forwarder *forwarder, struct terms terms)
+{
+    int64_t wait_time = (int64_t)terms.wait_timeout * 1000;
+    deadline_set_length(&forwarder->lingering, (int64_t)terms.linger * 1000);
+    for (size_t i = 0; i < protocol_count; i++)
+        deadline_set_length(&forwarder->waiting[i],
+            protocols[i]->wait_time > 0 ? protocols[i]->wait_time : wait_time);
+    forwarder->flow.pair_max = terms.session_bytes;
+    forwarder->terms = terms;
+    log_set_debugging(terms.debug != 0);
+}
+
+/* What is recorded, and where, is settled when a forwarder starts, as a sandbox opens no file. */
+static void judge_records(struct forwarder *forwarder)
+{
+    bool differ = forwarder->terms.records != forwarder->own_records;
+    if (differ && !forwarder->outdated)
+        log_warning(
+            "usage records are kept as this forwarder, process %d, was started to: those who "
+            "hand connections over have other options; another forwarder takes its place "
+            "once it has no connection, or when it is ended",
+            (int)getpid());
+    forwarder->outdated = differ || forwarder->recorder_lost;
+}
+
+/* Takes the terms of whoever was started last; but not too often, should they take turns. */
+static void heed_terms(struct forwarder *forwarder, const struct terms *terms)
+{
+    if (terms->since == 0 || terms->since < forwarder->terms.since || !terms_are_sound(terms))
+        return;
+    if (terms_agree(terms, &forwarder->terms)) {
+        forwarder->terms.since = terms->since;
+        return;
+    }
+    if (forwarder->flow.now < forwarder->next_terms)
+        return;
+    forwarder->next_terms = forwarder->flow.now + TERMS_PAUSE;
+    log_repeated(LOG_INFO,
+        "options have changed: a wait of %d s, a linger of %d s, %" PRIu64 " bytes per pair "
+        "(0: unlimited)",
+        (int)terms->wait_timeout, (int)terms->linger, terms->session_bytes);
+    set_terms(forwarder, *terms);
+    judge_records(forwarder);
 }
 
 /* ---- arrivals -------------------------------------------------------------------- */
@@ -77,6 +128,12 @@ static void refuse_foreign(struct forwarder *forwarder, int fd)
     carry_check(forwarder);
 }
 
+static void take_connection(struct forwarder *forwarder, const struct handoff *handoff, int fd)
+{
+    heed_terms(forwarder, &handoff->terms);
+    ends_take(forwarder, handoff, fd);
+}
+
 static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, int fd)
 {
     bool ours = handoff->table == 0 || handoff->table == pair_id(forwarder->table);
@@ -87,7 +144,7 @@ static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, i
     else if (!ours)
         refuse_foreign(forwarder, fd);
     else if (handoff->kind == HANDOFF_CONNECTION)
-        ends_take(forwarder, handoff, fd);
+        take_connection(forwarder, handoff, fd);
     else
         ends_look(forwarder, handoff->ref);
     if (ours && !pair_is_none(handoff->dismissed))
@@ -402,18 +459,13 @@ static int prepare_signals(sigset_t *while_waiting)
     return 0;
 }
 
-/* The lengths of all deadlines. */
-static void prepare_deadlines(struct forwarder *forwarder, const struct options *options)
+/* The lengths of all other deadlines. */
+static void prepare_deadlines(struct forwarder *forwarder)
 {
-    int64_t wait_time = (int64_t)options->wait_timeout * 1000;
     forwarder->arriving.length = PAIR_ARRIVAL_TIME;
-    forwarder->lingering.length = (int64_t)options->linger * 1000;
     forwarder->leaving.length = LEAVE;
     forwarder->watching.length = WATCH;
     forwarder->resting.length = REST;
-    for (size_t i = 0; i < protocol_count; i++)
-        forwarder->waiting[i].length =
-            protocols[i]->wait_time > 0 ? protocols[i]->wait_time : wait_time;
     for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
         const struct codec *codec = codecs[kind];
         if (codec == NULL)
@@ -430,7 +482,6 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     *forwarder = (struct forwarder){
-        .options = setup->options,
         .table = setup->table,
         .first_table = setup->table,
         .socket = setup->socket,
@@ -440,14 +491,15 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
         .descriptors_max = setup->descriptors_max,
         .idle_since = -1,
     };
-    prepare_deadlines(forwarder, setup->options);
+    prepare_deadlines(forwarder);
     int error = flow_open(&forwarder->flow, setup->descriptors_max / 4);
     if (error == 0)
         error = lobby_open(forwarder);
     if (error != 0)
         return error;
     forwarder->flow.now = forwarder->attentive_since = runtime_now();
-    forwarder->flow.pair_max = setup->options->session_bytes;
+    set_terms(forwarder, terms_of(setup->options));
+    forwarder->own_records = forwarder->terms.records;
     forwarder->slots = calloc(pair_capacity(setup->table), sizeof(struct end *));
     forwarder->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (forwarder->slots == NULL || forwarder->epoll < 0 ||
@@ -508,12 +560,18 @@ void forwarder_close(struct forwarder *forwarder)
         close(forwarder->epoll);
 }
 
+/* Milliseconds without work until it retires; 0: it never does. */
+static int64_t idle_time(const struct forwarder *forwarder)
+{
+    return forwarder->outdated ? OUTDATED_TIME : (int64_t)forwarder->terms.idle_timeout * 1000;
+}
+
 /* How long the loop may sleep: until something is due, idleness has lasted, or the log is to be
  * looked at. */
 static int sleep_time(const struct forwarder *forwarder)
 {
     int64_t timeout = wait_time(forwarder);
-    int64_t idle = (int64_t)forwarder->options->idle_timeout * 1000;
+    int64_t idle = idle_time(forwarder);
     int64_t log = forwarder->next_log - forwarder->flow.now;
     if (timeout < 0 && idle > 0 && forwarder->idle_since >= 0)
         timeout = forwarder->idle_since + idle - forwarder->flow.now;
@@ -526,7 +584,7 @@ static int sleep_time(const struct forwarder *forwarder)
 
 static bool idle_for_long(const struct forwarder *forwarder)
 {
-    int64_t idle = (int64_t)forwarder->options->idle_timeout * 1000;
+    int64_t idle = idle_time(forwarder);
     return idle > 0 && forwarder->idle_since >= 0 &&
            forwarder->flow.now - forwarder->idle_since >= idle;
 }

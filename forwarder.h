@@ -25,7 +25,6 @@ enum {
 struct lobby;
 
 struct forwarder {
-    const struct options *options;
     struct pair_table *table;
     struct pair_table *first_table; /* which is not closed here */
     struct lobby *lobby;
@@ -48,6 +47,11 @@ struct forwarder {
     int64_t last_wait;       /* for events: nanoseconds */
     uint64_t moved_before;   /* this round: bytes */
     unsigned int rounds;     /* that began with events */
+    struct terms terms;      /* that hold, */
+    int64_t next_terms;      /* when others may take their place, */
+    uint64_t own_records;    /* and where the recorder was started to write */
+    bool recorder_lost;      /* it was killed with who keeps it */
+    bool outdated; /* another forwarder would record otherwise, and takes over once it can */
     int64_t next_tick;
     int64_t next_log;   /* when to say what the log has summed up */
     int64_t idle_since; /* -1: there is work */

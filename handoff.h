@@ -15,6 +15,7 @@
 
 #include "pair.h"
 #include "records.h"
+#include "terms.h"
 #include "usage.h"
 
 #include <stdbool.h>
@@ -57,6 +58,7 @@ struct handoff {
     uint16_t name_size;
     uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */
     uint64_t table;                 /* pair_id() of the one that ref is of; 0: not said */
+    struct terms terms;
     uint32_t session_size;
     uint8_t session[HANDOFF_SESSION_MAX]; /* the codec's state */
 };
@@ -73,10 +75,11 @@ int handoff_reconnect(int socket, const char *path);
 
 /* Sends one handoff; descriptor: -1 for none. The caller keeps its own copy. */
 int handoff_send(int socket, const struct handoff *handoff, int descriptor);
-/* Receives one, without waiting: -EAGAIN when there is none, or nobody can send any more; -EBADMSG for anything but a
- * well-formed handoff (its descriptors are closed); -EMFILE when the descriptor was lost
- * because this process is short of them; -EPROTO when its writer is so new that only `kind` and
- * `ref` can be read (its descriptor is closed). *descriptor: owned by the caller, -1 if none. */
+/* Receives one, without waiting: -EAGAIN when there is none, or nobody can send any more; -EBADMSG
+ * for anything but a well-formed handoff (its descriptors are closed); -EMFILE when the descriptor
+ * was lost because this process is short of them; -EPROTO when its writer is so new that only
+ * `kind` and `ref` can be read (its descriptor is closed). *descriptor: owned by the caller, -1 if
+ * none. */
 int handoff_receive(int socket, struct handoff *handoff, int *descriptor);
 
 #endif

@@ -138,6 +138,11 @@ bool log_debugging(void)
     return show_debug;
 }
 
+void log_set_debugging(bool debug)
+{
+    show_debug = debug;
+}
+
 /* ---- writing without waiting ----------------------------------------------------- */
 
 /* The pipe takes the page itself, so each line has one of its own. */

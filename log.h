@@ -18,6 +18,7 @@ void log_setup(bool debug);
 
 /* Whether debug messages are shown; to save the work of preparing one. */
 bool log_debugging(void);
+void log_set_debugging(bool debug);
 
 __attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...);

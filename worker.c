@@ -179,6 +179,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     }
     handoff->kind = HANDOFF_CONNECTION;
     handoff->table = pair_id(worker->table);
+    handoff->terms = worker->terms;
     handoff->ref = ref;
     handoff->dismissed = meeting.dismissed;
     error = send_handoff(worker, handoff, greeting->fd, greeting->deadline);
@@ -537,6 +538,7 @@ int worker_open(struct worker *worker, const struct options *options, const stru
 {
     worker->options = options;
     worker->runtime = runtime;
+    worker->terms = terms_of(options);
     find_identity(worker);
     if (runtime_open_table(options, runtime, false, &worker->table) < 0)
         return -1;

@@ -8,6 +8,7 @@
 #include "porch.h"
 #include "proto/tls.h"
 #include "runtime.h"
+#include "terms.h"
 
 struct worker {
     const struct options *options;
@@ -16,6 +17,7 @@ struct worker {
     struct identity *identity; /* this relay's; NULL: it has none */
     struct tls *tls;           /* NULL: none */
     int forwarder;             /* connected handoff socket */
+    struct terms terms;        /* on which connections are handed over */
     int users_lock;            /* while it is held, no forwarder retires */
     bool (*seek)(void);        /* has a forwarder made, as none answers; false: none will be */
     bool closing;              /* takes no more connections: only says so */

@@ -49,6 +49,19 @@ START_TEST(late_ones_expire_in_their_order)
 }
 END_TEST
 
+START_TEST(another_length_holds_for_those_that_are_set_and_keeps_their_order)
+{
+    deadline_set_length(&list, LENGTH / 2);
+    ck_assert_int_eq(deadline_next(&list, -1), LENGTH / 2);
+    deadline_set(&deadlines[0], &list, COUNT);
+    for (int i = 1; i < COUNT; i++)
+        expect_expiry(LENGTH / 2 + i, i);
+    deadline_set_length(&list, 2 * LENGTH);
+    expect_expiry(2 * LENGTH + COUNT - 1, -1);
+    expect_expiry(2 * LENGTH + COUNT, 0);
+}
+END_TEST
+
 START_TEST(any_can_be_cleared_and_the_others_stay)
 {
     for (int cleared = 0; cleared < COUNT; cleared++) {
@@ -107,6 +120,7 @@ int main(void)
     tcase_add_checked_fixture(tests, set_all, NULL);
     tcase_add_test(tests, each_expires_when_its_time_has_come_and_once);
     tcase_add_test(tests, late_ones_expire_in_their_order);
+    tcase_add_test(tests, another_length_holds_for_those_that_are_set_and_keeps_their_order);
     tcase_add_test(tests, any_can_be_cleared_and_the_others_stay);
     tcase_add_test(tests, one_that_is_set_anew_is_the_last);
     tcase_add_test(tests, one_moves_from_list_to_list);

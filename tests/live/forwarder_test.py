@@ -5,10 +5,13 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
+import tempfile
 
-from harness import (PATIENCE, RELAY, Client, Relay, alive, behaviour, exchange, free_port, line,
-                     make_pair, new_side, new_token, run, send_until_blocked, wait_until)
+from harness import (PATIENCE, RELAY, Client, Relay, alive, behaviour, children, exchange, free_port,
+                     line, make_pair, new_side, new_token, run, send_until_blocked, wait_until)
 from websocket_client import get
 
 
@@ -140,6 +143,136 @@ def a_worker_without_a_forwarder_says_so():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             assert get(relay, "/healthz").status == 503
         assert get(relay, "/healthz").status == 200
+
+
+# ---- options that have changed ----------------------------------------------------------
+
+
+class OnDemand(Relay):
+    """Workers as inetd starts them, each with options of its own; the forwarder is the first one's."""
+
+    def __init__(self):  # pylint: disable=super-init-not-called
+        self.prepare()
+        self.options = self.options[:2]
+
+    def connect_with(self, *options):
+        """A client, and its worker with these options."""
+        client = Client.__new__(Client)
+        client.socket, server = socket.socketpair()
+        client.socket.settimeout(PATIENCE)
+        with open(self.log_path, "ab") as log, server:
+            worker = subprocess.Popen([RELAY, "worker", *self.options, *options],
+                                      stdin=server, stdout=log, stderr=log)
+        client.worker = worker
+        return client
+
+    def wait_with(self, *options):
+        client = self.connect_with(*options).send(line(new_token()))
+        assert client.worker.wait(PATIENCE) == 0, self.log()
+        return client
+
+    def pair_with(self, *options):
+        token = new_token()
+        clients = [self.connect_with(*options).send(line(token, new_side())) for _ in range(2)]
+        for client in clients:
+            client.expect(b"ok\n")
+            assert client.worker.wait(PATIENCE) == 0
+        return clients
+
+
+@behaviour()
+def options_that_have_changed_hold_for_all_while_a_forwarder_lives():
+    with OnDemand() as relay:
+        first = relay.wait_with()
+        forwarder = relay.forwarder()
+        second = relay.wait_with("--wait-timeout=2")
+        relay.wait_for(waiting=2)
+        first.expect_end()
+        second.expect_end()
+        assert relay.forwarder() == forwarder
+        assert "options have changed: a wait of 2 s" in relay.log(), relay.log()
+
+
+@behaviour()
+def a_limit_of_bytes_that_was_added_holds_for_pairs_that_are_there():
+    with OnDemand() as relay:
+        pair = relay.pair_with()
+        exchange(*pair)
+        relay.wait_with("--session-bytes=10000")
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(1000):
+                pair[0].send(bytes(1000))
+        assert len(pair[1].receive(1 << 20)) <= 10000
+
+
+@behaviour()
+def options_that_are_the_same_are_no_news():
+    with OnDemand() as relay:
+        waiting = [relay.wait_with("--linger=7") for _ in range(3)]
+        relay.wait_for(waiting=3)
+        assert "changed" not in relay.log(), relay.log()
+        for client in waiting:
+            client.close()
+
+
+@behaviour()
+def the_last_who_was_started_is_right():
+    with Relay(options=["--wait-timeout=1000"]) as relay:
+        relay.options.append("--wait-timeout=2000")
+        with another_server(relay) as server:
+            waiting = [server.connect().send(line(new_token()))]
+            wait_until(lambda: "a wait of 2000 s" in relay.log(), "the other options")
+            waiting.append(relay.connect().send(line(new_token())))
+            relay.wait_for(waiting=2)
+            assert "a wait of 1000 s" not in relay.log(), relay.log()
+
+
+@behaviour()
+def a_forwarder_that_records_otherwise_says_so_and_is_succeeded():
+    with OnDemand() as relay, tempfile.TemporaryDirectory(prefix="relay-usage-") as directory:
+        os.chmod(directory, 0o777)
+        database = os.path.join(directory, "usage.sqlite")
+        pair = relay.pair_with()
+        forwarder = relay.forwarder()
+        for client in relay.pair_with(f"--usage-db={database}"):
+            client.close()
+        exchange(*pair)
+        assert relay.forwarder() == forwarder
+        assert relay.log().count("usage records are kept as this forwarder") == 1, relay.log()
+        for client in pair:
+            client.close()
+        wait_until(lambda: not alive(forwarder), "it to retire, though its idle time is 30 s", 10)
+        for client in relay.pair_with(f"--usage-db={database}"):
+            client.close()
+
+        def rows():
+            with contextlib.suppress(sqlite3.Error), sqlite3.connect(database) as connection:
+                return connection.execute("SELECT count(*) FROM usage").fetchone()[0]
+            return 0
+
+        wait_until(lambda: rows() == 1, "a record")
+
+
+@behaviour()
+def a_forwarder_on_demand_whose_recorder_and_its_keeper_are_killed_is_succeeded():
+    with OnDemand() as relay, tempfile.TemporaryDirectory(prefix="relay-usage-") as directory:
+        os.chmod(directory, 0o777)
+        usage = f"--usage-db={directory}/usage.sqlite"
+        first, second = relay.pair_with(usage)
+        forwarder = relay.forwarder()
+        keeper = children(forwarder)[0]
+        for pid in (keeper, *children(keeper)):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(keeper), "it to be dead")
+        exchange(first, second)
+        first.close()
+        second.close()
+        wait_until(lambda: not alive(forwarder), "it to retire, though its idle time is 30 s", 10)
+        assert "the recorder is gone" in relay.log(), relay.log()
+        meets_again = relay.pair_with(usage)
+        assert children(relay.forwarder()), "there is a recorder again"
+        for client in meets_again:
+            client.close()
 
 
 if __name__ == "__main__":
