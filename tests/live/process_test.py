@@ -136,6 +136,7 @@ def no_process_ends_by_a_signal_that_is_meant_for_others(name):
     with tempfile.NamedTemporaryFile(prefix="relay-usage-") as records:
         with Relay(options=[f"--log-fd={records.fileno()}"], pass_fds=[records.fileno()]) as relay:
             pair = make_pair(relay)
+            wait_until(lambda: "relay-record" in map(process_name, of_relay(relay)), "the recorder")
             processes = of_relay(relay)
             for part in ("relay", "relay-worker", "relay-forward", "relay-record", "relay-records"):
                 assert part in map(process_name, processes), (part, processes)
@@ -309,6 +310,7 @@ def a_process_says_which_part_it_plays():
         options = [f"--usage-db={database}", f"--certfile={chain}", f"--keyfile={key}"]
         with Relay(options=options, environment={"SECRET": "swordfish" * 20}) as relay:
             make_pair(relay)
+            wait_until(lambda: "relay-record" in map(process_name, of_relay(relay)), "the recorder")
             parts = {}
             for pid in of_relay(relay) + children(relay.process.pid):
                 parts.setdefault(process_name(pid), set()).add(command_line(pid))
