@@ -103,11 +103,21 @@ static void close_descriptor(struct forwarder *forwarder, struct end *end)
     end->fd = -1;
 }
 
+/* Should it fail, the end looks like any other. */
+static void reset_at_close(int fd)
+{
+    struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    if (setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) < 0)
+        log_debug("cannot have a connection reset: %s", strerror(errno));
+}
+
 /* The only place where an end ceases to be. */
 void ends_close(struct forwarder *forwarder, struct end *end)
 {
     clear_deadlines(end);
     flow_part(end);
+    if (end->cut)
+        reset_at_close(end->fd);
     flow_break(&forwarder->flow, end);
     messages_close(end);
     close_descriptor(forwarder, end);
@@ -153,12 +163,12 @@ static bool discard(void *context, struct end *from, struct piece *piece)
 }
 
 /* Whether the other side is to answer a farewell, and its input still makes sense: what broke the
- * protocol, or is not wanted, was not read to its end. */
+ * protocol, or is not wanted, was not read to its end. Who is cut was told none. */
 static bool is_to_answer(const struct end *end)
 {
     const struct coded *coded = end->coded;
     return coded != NULL && coded->codec->mutual_close && coded->verdict == CODEC_MORE &&
-           !coded->unwelcome;
+           !coded->unwelcome && !end->cut;
 }
 
 /* Returns whether there is more to discard right now. */
@@ -173,7 +183,7 @@ static bool discard_once(struct forwarder *forwarder, struct end *end)
 /* Once everything is written: no more will be, unless the other side is to answer a farewell. */
 static void shut_down(struct end *end)
 {
-    if (end->finished || end->gone || is_to_answer(end))
+    if (end->finished || end->gone || end->cut || is_to_answer(end))
         return;
     flow_shut(end);
 }
@@ -181,6 +191,18 @@ static void shut_down(struct end *end)
 static bool has_left(const struct end *end)
 {
     return end->gone || (end->coded != NULL && end->coded->verdict == CODEC_CLOSED);
+}
+
+/* A reset throws away what is on its way: one that is cut is reset once it has acknowledged all,
+ * and has LEAVE milliseconds for each step of that. */
+void ends_check_delivery(struct forwarder *forwarder, struct end *end)
+{
+    if (vital_progresses(end->fd, &end->acknowledged))
+        deadline_set(&end->phase, &forwarder->leaving, forwarder->flow.now);
+    if (!flow_pending(end) && vital_check(end->fd) != VITAL_WAITING)
+        ends_close(forwarder, end);
+    else
+        deadline_set(&end->watch, &forwarder->delivering, forwarder->flow.now);
 }
 
 /* Closes so that what was written arrives: input is discarded until the other side closes, as a
@@ -195,7 +217,7 @@ static void go_on_leaving(struct forwarder *forwarder, struct end *end)
         shut_down(end);
     for (int i = 0; more && i < DISCARDS_AT_ONCE; i++)
         more = discard_once(forwarder, end);
-    if (written && (has_left(end) || (forwarder->stopping && !more)))
+    if (written && !end->cut && (has_left(end) || (forwarder->stopping && !more)))
         ends_close(forwarder, end);
     else if (more)
         ends_queue(forwarder, end);
@@ -208,7 +230,10 @@ static void start_leaving(struct forwarder *forwarder, struct end *end)
     end->peer = NULL;
     end->ended = end->gone;
     deadline_set(&end->phase, &forwarder->leaving, forwarder->flow.now);
-    go_on_leaving(forwarder, end);
+    if (end->cut)
+        ends_check_delivery(forwarder, end);
+    if (end->fd >= 0)
+        go_on_leaving(forwarder, end);
 }
 
 /* Says farewell as the protocol does, or as befits what the other side said last. */
@@ -223,6 +248,8 @@ static bool say_farewell(struct forwarder *forwarder, struct end *end, enum pair
         words = (struct words){.code = coded->close_code};
     else if (coded != NULL && coded->verdict == CODEC_MORE && forwarder->stopping)
         words = (struct words){.code = WEBSOCKET_GOING_AWAY, .reason = "the relay stops"};
+    else if (coded != NULL && coded->verdict == CODEC_MORE && end->cut)
+        words = (struct words){.code = WEBSOCKET_UNEXPECTED, .reason = "the other side was lost"};
     return messages_speak(&forwarder->flow, end, &words, true);
 }
 
@@ -249,19 +276,57 @@ void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcom
 
 /* ---- pairs ----------------------------------------------------------------------- */
 
+/* What came from this end has all been delivered, and no more will come. */
+static bool is_delivered(const struct end *end)
+{
+    return end->ended && (end->peer->finished || !flow_pending(end->peer));
+}
+
+/* Whether what an end sent has stopped before its own end: its connection has failed, or was closed
+ * without the word that its protocol has for it, or what it sent made no sense. */
+static bool is_broken(const struct end *end)
+{
+    const struct coded *coded = end->coded;
+    if (coded == NULL || coded->verdict == CODEC_CLOSED)
+        return coded == NULL && end->broken;
+    return end->broken || coded->unwelcome || coded->verdict == CODEC_FAILED ||
+           (end->gone && coded->codec->mutual_close);
+}
+
+/* Whether an end of a pair that is parted has been sent less than its peer had for it. Messages
+ * have no half of a connection: there, only who goes itself ends the other's direction, too. */
+static bool is_cut(const struct forwarder *forwarder, const struct end *end)
+{
+    if (is_broken(end->peer))
+        return end->coded == NULL || end->coded->codec->mutual_close;
+    return !messages_between(end) && !forwarder->stopping && !is_delivered(end->peer);
+}
+
+/* In the middle of a message no farewell would make sense to a client. */
+static void part_in_words(struct forwarder *forwarder, struct end *end)
+{
+    const struct coded *coded = end->coded;
+    bool in_message = coded != NULL && coded->speaking && coded->verdict == CODEC_MORE;
+    if (in_message && coded->close_code == 0)
+        end->cut = true;
+    else if (say_farewell(forwarder, end, PAIR_HAPPY, PAIR_NO_REASON))
+        end->cut = false;
+}
+
 void ends_part(struct forwarder *forwarder, struct end *end)
 {
     struct end *peer = end->peer;
-    bool messages = messages_between(end);
     struct usage_record entry = usage_pair(end->start, peer->start, flow_total(end));
     log_breach(end);
     log_breach(peer);
     leave_slot(forwarder, end);
     leave_slot(forwarder, peer);
     record_pair(forwarder, end->protocol, &entry); /* who reads it finds the slots free */
-    if (messages) {
-        (void)say_farewell(forwarder, end, PAIR_HAPPY, PAIR_NO_REASON);
-        (void)say_farewell(forwarder, peer, PAIR_HAPPY, PAIR_NO_REASON);
+    end->cut = is_cut(forwarder, end);
+    peer->cut = is_cut(forwarder, peer);
+    if (messages_between(end)) {
+        part_in_words(forwarder, end);
+        part_in_words(forwarder, peer);
     }
     start_leaving(forwarder, end);
     start_leaving(forwarder, peer);
@@ -275,37 +340,51 @@ static void limit_pair(const struct forwarder *forwarder, struct end *end)
         end->ended = end->peer->ended = true;
 }
 
-/* What came from this end has all been delivered, and no more will come. */
-static bool is_delivered(const struct end *end)
-{
-    return end->ended && (end->peer->finished || !flow_pending(end->peer));
-}
-
-/* Bytes flow until both directions have ended; messages, which know no half of a connection, until
- * one has. Two ends that have both closed need not be shut down before they are closed. */
+/* Bytes flow until both directions have ended, or one end is broken; messages, which know no half
+ * of a connection, until one has ended. To two ends that nothing more is written to, nothing more
+ * can come of either. Two ends that have both closed need not be shut down before they are closed.
+ */
 static bool is_over(const struct end *end)
 {
     const struct end *peer = end->peer;
     bool delivered = is_delivered(end), peer_delivered = is_delivered(peer);
+    if (end->finished && peer->finished)
+        return true;
     if (messages_between(end))
         return delivered || peer_delivered;
-    if (end->finished && peer->finished)
+    if ((end->broken && delivered) || (peer->broken && peer_delivered))
         return true;
     return delivered && peer_delivered && flow_closes_plainly(end) && flow_closes_plainly(peer);
 }
 
-/* An end that closed gives the rest of its pair some time; an end that was written to is
- * watched until it has acknowledged that. */
+/* An end that was written to is watched until it has acknowledged that. Returns whether it was. */
+static bool watch(struct forwarder *forwarder, struct end *end)
+{
+    bool moved = end->moved;
+    end->moved = false;
+    if (moved && !deadline_is_set(&end->watch))
+        deadline_set(&end->watch, &forwarder->watching, forwarder->flow.now);
+    return moved;
+}
+
+static bool has_ended(const struct end *end)
+{
+    return end->ended || end->finished;
+}
+
+/* What is left of a pair of which one direction has ended goes on as long as it moves: one deadline
+ * for both ends. */
 static void set_deadlines(struct forwarder *forwarder, struct end *end)
 {
-    int64_t now = forwarder->flow.now;
-    if (end->ended && !deadline_is_set(&end->phase)) {
-        end->peer->moved = false;
-        deadline_set(&end->phase, &forwarder->lingering, now);
-    }
-    if (end->moved && !deadline_is_set(&end->watch))
-        deadline_set(&end->watch, &forwarder->watching, now);
+    struct end *peer = end->peer;
+    struct deadline *phase = deadline_is_set(&peer->phase) ? &peer->phase : &end->phase;
+    bool moved = watch(forwarder, end), peer_moved = watch(forwarder, peer);
     ends_touch(forwarder, end);
+    ends_touch(forwarder, peer);
+    if (!has_ended(end) && !has_ended(peer))
+        return;
+    if (moved || peer_moved || !deadline_is_set(phase))
+        deadline_set(phase, &forwarder->lingering, forwarder->flow.now);
 }
 
 static void run_pair(struct forwarder *forwarder, struct end *end)
@@ -326,7 +405,6 @@ static void run_pair(struct forwarder *forwarder, struct end *end)
         return;
     }
     set_deadlines(forwarder, end);
-    set_deadlines(forwarder, peer);
 }
 
 /* Those of the same side who waited beside the one that was taken. */
@@ -607,21 +685,22 @@ void ends_missed_arrival(struct forwarder *forwarder, struct end *end)
     ends_look(forwarder, end->ref);
 }
 
-/* This end closed some time ago. What it sent is still being delivered as long as that makes
- * progress; after that the other direction has had its time. */
+/* One direction ended some time ago, and nothing was written since then; but the kernel may have
+ * more to deliver than it takes of us. */
 void ends_lingered(struct forwarder *forwarder, struct end *end)
 {
-    if (!end->peer->finished && end->peer->moved) {
-        end->peer->moved = false;
+    bool moves = vital_progresses(end->fd, &end->acknowledged);
+    bool peer_moves = vital_progresses(end->peer->fd, &end->peer->acknowledged);
+    if (moves || peer_moves)
         deadline_set(&end->phase, &forwarder->lingering, forwarder->flow.now);
-        return;
-    }
-    ends_part(forwarder, end);
+    else
+        ends_part(forwarder, end);
 }
 
 void ends_lose(struct forwarder *forwarder, struct end *end)
 {
     flow_break(&forwarder->flow, end);
+    end->broken = true;
     if (end->state == END_JOINED)
         run_pair(forwarder, end);
     else
@@ -636,8 +715,6 @@ void ends_check_life(struct forwarder *forwarder, struct end *end)
         ends_lose(forwarder, end);
     else if (vital == VITAL_WAITING)
         deadline_set(&end->watch, &forwarder->watching, forwarder->flow.now);
-    else
-        end->moved = false;
 }
 
 /* One whose socket is full has enough on its way. */

@@ -145,9 +145,25 @@ void flow_break(struct flow *flow, struct end *end)
 void flow_lose(struct end *end)
 {
     drop_buffer(&end->outlet);
-    end->finished = true;
+    end->finished = end->lost = true;
     end->writable = false;
     end->readable = end->hung_up = true;
+}
+
+/* A write has failed. EPIPE is what the kernel says when the other side had come to its own end
+ * before it went. */
+static void fail_write(struct end *to)
+{
+    if (errno != EPIPE)
+        to->broken = true;
+    flow_lose(to);
+}
+
+/* Without this the pair cannot go on, though both sides live. */
+static void give_up(struct end *to)
+{
+    to->broken = true;
+    flow_lose(to);
 }
 
 /* Writes at once what fits. Returns how much that was. */
@@ -165,7 +181,7 @@ static size_t send_some(struct end *to, const struct iovec *parts, size_t count)
         if (errno == EAGAIN)
             await_writable(to);
         else if (errno != EINTR)
-            flow_lose(to);
+            fail_write(to);
     }
 }
 
@@ -179,7 +195,7 @@ static void keep(struct end *to, const struct iovec *parts, size_t count, size_t
         size += parts[i].iov_len;
     uint8_t *buffer = realloc(outlet->buffer, outlet->size + size - done);
     if (buffer == NULL) {
-        flow_lose(to);
+        give_up(to);
         return;
     }
     outlet->buffer = buffer;
@@ -219,7 +235,7 @@ static void write_sealed(struct end *to, const struct iovec *parts, size_t count
         if (size == 0)
             return;
         if (size < 0) {
-            flow_lose(to);
+            give_up(to);
             return;
         }
         struct iovec part = {bytes, (size_t)size};
@@ -275,7 +291,7 @@ static void flush_pipe(struct end *to)
         } else if (count < 0 && errno == EAGAIN)
             await_writable(to);
         else if (count == 0 || errno != EINTR)
-            flow_lose(to);
+            fail_write(to);
     }
 }
 
@@ -313,7 +329,8 @@ void flow_shut(struct end *end)
 
 void flow_part(struct end *end)
 {
-    if ((end->secure != NULL || end->kernel_tls) && !end->finished && !flow_pending(end))
+    bool in_tls = end->secure != NULL || end->kernel_tls;
+    if (in_tls && !end->finished && !end->cut && !flow_pending(end))
         flow_shut(end);
 }
 
@@ -334,7 +351,13 @@ static void judge_record(struct end *from)
     if (result <= 0)
         from->ended = from->gone = true;
     if (result < 0)
-        from->finished = true;
+        from->finished = from->broken = true;
+}
+
+/* In TLS, an end that was not said there may be anybody's doing. */
+static bool is_authentic_end(const struct end *from)
+{
+    return from->secure != NULL ? from->secure->closed : !from->kernel_tls;
 }
 
 /* What a read has returned: true if there are bytes. */
@@ -342,16 +365,17 @@ static bool judge_read(struct end *from, ssize_t count)
 {
     if (count > 0)
         return true;
-    if (count == 0)
+    if (count == 0) {
         from->ended = from->gone = true;
-    else if (errno == EAGAIN)
+        from->broken = from->broken || !is_authentic_end(from);
+    } else if (errno == EAGAIN)
         from->readable = false;
     else if (errno == EIO && from->kernel_tls)
         judge_record(from);
     else if (errno != EINTR) {
         if (from->secure != NULL && errno == EPROTO)
             say_last(from, from->secure->records.alert);
-        from->ended = from->gone = from->finished = true; /* reset: both ways */
+        from->ended = from->gone = from->finished = from->broken = true; /* reset: both ways */
     }
     return false;
 }
@@ -471,5 +495,7 @@ bool flow_move(struct flow *flow, struct end *from)
         drop_outlet(flow, from);
     if (to->outlet.piped == 0)
         give_pipe_back(flow, &to->outlet);
+    if (from->lost && !from->readable)
+        from->ended = true;
     return can_move(flow, from);
 }

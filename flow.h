@@ -57,9 +57,12 @@ struct end {
     bool ended;      /* nothing more will be read from it for its peer */
     bool gone;       /* nothing more will be read from it at all: it closed, or was reset */
     bool finished;   /* nothing more will be written to it */
+    bool lost;       /* because nothing more can be: a write to it has failed */
+    bool broken;     /* what it sent did not come to its own end: reset, cut off, or vanished */
+    bool cut;        /* what it was sent is not all: it is reset once it has got that */
     bool splicing;   /* from this end to its peer */
     bool queued;     /* in the forwarder's list of ends with work left */
-    bool moved;      /* something was written to it since this was last cleared */
+    bool moved;      /* something was written to it since ends.c has looked last */
     bool crowded;    /* spares of its side may be waiting yet */
     bool kernel_tls; /* kernel_tls.h */
     uint32_t chunk;  /* read at once when reading messages: see messages.c */
@@ -71,6 +74,7 @@ struct end {
     struct secure *secure;   /* NULL: there is no TLS, or the kernel's */
     _Atomic uint64_t *bytes; /* from this end: its slot's count */
     struct usage_start start;
+    uint64_t acknowledged; /* bytes, when this was last looked at: ends.c */
     struct deadline phase; /* of what it is doing: waiting, arriving, lingering, leaving */
     struct deadline watch; /* set when something was written, until it is acknowledged */
 };
@@ -114,8 +118,8 @@ void flow_shut(struct end *end);
 /* Whether closing an end says as much as telling it before: it has closed, too, and says nothing in
  * TLS. */
 bool flow_closes_plainly(const struct end *end);
-/* The last chance for that, before its descriptor is closed: TLS would take silence for an attack.
- */
+/* The last chance for that, before its descriptor is closed: TLS would take silence for an attack,
+ * and is to, where the end is cut. */
 void flow_part(struct end *end);
 
 /* Reads up to `size` bytes into the scratch buffer; in TLS, at least a record. Returns how many; 0:
@@ -132,7 +136,7 @@ bool flow_is_used_up(const struct flow *flow, const struct end *end);
 bool flow_pending(const struct end *end);
 
 /* Nothing more can be written to it, and what waits to be is dropped: what its other side sent
- * before it went is still to be read. */
+ * before it went is still to be read, and no more. */
 void flow_lose(struct end *end);
 
 /* Nothing more goes in or out; what waits for it is dropped. */

@@ -31,6 +31,7 @@ enum {
     WATCH = 15000,          /* between two looks at whether a peer lives */
     LEAVE = 5000,           /* for an end to read why it is closed */
     REST = 100,             /* between two looks at whether one in the lobby has paid */
+    DELIVERY = 20,          /* between two looks at whether all has been acknowledged */
     IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
     IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
     TERMS_PAUSE = 1000,     /* between two changes of options */
@@ -277,6 +278,8 @@ static void expire(struct forwarder *forwarder)
         ends_close(forwarder, end_of_phase(due));
     while ((due = deadline_expired(&forwarder->watching, now)) != NULL)
         ends_check_life(forwarder, end_of_watch(due));
+    while ((due = deadline_expired(&forwarder->delivering, now)) != NULL)
+        ends_check_delivery(forwarder, end_of_watch(due));
     while ((due = deadline_expired(&forwarder->resting, now)) != NULL)
         ends_run(forwarder, end_of_phase(due));
     expire_codecs(forwarder);
@@ -341,6 +344,7 @@ static int64_t next_deadline(const struct forwarder *forwarder, int64_t next)
     next = deadline_next(&forwarder->lingering, next);
     next = deadline_next(&forwarder->leaving, next);
     next = deadline_next(&forwarder->resting, next);
+    next = deadline_next(&forwarder->delivering, next);
     return deadline_next(&forwarder->watching, next);
 }
 
@@ -466,6 +470,7 @@ static void prepare_deadlines(struct forwarder *forwarder)
     forwarder->leaving.length = LEAVE;
     forwarder->watching.length = WATCH;
     forwarder->resting.length = REST;
+    forwarder->delivering.length = DELIVERY;
     for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
         const struct codec *codec = codecs[kind];
         if (codec == NULL)

@@ -84,10 +84,12 @@ static void put(struct flow *flow, struct end *to, const struct piece *piece)
     if (coded != NULL) {
         int error = coded->codec->encode(coded->state, piece, flow->now, &out);
         if (error != 0) {
+            to->broken = true;
             flow_lose(to);
             return;
         }
         coded->sent = true;
+        coded->speaking = !piece->last;
     }
     if (out.iov_len == 0)
         return;

@@ -26,6 +26,7 @@ struct coded {
     bool sent;                /* a message was written since this was last cleared */
     bool heard;               /* a sign of life was read */
     bool parted;              /* its farewell was said */
+    bool speaking;            /* a message to it has begun, and is not whole yet */
     bool unwelcome;           /* it spoke before its time, or what its protocol does not allow */
     uint16_t close_code;      /* what it is then told; 0: what its protocol says */
     uint8_t *held;            /* messages for a peer to come, or one not whole yet for the lobby */

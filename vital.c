@@ -22,12 +22,27 @@ enum vital vital_judge(const struct tcp_info *info)
     return VITAL_WAITING;
 }
 
-enum vital vital_check(int fd)
+/* Zeros, if it is no TCP socket. */
+static struct tcp_info ask(int fd)
 {
     struct tcp_info info;
     socklen_t size = sizeof info;
     memset(&info, 0, sizeof info);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-        return VITAL_QUIET;
+        memset(&info, 0, sizeof info);
+    return info;
+}
+
+enum vital vital_check(int fd)
+{
+    struct tcp_info info = ask(fd);
     return vital_judge(&info);
+}
+
+bool vital_progresses(int fd, uint64_t *acknowledged)
+{
+    struct tcp_info info = ask(fd);
+    uint64_t before = *acknowledged;
+    *acknowledged = info.tcpi_bytes_acked;
+    return vital_judge(&info) == VITAL_WAITING && info.tcpi_bytes_acked != before;
 }

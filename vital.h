@@ -2,6 +2,9 @@
 #ifndef RELAY_VITAL_H
 #define RELAY_VITAL_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 struct tcp_info;
 
 enum vital {
@@ -15,6 +18,9 @@ enum vital {
  * paused answers every window probe, one that vanished answers none. Sockets that are not TCP
  * are quiet. */
 enum vital vital_check(int fd);
+/* Whether the other side has acknowledged something since *acknowledged was last set by this, and
+ * has not yet acknowledged all. */
+bool vital_progresses(int fd, uint64_t *acknowledged);
 /* What TCP_INFO says of that: the kernel's structure, of linux/tcp.h. */
 enum vital vital_judge(const struct tcp_info *info);
 

@@ -23,6 +23,7 @@ enum websocket_code {
     WEBSOCKET_INVALID_DATA = 1007,
     WEBSOCKET_POLICY = 1008,
     WEBSOCKET_TOO_BIG = 1009,
+    WEBSOCKET_UNEXPECTED = 1011, /* something kept this end from going on */
     WEBSOCKET_TRY_LATER = 1013,
 };
 

@@ -187,9 +187,9 @@ def a_protocol_error_of_a_client_that_waits_is_closed_with_1002(what):
 @behaviour()
 def a_close_is_answered_with_its_code_also_while_waiting():
     with Relay() as relay:
+        paired, _peer = p2p_pair(relay)  # its peer stays: were it gone, that would be the end
         for client in (receiver(relay, new_code()), transit(relay, new_token()),
-                       introduced(relay, "alice"), connection(relay, "alice", "bob", "doc"),
-                       p2p_pair(relay)[0]):
+                       introduced(relay, "alice"), connection(relay, "alice", "bob", "doc"), paired):
             client.send_close(1000, b"done").expect_close(1000)
             client.expect_end()
         with receiver(relay, new_code()) as client:
