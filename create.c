@@ -1,10 +1,11 @@
-/* Creating a file: written under a temporary name beside its own, then linked, which fails if the
- * name is taken. */
+/* Creating a file: written under a temporary name beside its own, then given its own, which fails
+ * if that is taken. */
 #include "create.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,33 @@ static int name_temporary(const char *path, char *name, size_t size)
     return length > 0 && (size_t)length < size ? 0 : -ENAMETOOLONG;
 }
 
+static bool is_lacking(int error)
+{
+    return error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EINVAL ||
+           error == EMLINK || error == EACCES;
+}
+
+int create_name(const char *temporary, const char *path)
+{
+    if (link(temporary, path) == 0)
+        return 0;
+    if (!is_lacking(errno))
+        return -errno;
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (!is_lacking(errno))
+        return -errno;
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return -errno;
+    close(fd);
+    if (rename(temporary, path) == 0)
+        return 0;
+    int error = -errno;
+    (void)unlink(path); /* our own, and empty */
+    return error;
+}
+
 int create_file(const char *path, mode_t mode, const void *bytes, size_t size)
 {
     char temporary[PATH_MAX];
@@ -61,8 +89,8 @@ int create_file(const char *path, mode_t mode, const void *bytes, size_t size)
     if (fd < 0)
         return -errno;
     int error = fill(fd, mode, bytes, size);
-    if (error == 0 && link(temporary, path) < 0)
-        error = -errno;
+    if (error == 0)
+        error = create_name(temporary, path);
     (void)unlink(temporary); /* the file has its own name by now, or is not to be */
     return error;
 }

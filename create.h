@@ -9,6 +9,11 @@
  * to fail early: create_file() is what is safe against others who create the same file. */
 int create_check(const char *path);
 
+/* Gives the file `temporary` the name `path`, and never in place of another (-EEXIST), as far as
+ * its file system goes: by a link, by a rename that does not replace, or by a rename in place of an
+ * empty file that it makes first. Returns 0 or a negative errno; the temporary name may be left. */
+int create_name(const char *temporary, const char *path);
+
 /* Creates `path` with these bytes and exactly this mode, whatever the umask. Returns 0 or a
  * negative errno (-EEXIST), and in that case leaves nothing behind. */
 int create_file(const char *path, mode_t mode, const void *bytes, size_t size);

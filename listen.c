@@ -192,7 +192,8 @@ static int bind_patiently(int fd, const struct sockaddr *address, socklen_t size
     return 0;
 }
 
-static int open_internet(const struct addrinfo *info)
+/* early: the machine may not have the address yet, as at boot. */
+static int open_internet(const struct addrinfo *info, bool early)
 {
     int on = 1;
     int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -202,6 +203,7 @@ static int open_internet(const struct addrinfo *info)
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
         (info->ai_family == AF_INET6 &&
             setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||
+        (early && setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &on, sizeof on) < 0) ||
         bind_patiently(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
         int error = errno;
         close(fd);
@@ -209,6 +211,40 @@ static int open_internet(const struct addrinfo *info)
         return -1;
     }
     return fd;
+}
+
+/* A name may stand for one address twice. */
+static bool came_before(const struct addrinfo *list, const struct addrinfo *info)
+{
+    for (; list != info; list = list->ai_next)
+        if (list->ai_addrlen == info->ai_addrlen &&
+            memcmp(list->ai_addr, info->ai_addr, info->ai_addrlen) == 0)
+            return true;
+    return false;
+}
+
+/* Opens those of `list` that this machine has, or, when `early`, all that it might have one day.
+ * Returns how many, -1 and errno on failure. */
+static int open_list(const struct addrinfo *list, bool early, const struct options *options,
+    int *sockets, size_t size)
+{
+    size_t count = 0;
+    for (const struct addrinfo *info = list; info != NULL && count < size; info = info->ai_next) {
+        if (came_before(list, info))
+            continue;
+        int fd = open_internet(info, early);
+        if (fd >= 0) {
+            listen_tune(fd, options);
+            sockets[count++] = fd;
+        } else if (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL) { /* without IPv6, say */
+            int error = errno;
+            while (count > 0)
+                close(sockets[--count]);
+            errno = error;
+            return -1;
+        }
+    }
+    return (int)count;
 }
 
 /* Of HOST:PORT and the like. Logs, returns NULL if there is none. */
@@ -260,27 +296,16 @@ int listen_open(const char *address, const struct options *options, int *sockets
     struct addrinfo *list = resolve(address);
     if (list == NULL)
         return -1;
-    size_t count = 0;
-    bool absent = false;
-    for (const struct addrinfo *info = list; info != NULL && count < size; info = info->ai_next) {
-        int fd = open_internet(info);
-        if (fd >= 0) {
-            listen_tune(fd, options);
-            sockets[count++] = fd;
-        } else if (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL) {
-            absent = true; /* a machine without IPv6, say */
-        } else {
-            log_error_errno("cannot listen on %s", address);
-            goto fail;
-        }
+    int count = open_list(list, false, options, sockets, size);
+    if (count == 0) {
+        count = open_list(list, true, options, sockets, size);
+        if (count > 0)
+            log_warning("this machine has no address %s yet", address);
     }
-    if (count == 0 && absent)
+    if (count < 0)
+        log_error_errno("cannot listen on %s", address);
+    else if (count == 0)
         log_error("cannot listen on %s: this machine has no such address", address);
     freeaddrinfo(list);
-    return count == 0 ? -1 : (int)count;
-fail:
-    while (count > 0)
-        close(sockets[--count]);
-    freeaddrinfo(list);
-    return -1;
+    return count > 0 ? count : -1;
 }

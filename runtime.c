@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,16 +16,83 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-/* Whom root becomes: the user asked for, else our own, else the one who owns nothing. */
-static const struct passwd *find_user(const struct options *options)
+/* Whom root becomes, and who owns what it makes. */
+struct user {
+    const char *name;
+    uid_t uid;
+    gid_t gid;
+};
+
+/* By name or number; a number need not be anybody's. */
+static int look_up(const char *name, struct user *user)
 {
-    if (options->user != NULL)
-        return getpwnam(options->user);
-    const struct passwd *user = getpwnam("relay");
-    return user != NULL ? user : getpwnam("nobody");
+    char *end;
+    const struct passwd *entry = getpwnam(name);
+    *user = (struct user){.name = name};
+    if (entry == NULL) {
+        errno = 0;
+        unsigned long number = strtoul(name, &end, 10);
+        if (name[0] < '0' || name[0] > '9' || *end != '\0' || errno != 0 || number >= UINT32_MAX)
+            return -1;
+        user->uid = user->gid = (uid_t)number;
+        entry = getpwuid(user->uid);
+    }
+    if (entry != NULL) {
+        user->uid = entry->pw_uid;
+        user->gid = entry->pw_gid;
+    }
+    return 0;
+}
+
+/* Tries it on. Root without capabilities, or in a namespace that has no other user, cannot. */
+static bool can_become(const struct user *user)
+{
+    gid_t gid = getegid();
+    bool can = setresgid((gid_t)-1, user->gid, (gid_t)-1) == 0;
+    can = setresuid((uid_t)-1, user->uid, (uid_t)-1) == 0 && can;
+    if (setresuid((uid_t)-1, 0, (uid_t)-1) < 0 || setresgid((gid_t)-1, gid, (gid_t)-1) < 0)
+        _exit(EXIT_RUN_TIME); /* neither the one nor the other */
+    return can;
+}
+
+/* The user asked for, else our own, else the one who owns nothing; root itself, if it asked for
+ * that, or if nobody was asked for and it cannot be anybody else. Logs, returns -1 on failure. */
+static int find_user(const struct options *options, struct user *user)
+{
+    if (options->user == NULL && look_up("relay", user) < 0 && look_up("nobody", user) < 0) {
+        log_error("cannot give up root: there is no user relay or nobody");
+        return -1;
+    }
+    if (options->user != NULL && look_up(options->user, user) < 0) {
+        log_error("cannot give up root: there is no user %s", options->user);
+        return -1;
+    }
+    if (options->user == NULL && !can_become(user))
+        *user = (struct user){.name = "root", .gid = getegid()};
+    return 0;
+}
+
+/* All that root may do beyond what its files allow. */
+static int drop_capabilities(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{.effective = 0}};
+    return (int)syscall(SYS_capset, &header, none);
+}
+
+/* Groups can be given up by who may; where nobody may, there are often none. */
+static int drop_groups(void)
+{
+    if (setgroups(0, NULL) == 0)
+        return 0;
+    int error = errno;
+    int count = getgroups(0, NULL);
+    errno = error;
+    return count == 0 ? 0 : -1;
 }
 
 /* Only without root's privileges: the directory is another user's. */
@@ -40,15 +108,18 @@ int runtime_drop_root(const struct options *options)
 {
     if (geteuid() != 0)
         return 0;
-    const struct passwd *user = find_user(options);
-    if (user == NULL) {
-        log_error(
-            "cannot drop root: there is no user %s", options->user ? options->user : "nobody");
+    struct user user;
+    if (find_user(options, &user) < 0)
         return -1;
-    }
-    if (setgroups(0, NULL) < 0 || setresgid(user->pw_gid, user->pw_gid, user->pw_gid) < 0 ||
-        setresuid(user->pw_uid, user->pw_uid, user->pw_uid) < 0) {
-        log_error_errno("cannot become user %s", user->pw_name);
+    if (user.uid == 0) {
+        if (drop_capabilities() < 0) {
+            log_error_errno("cannot give up root's privileges");
+            return -1;
+        }
+        log_repeated(LOG_WARNING, "running as root, without its privileges");
+    } else if (drop_groups() < 0 || setresgid(user.gid, user.gid, user.gid) < 0 ||
+               setresuid(user.uid, user.uid, user.uid) < 0) {
+        log_error_errno("cannot become user %s", user.name);
         return -1;
     }
     share_log(options);
@@ -72,9 +143,22 @@ static int check_directory(const char *path, uid_t owner)
     return 0;
 }
 
+/* Where a file system cannot rename without replacing, a directory may replace an empty one: it can
+ * only be one that was made for the same user just now. */
+static int give_name(const char *fresh, const char *path)
+{
+    if (renameat2(AT_FDCWD, fresh, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP)
+        return -errno;
+    if (rename(fresh, path) == 0)
+        return 0;
+    return errno == ENOTEMPTY ? -EEXIST : -errno;
+}
+
 /* Root makes it under another name and gives it away before it has its own: whoever comes at the
  * same time finds none, or one that is usable. */
-static int make_directory_for(const char *path, const struct passwd *user)
+static int make_directory_for(const char *path, const struct user *user)
 {
     char fresh[PATH_MAX];
     size_t length = strlen(path);
@@ -85,16 +169,15 @@ static int make_directory_for(const char *path, const struct passwd *user)
         return -ENAMETOOLONG;
     if (mkdtemp(fresh) == NULL)
         return -errno;
-    if (lchown(fresh, user->pw_uid, user->pw_gid) == 0 &&
-        renameat2(AT_FDCWD, fresh, AT_FDCWD, path, RENAME_NOREPLACE) == 0)
+    int error = lchown(fresh, user->uid, user->gid) < 0 ? -errno : give_name(fresh, path);
+    if (error == 0)
         return 0;
-    int error = -errno;
     (void)rmdir(fresh);
     return error;
 }
 
 /* user: NULL when not root. 0 also when something is there already. */
-static int make_directory_at(const char *path, const struct passwd *user)
+static int make_directory_at(const char *path, const struct user *user)
 {
     struct stat status;
     if (lstat(path, &status) == 0)
@@ -108,10 +191,12 @@ static int make_directory_at(const char *path, const struct passwd *user)
 static int make_directory(const struct options *options)
 {
     const char *path = options->runtime_directory;
-    const struct passwd *user = geteuid() == 0 ? find_user(options) : NULL;
+    struct user found, *user = geteuid() == 0 ? &found : NULL;
+    if (user != NULL && find_user(options, user) < 0)
+        return -1;
     int error = make_directory_at(path, user);
     if (error == 0)
-        return check_directory(path, user == NULL ? geteuid() : user->pw_uid);
+        return check_directory(path, user == NULL ? geteuid() : user->uid);
     errno = -error;
     log_error_errno("cannot make the runtime directory %s", path);
     return -1;
@@ -151,7 +236,9 @@ int runtime_prepare(const struct options *options, struct runtime *runtime)
 void runtime_prepare_state(const struct options *options)
 {
     char path[PATH_MAX];
-    const struct passwd *user = geteuid() == 0 ? find_user(options) : NULL;
+    struct user found, *user = geteuid() == 0 ? &found : NULL;
+    if (user != NULL && find_user(options, user) < 0)
+        return;
     size_t length = strlen(options->state_directory);
     for (size_t end = 1; end <= length && length < sizeof path; end++) {
         if (options->state_directory[end] != '/' && end != length)

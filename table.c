@@ -1,6 +1,8 @@
 /* The table's memory: see table.h for what is in it and who may touch what. */
 #include "table.h"
 
+#include "create.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -697,8 +699,10 @@ static int make_file(const char *path, uint32_t capacity)
         error = init_header(memory, capacity, &layout);
         munmap(memory, layout.size);
     }
-    if (error == 0 && link(temporary, path) < 0 && errno != EEXIST)
-        error = -errno;
+    if (error == 0)
+        error = create_name(temporary, path);
+    if (error == -EEXIST)
+        error = 0;
     (void)unlink(temporary);
     close(fd);
     return error;

@@ -53,6 +53,20 @@ static int parse_bits(const char *text, unsigned int max, unsigned int *bits)
     return *end == '\0' && *bits <= max ? 0 : -1;
 }
 
+/* An IPv4 address as IPv6 writes it is the IPv4 address: peers are compared as such. */
+static int unmap(struct proxy_network *network)
+{
+    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+    if (network->family != AF_INET6 || memcmp(network->address, prefix, sizeof prefix) != 0)
+        return 0;
+    if (network->bits < sizeof prefix * 8)
+        return -1; /* more than the IPv4 addresses */
+    network->family = AF_INET;
+    network->bits -= (unsigned int)sizeof prefix * 8;
+    memmove(network->address, network->address + sizeof prefix, 4);
+    return 0;
+}
+
 int proxy_parse_network(const char *text, struct proxy_network *ret)
 {
     char address[INET6_ADDRSTRLEN];
@@ -71,7 +85,7 @@ int proxy_parse_network(const char *text, struct proxy_network *ret)
         return -1;
     if (text[length] == '/' && parse_bits(text + length + 1, size * 8, &ret->bits) < 0)
         return -1;
-    return host_bits_set(ret, size) ? -1 : 0;
+    return host_bits_set(ret, size) || unmap(ret) < 0 ? -1 : 0;
 }
 
 static bool is_within(const struct proxy_network *network, const uint8_t *address)

@@ -353,6 +353,11 @@ START_TEST(families_do_not_mix_but_an_IPv4_address_in_IPv6_clothes_is_IPv4)
     ck_assert(trusts("192.0.2.0/24", AF_INET6, "::ffff:192.0.2.7"));
     ck_assert(!trusts("192.0.2.0/24", AF_INET6, "::ffff:192.0.3.7"));
     ck_assert(!trusts("::/0", AF_INET6, "::ffff:192.0.2.7"));
+    ck_assert(trusts("::ffff:192.0.2.7", AF_INET, "192.0.2.7"));
+    ck_assert(trusts("::ffff:192.0.2.7", AF_INET6, "::ffff:192.0.2.7"));
+    ck_assert(!trusts("::ffff:192.0.2.7", AF_INET, "192.0.2.8"));
+    ck_assert(trusts("::ffff:192.0.2.0/120", AF_INET, "192.0.2.8"));
+    ck_assert(trusts("::ffff:0.0.0.0/96", AF_INET, "192.0.2.8"));
     ck_assert(!trusts("::/0", AF_INET, "192.0.2.7"));
     ck_assert(!trusts("0.0.0.0/0", AF_INET6, "::1"));
     ck_assert(trusts("unix", AF_UNIX, NULL));
