@@ -120,9 +120,45 @@ static void await_writable(struct end *end)
 static void drop_buffer(struct outlet *outlet)
 {
     free(outlet->buffer);
-    budget_give(outlet->size);
+    budget_give(outlet->room);
     outlet->buffer = NULL;
-    outlet->start = outlet->size = 0;
+    outlet->start = outlet->size = outlet->room = 0;
+}
+
+/* Takes what waits to the front of its buffer, or of a new one if there is none. */
+static void compact(struct outlet *outlet, uint8_t *buffer)
+{
+    size_t waits = outlet->size - outlet->start;
+    if (waits > 0)
+        memmove(buffer, outlet->buffer + outlet->start, waits);
+    outlet->start = 0;
+    outlet->size = waits;
+}
+
+/* Makes room for `size` bytes more behind what waits. What was written makes way first, unless more
+ * would have to be moved than was written; a buffer that has to grow does so by half, and takes
+ * along only what waits. So a byte is moved a few times at most, however slowly its reader reads,
+ * and a buffer is at most half as large again as what has to be in it. False: no memory. */
+static bool extend_outlet(struct outlet *outlet, size_t size)
+{
+    size_t waits = outlet->size - outlet->start, wanted = waits + size;
+    if (size <= outlet->room - outlet->size)
+        return true;
+    if (outlet->start >= waits && wanted <= outlet->room) {
+        compact(outlet, outlet->buffer);
+        return true;
+    }
+    size_t room = outlet->buffer == NULL ? wanted : wanted + wanted / 2;
+    uint8_t *buffer = malloc(room);
+    if (buffer == NULL)
+        return false;
+    compact(outlet, buffer);
+    free(outlet->buffer);
+    budget_take(room);
+    budget_give(outlet->room);
+    outlet->buffer = buffer;
+    outlet->room = room;
+    return true;
 }
 
 bool flow_pending(const struct end *end)
@@ -193,17 +229,14 @@ static void keep(struct end *to, const struct iovec *parts, size_t count, size_t
     size_t size = 0;
     for (size_t i = 0; i < count; i++)
         size += parts[i].iov_len;
-    uint8_t *buffer = realloc(outlet->buffer, outlet->size + size - done);
-    if (buffer == NULL) {
+    if (!extend_outlet(outlet, size - done)) {
         give_up(to);
         return;
     }
-    outlet->buffer = buffer;
-    budget_take(size - done);
     for (size_t i = 0; i < count; i++) {
         size_t skip = done < parts[i].iov_len ? done : parts[i].iov_len;
         size_t left = parts[i].iov_len - skip;
-        memcpy(buffer + outlet->size, (const uint8_t *)parts[i].iov_base + skip, left);
+        memcpy(outlet->buffer + outlet->size, (const uint8_t *)parts[i].iov_base + skip, left);
         outlet->size += left;
         done -= skip;
     }

@@ -35,10 +35,11 @@ enum end_state {
 struct coded;
 
 struct outlet {
-    uint8_t *buffer; /* NULL: empty */
-    size_t start, size;
-    int pipe[2];  /* -1: none */
-    size_t piped; /* bytes in the pipe */
+    uint8_t *buffer;    /* NULL: empty */
+    size_t start, size; /* what waits lies between */
+    size_t room;        /* that is allocated */
+    int pipe[2];        /* -1: none */
+    size_t piped;       /* bytes in the pipe */
 };
 
 /* What is wanted to be known of a connection; EPOLLOUT beside, once it had to be waited for. */
