@@ -155,7 +155,7 @@ bench: packages-bench
 # ---- installing ----------------------------------------------------------------------
 
 UNIT_FILES := relay.socket relay@.service relay-forward.socket relay-forward.service \
-	relay-prefork.socket relay-prefork.service
+	relay-prefork.socket relay-prefork.service relay-check.path relay-check.service
 DOCS       := README.md LICENSE
 DAEMONS    := relay.xinetd relay.inetd
 SAMPLES    := haproxy.cfg nginx-stream.conf nginx-web.conf run run-s6 supervisord.conf relay.init
@@ -185,7 +185,7 @@ install: all
 # Whether the units are of this prefix. Those of another one are left alone, and what they start.
 UNITS_ARE_OURS = [ ! -e "$(DESTDIR)$(unitdir)/relay-forward.service" ] || \
 	grep -qF "ExecStart=$(bindir)/relay " "$(DESTDIR)$(unitdir)/relay-forward.service"
-SERVICES := relay-prefork.service relay-forward.service
+SERVICES := relay-prefork.service relay-forward.service relay-check.path relay-check.service
 SOCKETS  := relay.socket relay-prefork.socket relay-forward.socket
 # Where `systemctl enable` puts its links.
 LINKS    := $(SOCKETS:%=/etc/systemd/system/sockets.target.wants/%)

@@ -24,7 +24,8 @@ def make_install_puts_everything_in_its_place():
     status = os.stat("/run/relay")
     assert stat.S_IMODE(status.st_mode) == 0o700 and status.st_uid == user.pw_uid, status
     units = ["relay.socket", "relay@.service", "relay-forward.socket", "relay-forward.service",
-             "relay-prefork.socket", "relay-prefork.service"]
+             "relay-prefork.socket", "relay-prefork.service", "relay-check.path",
+             "relay-check.service"]
     paths = [f"/etc/systemd/system/{unit}" for unit in units]
     text = command("systemd-analyze", "--man=no", "verify", *paths)
     about_ours = [warning for warning in text.splitlines() if "relay" in warning]
@@ -226,6 +227,143 @@ def the_other_socket_takes_over_as_soon_as_it_is_enabled(unit):
         command("systemctl", "disable", "--now", other)
         command("systemctl", "start", unit)
         nothing_has_failed()
+
+
+@contextlib.contextmanager
+def options(text):
+    write("/etc/default/relay", f'RELAY_OPTIONS="{text}"\n')
+    try:
+        yield
+    finally:
+        os.unlink("/etc/default/relay")
+
+
+def stop_all():
+    command("systemctl", "stop", *KINDS, "relay-prefork.service", "relay-forward.service",
+            "relay-check.service")
+    command("systemctl", "reset-failed")
+
+
+def said(words, since, *journal_options):
+    """How often the journal has it."""
+    command("journalctl", "--sync")
+    return command("journalctl", "--no-pager", "-o", "cat", f"--since=@{since:.6f}",
+                   *journal_options).count(words)
+
+
+def is_refused():
+    """Whether a client is, by a connection that is closed or by none."""
+    try:
+        with Client(("127.0.0.1", 4001)) as client:
+            return client.receive_some(1) == b""
+    except OSError:
+        return True
+
+
+WRONG = {"--bogus": "unknown option --bogus",
+         "--linger=x": 'bad value "x" for --linger',
+         "--listen=:4002": "--listen=:4002 does not hold where systemd has the sockets"}
+
+
+@behaviour(*KINDS)
+def wrong_options_keep_the_socket_from_being_started_and_the_journal_says_why(unit):
+    stop_all()
+    for text, words in WRONG.items():
+        since = time.time()
+        with options(text):
+            answer = command("systemctl", "start", unit, check=False)
+            assert "failed" in answer, answer
+            assert property_of(unit, "ActiveState") == "failed"
+        assert said(words, since, f"--unit={unit}") == 1, command("journalctl", "-n", "30")
+    stop_all()
+
+
+@behaviour()
+def workers_that_fail_since_the_options_were_changed_say_why_once():
+    with Installed("relay.socket") as relay:
+        pair = make_pair(relay)
+        since = time.time()
+        with options("--bogus"):
+            for _ in range(10):
+                assert is_refused()
+            wait_until(lambda: property_of("relay-check.service", "Result") == "exit-code", "the reason")
+        wait_until(lambda: not units("relay@*"), "the workers to be gone")
+        assert said("unknown option --bogus", since) == 1, command("journalctl", "-n", "50")
+        no_address_is_logged_since(since)
+        exchange(*make_pair(relay))  # needs nothing but the right options
+        exchange(*pair)
+    stop_all()
+
+
+@behaviour()
+def a_server_that_cannot_start_is_a_failed_unit_and_says_why():
+    with Installed("relay-prefork.socket") as relay:
+        exchange(*make_pair(relay))
+        since = time.time()
+        with options("--bogus"):
+            answer = command("systemctl", "restart", "relay-prefork.service", check=False)
+            assert "failed" in answer, answer
+            assert is_refused()
+            wait_until(lambda: property_of("relay-prefork.socket", "ActiveState") == "failed",
+                       "the socket to be closed")
+            count = said("unknown option --bogus", since)
+            assert 1 <= count <= 20, count
+
+        def serves_again():
+            """Its limit holds for five seconds."""
+            command("systemctl", "start", "relay-prefork.socket", check=False)
+            return can_pair(relay)
+
+        wait_until(serves_again, "service, once the options are right")
+    stop_all()
+
+
+@behaviour(*KINDS)
+def a_bad_certificate_or_identity_takes_nothing_from_others(unit):
+    since = time.time()
+    with options("--certfile=/etc/none.pem --idfile=/etc/none.ident"):
+        with Installed(unit) as relay:
+            for _ in range(3):
+                exchange(*make_pair(relay))
+            for words in ("cannot read /etc/none.pem", "cannot read the identity /etc/none.ident"):
+                assert 1 <= said(words, since) <= 2, command("journalctl", "-n", "50")
+        nothing_has_failed()
+
+
+@behaviour(*KINDS)
+def no_address_is_in_the_journal_when_something_fails(unit):
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        since = time.time()
+        os.rename("/usr/bin/relay", "/usr/bin/relay.away")
+        try:
+            if unit == "relay-prefork.socket":
+                command("systemctl", "kill", "--signal=KILL", "relay-prefork.service")
+            for _ in range(3):
+                with contextlib.suppress(OSError), Client(("127.0.0.1", 4001), 0.3) as client:
+                    client.send(b"please")
+                    client.receive_some(1)
+        finally:
+            os.rename("/usr/bin/relay.away", "/usr/bin/relay")
+        command("systemctl", "stop", unit)
+        for service in ("relay@.service", "relay-prefork.service"):
+            write(f"/run/systemd/system/{service}.d/broken.conf", "[Service]\nReadOnlyPaths=/none\n")
+        command("systemctl", "daemon-reload")
+        command("systemctl", "start", unit)
+        with contextlib.suppress(OSError), Client(("127.0.0.1", 4001), 0.5) as client:
+            client.send(b"please")
+            client.receive_some(1)
+        for service in ("relay@.service", "relay-prefork.service"):
+            shutil.rmtree(f"/run/systemd/system/{service}.d")
+        command("systemctl", "stop", unit, "relay-forward.socket")
+        command("systemctl", "mask", "--runtime", "relay-forward.socket")
+        command("systemctl", "start", unit)
+        with contextlib.suppress(OSError), Client(("127.0.0.1", 4001), 0.5) as client:
+            client.send(b"please")
+            client.receive_some(1)
+        command("systemctl", "unmask", "--runtime", "relay-forward.socket")
+        no_address_is_logged_since(since)
+    stop_all()
 
 
 @behaviour()
