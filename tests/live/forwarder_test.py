@@ -255,13 +255,14 @@ def a_forwarder_that_records_otherwise_says_so_and_is_succeeded():
 
 @behaviour()
 def a_forwarder_on_demand_whose_recorder_and_its_keeper_are_killed_is_succeeded():
-    with OnDemand() as relay, tempfile.TemporaryDirectory(prefix="relay-usage-") as directory:
+    with tempfile.TemporaryDirectory(prefix="relay-usage-") as directory, OnDemand() as relay:
         os.chmod(directory, 0o777)
         usage = f"--usage-db={directory}/usage.sqlite"
         first, second = relay.pair_with(usage)
         forwarder = relay.forwarder()
         keeper = children(forwarder)[0]
-        for pid in (keeper, *children(keeper)):
+        recorder = wait_until(lambda: children(keeper), "the recorder")
+        for pid in (keeper, *recorder):
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not alive(keeper), "it to be dead")
         exchange(first, second)
