@@ -166,6 +166,14 @@ class OnDemand(Relay):
         client.worker = worker
         return client
 
+    def stop(self):
+        """Ends it, and waits for who records: that may have files in a test's directory."""
+        forwarder = self.forwarder()
+        keepers = children(forwarder) if forwarder else []
+        recording = [*keepers, *(pid for keeper in keepers for pid in children(keeper))]
+        super().stop()
+        wait_until(lambda: not any(map(alive, recording)), "the recorder to end")
+
     def wait_with(self, *options):
         client = self.connect_with(*options).send(line(new_token()))
         assert client.worker.wait(PATIENCE) == 0, self.log()
@@ -265,10 +273,10 @@ def a_forwarder_on_demand_whose_recorder_and_its_keeper_are_killed_is_succeeded(
         first, second = relay.pair_with(usage)
         forwarder = relay.forwarder()
         keeper = children(forwarder)[0]
-        recorder = wait_until(lambda: children(keeper), "the recorder")
-        for pid in (keeper, *recorder):
+        recording = [keeper, *wait_until(lambda: children(keeper), "the recorder")]
+        for pid in recording:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not alive(keeper), "it to be dead")
+        wait_until(lambda: not any(map(alive, recording)), "them to be dead")
         exchange(first, second)
         first.close()
         second.close()
