@@ -121,7 +121,7 @@ class Flip:
 @behaviour(*IN_THE_CLEAR)
 def any_flipped_bit_in_the_handshake_ends_the_connection(stage):
     number = IN_THE_CLEAR[stage]
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders, refused = Bystanders(relay), 0
         for bit in range(8 * size_of(relay, number)):
             flip = Flip(number, bit)
@@ -139,7 +139,7 @@ def any_flipped_bit_in_the_handshake_ends_the_connection(stage):
 
 @behaviour()
 def a_changed_nonce_is_found_by_its_sender():
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         nonce = os.urandom(16)
         for at in range(16):
             with node_with(relay, None) as node:
@@ -155,7 +155,7 @@ def a_changed_nonce_is_found_by_its_sender():
 @behaviour(*ENCRYPTED)
 def any_flipped_bit_in_a_frame_ends_the_connection(stage):
     number = STAGES[stage]
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders, bits = Bystanders(relay), 8 * size_of(relay, number)
         for bit in range(bits):
             expect_refused(relay, changing(
@@ -206,7 +206,7 @@ def a_frame_dropped_replayed_reordered_cut_or_added_ends_the_connection(stage):
     if number == NONCES:
         ways = [way for way in ways if way not in WAYS_TO_LOSE]
     # Some of these leave the relay waiting for more.
-    with OffsetRelay(options=["--handshake-timeout=2"]) as relay:
+    with OffsetRelay(options=["--debug", "--handshake-timeout=2"]) as relay:
         bystanders = Bystanders(relay)
         for way in ways:
             expect_refused(relay, way(number))
@@ -218,7 +218,7 @@ def nonces_that_do_not_arrive_end_the_connection(name):
     """The relay takes what comes next for them, which the node finds out; it waits for keys then,
     and nonces in their place it refuses."""
     way = getattr(sys.modules[__name__], name.replace(" ", "_"))
-    with OffsetRelay(options=["--handshake-timeout=2"]) as relay:
+    with OffsetRelay(options=["--debug", "--handshake-timeout=2"]) as relay:
         bystanders = Bystanders(relay)
         with node_with(relay, way(NONCES)) as node:
             try:
@@ -233,7 +233,7 @@ def nonces_that_do_not_arrive_end_the_connection(name):
 @behaviour(*(way.__name__.replace("_", " ") for way in WAYS_TO_TAMPER if way not in WAYS_TO_LOSE))
 def a_version_replayed_cut_or_preceded_ends_the_connection(name):
     way = getattr(sys.modules[__name__], name.replace(" ", "_"))
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         expect_refused(relay, way(VERSION_FRAME))
         bystanders.expect_undisturbed(1)
@@ -263,7 +263,7 @@ NOT_OFFSET = {
 @behaviour(*NOT_OFFSET)
 def a_connection_whose_first_bytes_are_no_version_is_not_offsets(how):
     """It is taken for a client of transit, and refused as one when its line comes to an end."""
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         for outgoing in NOT_OFFSET[how]:
             with node_with(relay, outgoing) as node:
@@ -280,7 +280,7 @@ def a_connection_whose_first_bytes_are_no_version_is_not_offsets(how):
 @behaviour(*STAGES)
 def a_shorter_frame_of_any_length_ends_the_connection(stage):
     number = STAGES[stage]
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders, size = Bystanders(relay), size_of(relay, number)
         for shorter in range(size):
             expect_refused(relay, changing(
@@ -292,7 +292,7 @@ def a_shorter_frame_of_any_length_ends_the_connection(stage):
 
 @behaviour(*STAGES)
 def a_frame_that_claims_to_be_huge_ends_the_connection_at_once(stage):
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         for claim in HUGE:
             with node_with(relay, changing(
@@ -312,7 +312,7 @@ def a_frame_that_claims_to_be_huge_ends_the_connection_at_once(stage):
 
 @behaviour()
 def a_whole_connection_replayed_is_refused():
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         recorded = []
         with node_with(relay, lambda _, data: recorded.append(data) or data) as node:
@@ -348,7 +348,7 @@ def arriving_in_a_tunnel(relay, listener, outgoing):
 @behaviour(*(way.__name__.replace("_", " ") for way in WAYS_TO_TAMPER))
 def tampering_in_a_tunnel_ends_it_behind_what_came_before(name):
     way = getattr(sys.modules[__name__], name.replace(" ", "_"))
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         arrived = arriving_in_a_tunnel(relay, bystanders.listener, way(IN_A_TUNNEL))
         # What is replayed, or cut, is refused behind or at the one that was meant.
@@ -364,7 +364,7 @@ PLACES = {"its size, first byte": 0, "its size, last byte": 7, "its nonce, first
 
 @behaviour(*PLACES)
 def any_flipped_bit_in_a_tunnel_ends_it_behind_what_came_before(place):
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         for bit in range(8):
             arrived = arriving_in_a_tunnel(relay, bystanders.listener, changing(
@@ -531,7 +531,7 @@ NONSENSE = (
 @behaviour(*(say.__name__.replace("_", " ") for say in NONSENSE))
 def nonsense_is_closed_with_one_log_line(name):
     [nonsense] = [say for say in NONSENSE if say.__name__.replace("_", " ") == name]
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         expect_nonsense_refused(relay, nonsense)
         bystanders.expect_undisturbed(1)
@@ -591,7 +591,7 @@ def whoever_stalls_in_a_handshake_is_closed_and_holds_nobody_up(how):
 
 @behaviour("reset", "close")
 def hanging_up_at_any_point_disturbs_nobody(way):
-    with OffsetRelay() as relay:
+    with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         for _ in range(5):
             for silence in SILENCES:
