@@ -129,7 +129,7 @@ static void drop_buffer(struct outlet *outlet)
 static void compact(struct outlet *outlet, uint8_t *buffer)
 {
     size_t waits = outlet->size - outlet->start;
-    if (waits > 0)
+    if (outlet->buffer != NULL)
         memmove(buffer, outlet->buffer + outlet->start, waits);
     outlet->start = 0;
     outlet->size = waits;

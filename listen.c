@@ -153,7 +153,8 @@ static int open_unix(const char *path, int *sockets)
 static bool is_port(const char *text)
 {
     size_t digits = strspn(text, "0123456789");
-    return digits > 0 && digits <= 5 && text[digits] == '\0' && atoi(text) <= UINT16_MAX;
+    return digits > 0 && digits <= 5 && text[digits] == '\0' &&
+           strtol(text, NULL, 10) <= UINT16_MAX;
 }
 
 /* Takes HOST and PORT apart; an empty host means every address. */

@@ -227,9 +227,7 @@ static bool put_line(int priority, const char *text)
     if (cut)
         line[length++] = '\n';
     length += write_prefix(priority, line + length);
-    size_t size = strlen(text);
-    if (size > LINE_SIZE)
-        size = LINE_SIZE;
+    size_t size = strnlen(text, LINE_SIZE);
     memcpy(line + length, text, size);
     length += size;
     if (sink != SINK_SYSLOG)

@@ -132,7 +132,7 @@ static void settle(struct recorder *recorder)
         backlog->stored = backlog->taken;
     if (backlog->printed < backlog->taken || backlog->stored < backlog->taken)
         return;
-    if (backlog->taken - backlog->origin > 2 * BATCH)
+    if (backlog->taken - backlog->origin > (size_t)2 * BATCH)
         (void)madvise(backlog->records, sizeof backlog->records, MADV_REMOVE); /* or it stays */
     backlog->origin = backlog->taken;
 }
@@ -279,7 +279,7 @@ static void count_lines(
         lines++;
     size_t start = lines == 0 ? backlog->rest_size : ends[lines - 1];
     backlog->rest_size = 0;
-    if (done > start) {
+    if (done > start && lines < count) {
         backlog->rest_size = ends[lines] - done;
         memcpy(backlog->rest, text + done, backlog->rest_size);
         lines++;

@@ -191,7 +191,7 @@ static int make_directory_at(const char *path, const struct user *user)
 static int make_directory(const struct options *options)
 {
     const char *path = options->runtime_directory;
-    struct user found, *user = geteuid() == 0 ? &found : NULL;
+    struct user found = {.uid = 0}, *user = geteuid() == 0 ? &found : NULL;
     if (user != NULL && find_user(options, user) < 0)
         return -1;
     int error = make_directory_at(path, user);
@@ -236,7 +236,7 @@ int runtime_prepare(const struct options *options, struct runtime *runtime)
 void runtime_prepare_state(const struct options *options)
 {
     char path[PATH_MAX];
-    struct user found, *user = geteuid() == 0 ? &found : NULL;
+    struct user found = {.uid = 0}, *user = geteuid() == 0 ? &found : NULL;
     if (user != NULL && find_user(options, user) < 0)
         return;
     size_t length = strlen(options->state_directory);

@@ -745,7 +745,7 @@ static int examine(struct pair_table *table, const struct stat *status, int fd)
 {
     void *memory = NULL;
     int error = map_file(fd, table->size, PROT_READ | PROT_WRITE, &memory);
-    if (error != 0)
+    if (memory == NULL)
         return error;
     table->header = memory;
     table->next = mapped;

@@ -229,7 +229,7 @@ static bool offset_hear(
     if (capnp_read_connection_key(scratch, message, size, &rejected) != 0)
         return false;
     const uint8_t *name = lobby_name(listener, &name_size);
-    if (name_size != 2 * CAPNP_KEY_SIZE)
+    if (name_size != (size_t)2 * CAPNP_KEY_SIZE)
         return false;
     struct iovec parts[] = {part(rejected.public_key, sizeof rejected.public_key),
         part(name, CAPNP_KEY_SIZE), part(name + CAPNP_KEY_SIZE, CAPNP_KEY_SIZE)};

@@ -195,7 +195,7 @@ static int read_text(const struct greeting *greeting, struct sockaddr_storage *s
     ssize_t size = greeting_read_text(greeting, line, sizeof line, find_feed, &more);
     if (size < 0)
         return size == -EMSGSIZE ? -EPROTO : (int)size;
-    if (line[size - 2] != '\r' || memchr(line, '\0', (size_t)size) != NULL)
+    if (size < 2 || line[size - 2] != '\r' || memchr(line, '\0', (size_t)size) != NULL)
         return -EPROTO;
     line[size - 2] = '\0';
     return parse_text(line + sizeof text_start - 1, source, own);
