@@ -213,7 +213,7 @@ int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint6
  * dies, the slot is free. */
 int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enum pair_place place,
     int32_t owner);
-/* Frees all slots that are greeting and whose owner is a process that has died. */
+/* Frees all slots that are greeting and that `owner` answers for, as it does not any more. */
 void pair_forsake(struct pair_table *table, int32_t owner);
 /* Waits, matches, or is refused, in one step. After PAIR_REFUSED the slot is still the
  * caller's, to leave with pair_leave(). */

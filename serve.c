@@ -546,6 +546,13 @@ static void log_death(const char *what, pid_t pid, int status)
         log_warning("%s %d failed with status %d", what, (int)pid, WEXITSTATUS(status));
 }
 
+/* Connections that stood on a porch that is gone are closed, and their slots are free. */
+static void forsake_porch(struct server *server, pid_t porch)
+{
+    pair_forsake(server->worker.table, porch);
+    pair_forsake(server->worker.table, server->pid);
+}
+
 static void reap(struct server *server)
 {
     int status;
@@ -564,7 +571,7 @@ static void reap(struct server *server)
         if (pid == atomic_load(&server->board->porch)) {
             log_death("porch", pid, status);
             atomic_store(&server->board->porch, server->stopping ? PORCH_CLOSED : 0);
-            pair_forsake(server->worker.table, pid);
+            forsake_porch(server, pid);
             if (failed && WIFEXITED(status))
                 pause_starting(server);
             continue;
@@ -1042,7 +1049,7 @@ static void empty_porch(struct server *server)
         wait_for_events(server, BUSY_CHECK / 10);
         reap(server);
     }
-    pair_forsake(server->worker.table, porch);
+    forsake_porch(server, porch);
 }
 
 static void close_sockets(struct server *server)

@@ -372,17 +372,19 @@ static void pass_slot(
         visit->ref = PAIR_NONE;
 }
 
-/* Sends a connection to the porch, with its slot. */
+/* Sends a connection to the porch, with its slot. While there is no porch, the server answers for
+ * it, until the next porch is gone. */
 static bool send_to_porch(
     struct worker *worker, struct visit *visit, const struct greeting *greeting)
 {
     const struct hearing *hearing = greeting->hearing;
+    int32_t porch = atomic_load(worker->porch_pid);
     visit->crowd = crowd_of(worker, visit, greeting->fd);
     visit->protocol = greeting->protocol;
     visit->resumed = hearing->resumes;
     visit->enough = hearing->enough;
     visit->crowded = hearing->crowded;
-    pass_slot(worker, visit, PAIR_ON_PORCH, atomic_load(worker->porch_pid));
+    pass_slot(worker, visit, PAIR_ON_PORCH, porch > 0 ? porch : getppid());
     int error = porch_enter(worker->porch, visit, greeting->fd);
     if (error == 0)
         return true;
