@@ -20,6 +20,7 @@
 enum {
     KEY_SIZE = 16,       /* of Sec-WebSocket-Key, decoded */
     KEY_CHARACTERS = 24, /* and as it is sent */
+    METHOD_MAX = 24,     /* characters; the longest that is registered has 17 */
 };
 
 struct text {
@@ -54,16 +55,18 @@ static bool take_line(struct text *rest, struct text *line)
     return true;
 }
 
-static bool is_token(struct text text)
+static bool is_token_character(char c)
 {
     static const char others[] = "!#$%&'*+-.^_`|~";
-    for (size_t i = 0; i < text.size; i++) {
-        char c = text.bytes[i];
-        bool allowed = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-                       (c != '\0' && strchr(others, c) != NULL);
-        if (!allowed)
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           (c != '\0' && strchr(others, c) != NULL);
+}
+
+static bool is_token(struct text text)
+{
+    for (size_t i = 0; i < text.size; i++)
+        if (!is_token_character(text.bytes[i]))
             return false;
-    }
     return text.size > 0;
 }
 
@@ -124,6 +127,45 @@ static bool list_has(struct text list, const char *token)
     return false;
 }
 
+/* ---- how it begins --------------------------------------------------------------- */
+
+/* What is known of whether `text` begins with these words. */
+static enum beginning compare_beginning(struct text text, const char *words)
+{
+    size_t size = strlen(words);
+    size_t common = text.size < size ? text.size : size;
+    if (strncasecmp(text.bytes, words, common) != 0)
+        return BEGINNING_OTHER;
+    return common < size ? BEGINNING_UNDECIDED : BEGINNING_OURS;
+}
+
+/* A path, `*`, or a URL; the target of CONNECT is none of these. */
+static enum beginning target_begins(struct text method, struct text target)
+{
+    if (target.size == 0)
+        return BEGINNING_UNDECIDED;
+    if (same_word(method, "CONNECT") || target.bytes[0] == '/' || target.bytes[0] == '*')
+        return BEGINNING_OURS;
+    return compare_beginning(target, "http");
+}
+
+enum beginning http_begins(const char *bytes, size_t size)
+{
+    struct text text = {bytes, size};
+    size_t method = 0;
+    enum beginning empty_line = compare_beginning(text, "\r\n");
+    if (empty_line != BEGINNING_OTHER)
+        return empty_line;
+    while (method < size && method < METHOD_MAX && is_token_character(bytes[method]))
+        method++;
+    if (method == size)
+        return BEGINNING_UNDECIDED;
+    if (method == 0 || bytes[method] != ' ')
+        return BEGINNING_OTHER;
+    return target_begins(
+        (struct text){bytes, method}, (struct text){bytes + method + 1, size - method - 1});
+}
+
 /* ---- the request line ------------------------------------------------------------ */
 
 /* The target without scheme, authority and query. A target in absolute form is as good as one
@@ -168,13 +210,15 @@ static enum http_answer parse_request_line(
 {
     struct text method = take_until(&line, ' ');
     struct text target = take_until(&line, ' ');
-    if (!is_token(method) || !is_version(line) || !parse_target(target, request))
+    if (!is_token(method) || !is_version(line))
         return HTTP_BAD_REQUEST;
     if (line.bytes[5] != '1')
         return HTTP_OTHER_VERSION;
     fields->host_needed = line.bytes[7] != '0';
     request->bodiless = same(method, "HEAD");
-    return request->bodiless || same(method, "GET") ? HTTP_PAGE : HTTP_NOT_ALLOWED;
+    if (!request->bodiless && !same(method, "GET"))
+        return HTTP_NOT_ALLOWED; /* whose targets may have other forms */
+    return parse_target(target, request) ? HTTP_PAGE : HTTP_BAD_REQUEST;
 }
 
 /* ---- header lines ---------------------------------------------------------------- */
@@ -239,7 +283,8 @@ enum http_answer http_parse(const char *head, size_t size, struct http_request *
     struct text rest = {head, size}, line;
     struct fields fields = {.hosts = 0};
     *request = (struct http_request){.path_size = 0};
-    if (!take_line(&rest, &line))
+    /* An empty line before the request is ignored (RFC 9112 section 2.2). */
+    if (!take_line(&rest, &line) || (line.size == 0 && !take_line(&rest, &line)))
         return HTTP_BAD_REQUEST;
     enum http_answer answer = parse_request_line(line, &fields, request);
     if (answer != HTTP_PAGE)

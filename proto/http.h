@@ -36,6 +36,10 @@ struct http_request {
     char accept[HTTP_ACCEPT_SIZE + 1]; /* HTTP_SWITCH: what proves that the key was read */
 };
 
+/* Whether a connection that begins so speaks HTTP: with an empty line, or with a method, which need
+ * not be known, and the beginning of a target. No line of another protocol looks like that. */
+enum beginning http_begins(const char *bytes, size_t size);
+
 /* Reads a whole request head, its last empty line included. Returns HTTP_SWITCH for a good
  * request for a WebSocket, HTTP_PAGE for a good request for anything else, or how it is to be
  * refused. */

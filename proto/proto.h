@@ -21,6 +21,7 @@ struct lobby_rules;
 
 enum {
     PROTOCOL_PREFIX_MAX = 8,
+    PROTOCOL_BEGINNING_MAX = 32, /* bytes by which protocols are told apart */
     PROTOCOL_WORDS_MAX = 64,
     PROTOCOL_SPEECH_MAX = CODEC_HEAD + PROTOCOL_WORDS_MAX + CODEC_FAREWELL_MAX,
 };
@@ -85,12 +86,20 @@ struct prefix {
     uint8_t bytes[PROTOCOL_PREFIX_MAX];
 };
 
+/* What the first bytes of a connection say of whether it is of a protocol. */
+enum beginning {
+    BEGINNING_OTHER,
+    BEGINNING_UNDECIDED, /* more bytes will tell */
+    BEGINNING_OURS,
+};
+
 struct protocol {
     const char *name;
-    /* How a bare connection of this kind begins; without a prefix it takes whatever no other does.
-     */
+    /* How a bare connection of this kind begins: with one of these, or as begins() judges up to
+     * PROTOCOL_BEGINNING_MAX bytes. With neither, it takes whatever no other does. */
     const struct prefix *prefixes;
     size_t prefix_count;
+    enum beginning (*begins)(const uint8_t *head, size_t size);
     /* From the first byte to a request, and what the forwarder needs. Returns PAIR_HAPPY, or
      * what became of the connection, which the worker then tells the client in the words of
      * farewell(). NULL: there are no bare connections of this kind. */

@@ -22,46 +22,51 @@ const struct codec *const codecs[CODEC_KINDS] = {
     [CODEC_CHANNEL] = &channel_codec,
 };
 
-/* Whether a connection that begins with `head` may be one of the protocol's; *undecided if more
- * bytes may yet tell. */
-static bool begins_as(
-    const struct protocol *protocol, const uint8_t *head, size_t size, bool *undecided)
+/* What `head` says of a protocol that is known by its prefixes. */
+static enum beginning compare_prefixes(
+    const struct protocol *protocol, const uint8_t *head, size_t size)
 {
-    *undecided = false;
-    if (protocol->greet == NULL)
-        return false;
     for (size_t i = 0; i < protocol->prefix_count; i++) {
         const struct prefix *prefix = &protocol->prefixes[i];
         size_t common = size < prefix->size ? size : prefix->size;
-        *undecided = common < prefix->size;
         if (memcmp(head, prefix->bytes, common) == 0)
-            return true;
+            return common < prefix->size ? BEGINNING_UNDECIDED : BEGINNING_OURS;
     }
-    *undecided = false;
-    return protocol->prefix_count == 0;
+    return BEGINNING_OTHER;
 }
 
-/* The first protocol that `head` may begin. */
+static enum beginning begins_as(const struct protocol *protocol, const uint8_t *head, size_t size)
+{
+    if (protocol->greet == NULL)
+        return BEGINNING_OTHER;
+    if (protocol->begins != NULL)
+        return protocol->begins(head, size);
+    return protocol->prefix_count == 0 ? BEGINNING_OURS : compare_prefixes(protocol, head, size);
+}
+
+/* The first protocol that `head` may begin; *undecided if more bytes may yet tell. */
 static const struct protocol *find_protocol(
     const uint8_t *head, size_t size, uint8_t *index, bool *undecided)
 {
     for (size_t i = 0; i < protocol_count; i++) {
-        if (begins_as(protocols[i], head, size, undecided)) {
-            *index = (uint8_t)i;
-            return protocols[i];
-        }
+        enum beginning beginning = begins_as(protocols[i], head, size);
+        if (beginning == BEGINNING_OTHER)
+            continue;
+        *index = (uint8_t)i;
+        *undecided = beginning == BEGINNING_UNDECIDED;
+        return protocols[i];
     }
     return NULL;
 }
 
 const struct protocol *protocol_sniff(struct greeting *greeting)
 {
-    uint8_t head[PROTOCOL_PREFIX_MAX];
+    uint8_t head[PROTOCOL_BEGINNING_MAX];
     size_t known = 0;
     for (;;) {
-        bool undecided;
+        bool undecided = false;
         ssize_t count = greeting_peek_more(greeting, head, sizeof head, known);
-        if (count == -ECONNRESET && known > 0) {
+        if ((count == -ECONNRESET || count == -ETIMEDOUT) && known > 0) {
             greeting->protocol = (uint8_t)(protocol_count - 1);
             return protocols[greeting->protocol]; /* it will say what half a beginning deserves */
         }

@@ -113,14 +113,15 @@ static void web_farewell(enum pair_outcome outcome, enum pair_reason reason, str
     (void)words; /* an answer was all */
 }
 
-/* All but the first two are here to be told in HTTP that they are not allowed. */
-static const struct prefix prefixes[] = {
-    {4, "GET "}, {5, "HEAD "}, {5, "POST "}, {4, "PUT "}, {7, "DELETE "}, {8, "OPTIONS "}};
+/* Also what is no request that is served here is to be told so in HTTP. */
+static enum beginning web_begins(const uint8_t *head, size_t size)
+{
+    return http_begins((const char *)head, size);
+}
 
 const struct protocol web_protocol = {
     .name = "http",
-    .prefixes = prefixes,
-    .prefix_count = sizeof prefixes / sizeof prefixes[0],
+    .begins = web_begins,
     .greet = web_greet,
     .resume = web_resume,
     .farewell = web_farewell,

@@ -171,6 +171,47 @@ START_TEST(test_9112_3_a_request_line_has_three_parts)
 }
 END_TEST
 
+START_TEST(test_9112_2_2_an_empty_line_before_the_request_is_ignored)
+{
+    expect_answer("\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", HTTP_PAGE);
+    expect_answer("\r\n\r\n", HTTP_BAD_REQUEST);
+}
+END_TEST
+
+START_TEST(other_methods_and_versions_are_told_so_whatever_their_target)
+{
+    expect_answer("PATCH /a HTTP/1.1\r\nHost: h\r\n\r\n", HTTP_NOT_ALLOWED);
+    expect_answer("CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", HTTP_NOT_ALLOWED);
+    expect_answer("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", HTTP_NOT_ALLOWED);
+    expect_answer("get / HTTP/1.1\r\nHost: h\r\n\r\n", HTTP_NOT_ALLOWED);
+    expect_answer("PRI * HTTP/2.0\r\n\r\n", HTTP_OTHER_VERSION);
+}
+END_TEST
+
+static void expect_beginning(const char *words, enum beginning expected)
+{
+    ck_assert_msg(http_begins(words, strlen(words)) == expected, "%s", words);
+}
+
+START_TEST(a_method_and_a_target_or_an_empty_line_begin_http)
+{
+    static const char *const ours[] = {"GET /", "PATCH /", "TRACE /a HTTP/1.1", "CONNECT x",
+        "PRI * HTTP/2.0", "OPTIONS *", "get /", "X-UNKNOWN /", "UPDATEREDIRECTREF /", "\r\n",
+        "\r\nGET", "PROPFIND http://h/"};
+    static const char *const others[] = {"please relay", "please relay /", "please r", "\n", " /",
+        "\rx", "GET\t/", "GET:", "0123456789012345678901234", "\x16\x03", "hello world"};
+    for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
+        expect_beginning(ours[i], BEGINNING_OURS);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        expect_beginning(others[i], BEGINNING_OTHER);
+    expect_beginning("", BEGINNING_UNDECIDED);
+    expect_beginning("please ", BEGINNING_UNDECIDED);
+    expect_beginning("G", BEGINNING_UNDECIDED);
+    expect_beginning("\r", BEGINNING_UNDECIDED);
+    expect_beginning("PROPFIND htt", BEGINNING_UNDECIDED);
+}
+END_TEST
+
 START_TEST(test_9112_3_2_a_host_comes_once_and_since_1_1_it_must)
 {
     expect_answer("GET / HTTP/1.1\r\n\r\n", HTTP_BAD_REQUEST);
@@ -406,6 +447,9 @@ static TCase *head_tests(void)
     tcase_add_test(
         tests, test_9112_2_2_a_bare_line_feed_ends_a_line_and_a_bare_carriage_return_does_not);
     tcase_add_test(tests, test_9112_3_a_request_line_has_three_parts);
+    tcase_add_test(tests, test_9112_2_2_an_empty_line_before_the_request_is_ignored);
+    tcase_add_test(tests, other_methods_and_versions_are_told_so_whatever_their_target);
+    tcase_add_test(tests, a_method_and_a_target_or_an_empty_line_begin_http);
     tcase_add_test(tests, test_9112_3_2_a_host_comes_once_and_since_1_1_it_must);
     tcase_add_test(tests, test_9112_3_2_a_target_has_origin_or_absolute_form);
     tcase_add_test(tests, test_9112_5_what_could_be_read_in_two_ways_is_refused);

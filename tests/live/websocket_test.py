@@ -550,6 +550,29 @@ def a_monitor_that_asks_for_the_head_only_gets_that():
                 assert client.receive(1 << 16).startswith(b"HTTP/1.1 503 ")
 
 
+@behaviour("PATCH /", "TRACE /", "CONNECT host:1", "PROPFIND /", "OPTIONS *", "get /", "X-UNKNOWN http://host/")
+def any_other_method_is_answered_in_http(beginning):
+    with Relay() as relay:
+        with relay.connect() as client:
+            client.send(f"{beginning} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            assert Response(client).status == 405
+        relay.wait_for_outcomes("http", errory=1)
+
+
+@behaviour()
+def the_preface_of_http_2_is_answered_505():
+    with Relay() as relay, relay.connect() as client:
+        client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert Response(client).status == 505
+
+
+@behaviour()
+def an_empty_line_before_a_request_is_ignored():
+    with Relay() as relay, relay.connect() as client:
+        client.send(b"\r\nGET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert Response(client).status == 200
+
+
 @behaviour("POST", "PUT", "DELETE", "OPTIONS")
 def another_method_is_answered_405_with_those_that_are_allowed(method):
     with Relay() as relay:
