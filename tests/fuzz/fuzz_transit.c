@@ -35,11 +35,12 @@ static void send_all(int fd, const uint8_t *bytes, size_t size)
         abort();
 }
 
-/* How much of the input is the line: up to its line feed, at most 1024 bytes, or all. */
+/* How much of the input is the line: up to its line feed, or 1024 bytes that have none; less is no
+ * line yet, and stays where it is. */
 static size_t line_size(const uint8_t *bytes, size_t size)
 {
     const uint8_t *feed = memchr(bytes, '\n', size < 1024 ? size : 1024);
-    return feed != NULL ? (size_t)(feed - bytes) + 1 : size < 1024 ? size : 1024;
+    return feed != NULL ? (size_t)(feed - bytes) + 1 : size < 1024 ? 0 : 1024;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
