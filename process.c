@@ -46,41 +46,35 @@ static bool extends(char **end, char *text)
     return true;
 }
 
-static void free_list(char **list)
-{
-    for (char **at = list; at != NULL && *at != NULL; at++)
-        free(*at);
-    free(list);
-}
-
-/* A copy of a list of strings, or NULL. */
+/* A copy of a list of strings, in one block of memory; or NULL. */
 static char **copy_list(char *const *list)
 {
-    size_t count = 0;
-    while (list[count] != NULL)
-        count++;
-    char **copy = calloc(count + 1, sizeof *copy);
-    for (size_t i = 0; copy != NULL && i < count; i++) {
-        copy[i] = strdup(list[i]);
-        if (copy[i] != NULL)
-            continue;
-        free_list(copy);
+    size_t count = 0, size = sizeof *list;
+    for (; list[count] != NULL; count++)
+        size += sizeof *list + strlen(list[count]) + 1;
+    char **copy = malloc(size);
+    if (copy == NULL)
         return NULL;
+    char *at = (char *)(copy + count + 1);
+    for (size_t i = 0; i < count; i++) {
+        copy[i] = at;
+        at = stpcpy(at, list[i]) + 1;
     }
+    copy[count] = NULL;
     return copy;
 }
 
 char **process_prepare(int argc, char **argv)
 {
+    /* For as long as the process lives, whatever becomes of `environ`. */
+    static char **arguments, **variables;
     set_signals();
     if (argc < 1)
         return argv;
-    char **arguments = copy_list(argv), **variables = copy_list(environ);
-    if (arguments == NULL || variables == NULL) {
-        free_list(arguments);
-        free_list(variables);
+    arguments = copy_list(argv);
+    variables = copy_list(environ);
+    if (arguments == NULL || variables == NULL)
         return argv;
-    }
     char *end = argv[0];
     for (char **at = argv; *at != NULL && extends(&end, *at); at++)
         continue;
