@@ -135,9 +135,38 @@ static void take_connection(struct forwarder *forwarder, const struct handoff *h
     ends_take(forwarder, handoff, fd);
 }
 
+/* Whether the slots that it names are of our table. */
+static bool is_ours(const struct forwarder *forwarder, const struct handoff *handoff)
+{
+    return handoff->table == 0 || handoff->table == pair_id(forwarder->table);
+}
+
+static void forget_secrets(struct handoff *handoff)
+{
+    sodium_memzero(handoff->session, sizeof handoff->session);
+    sodium_memzero(&handoff->records, sizeof handoff->records);
+}
+
+/* The slot of a connection that cannot be taken is freed. */
+static void refuse_handoff(struct forwarder *forwarder, struct handoff *handoff, int error)
+{
+    if (error == -EMFILE) {
+        log_repeated(LOG_ERR, "cannot take a connection: this process is short of descriptors");
+    } else if (error == -EPROTO) {
+        log_repeated(LOG_ERR,
+            "cannot take a connection: its worker is of a newer version; restart the forwarder");
+    } else {
+        errno = -error;
+        log_repeated_errno(LOG_WARNING, "cannot use a handoff");
+    }
+    if (!pair_is_none(handoff->ref) && is_ours(forwarder, handoff))
+        ends_take(forwarder, handoff, -1);
+    forget_secrets(handoff);
+}
+
 static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, int fd)
 {
-    bool ours = handoff->table == 0 || handoff->table == pair_id(forwarder->table);
+    bool ours = is_ours(forwarder, handoff);
     if (handoff->kind == HANDOFF_TABLE)
         carry_over(forwarder, fd);
     else if (handoff->kind == HANDOFF_RECORD)
@@ -150,8 +179,7 @@ static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, i
         ends_look(forwarder, handoff->ref);
     if (ours && !pair_is_none(handoff->dismissed))
         ends_look(forwarder, handoff->dismissed);
-    sodium_memzero(handoff->session, handoff->session_size);
-    sodium_memzero(&handoff->records, sizeof handoff->records);
+    forget_secrets(handoff);
 }
 
 /* Returns whether the socket is empty. */
@@ -163,20 +191,10 @@ static bool take_handoffs(struct forwarder *forwarder)
         int error = handoff_receive(forwarder->socket, &handoff, &fd);
         if (error == -EAGAIN || error == -EINTR)
             return error == -EAGAIN;
-        if (error == -EMFILE) {
-            log_repeated(LOG_ERR, "cannot take a connection: this process is short of descriptors");
-            ends_take(forwarder, &handoff, -1);
-        } else if (error == -EPROTO) {
-            log_repeated(LOG_ERR,
-                "cannot take a connection: its worker is of a newer version; restart the "
-                "forwarder");
-            ends_take(forwarder, &handoff, -1);
-        } else if (error != 0) {
-            errno = -error;
-            log_repeated_errno(LOG_WARNING, "cannot use a handoff");
-        } else {
+        if (error == 0)
             take_handoff(forwarder, &handoff, fd);
-        }
+        else
+            refuse_handoff(forwarder, &handoff, error);
     }
     return false;
 }

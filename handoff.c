@@ -140,35 +140,50 @@ static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
     }
 }
 
-static int take(
-    const struct datagram *datagram, size_t size, struct handoff *handoff, bool with_descriptor)
+/* Whether a connection is lost if it cannot be used: the others only tell of one. */
+static bool brings_connection(const struct handoff *handoff)
 {
+    return handoff->kind != HANDOFF_LOOK && handoff->kind != HANDOFF_RECORD &&
+           handoff->kind != HANDOFF_TABLE;
+}
+
+/* fault: what became of its descriptors, as passing_receive() says. */
+static int take(const struct datagram *datagram, size_t size, struct handoff *handoff, int fault,
+    bool with_descriptor)
+{
+    int error = fault;
     if (!is_whole(datagram, size))
         return -EBADMSG;
     unpack(datagram, handoff);
     if (datagram->head.needs > HANDOFF_VERSION)
-        return -EPROTO;
-    return is_well_formed(handoff, with_descriptor) ? 0 : -EBADMSG;
+        error = -EPROTO;
+    else if (!is_well_formed(handoff, with_descriptor))
+        error = -EBADMSG;
+    if (error != 0 && !brings_connection(handoff))
+        handoff->ref = PAIR_NONE;
+    return error;
 }
 
 int handoff_receive(int socket, struct handoff *handoff, int *descriptor)
 {
     struct datagram datagram;
-    size_t dropped = 0;
+    size_t received = 0;
+    int fault = 0;
+    handoff->ref = PAIR_NONE;
     ssize_t size =
-        passing_receive(socket, &datagram, sizeof datagram, MSG_DONTWAIT, descriptor, &dropped);
-    if (size < 0 && size != -EMFILE)
+        passing_receive(socket, &datagram, sizeof datagram, MSG_DONTWAIT, descriptor, &received);
+    if (size == -EMFILE || size == -EBADMSG)
+        fault = (int)size;
+    else if (size < 0)
         return (int)size;
-    if (size == 0 && *descriptor < 0)
+    else if (size == 0 && *descriptor < 0)
         return -EAGAIN; /* nobody can send any more */
-    bool lost = size == -EMFILE;
-    size_t length = lost ? dropped : (size_t)size;
-    int error = take(&datagram, length, handoff, lost || *descriptor >= 0);
+    size_t length = fault == 0 ? (size_t)size : received;
+    int error = take(&datagram, length, handoff, fault, fault != 0 || *descriptor >= 0);
     sodium_memzero(&datagram, length);
-    if (error == 0)
-        return lost ? -EMFILE : 0;
-    if (*descriptor >= 0)
+    if (error != 0 && *descriptor >= 0) {
         close(*descriptor);
-    *descriptor = -1;
+        *descriptor = -1;
+    }
     return error;
 }

@@ -76,9 +76,10 @@ int handoff_reconnect(int socket, const char *path);
 /* Sends one handoff; descriptor: -1 for none. The caller keeps its own copy. */
 int handoff_send(int socket, const struct handoff *handoff, int descriptor);
 /* Receives one, without waiting: -EAGAIN when there is none, or nobody can send any more; -EBADMSG
- * for anything but a well-formed handoff (its descriptors are closed); -EMFILE when the descriptor
- * was lost because this process is short of them; -EPROTO when its writer is so new that only
- * `kind` and `ref` can be read (its descriptor is closed). *descriptor: owned by the caller, -1 if
+ * for anything but a well-formed handoff; -EMFILE when the descriptor was lost because this process
+ * is short of them; -EPROTO when its writer is so new that only `ref` and `table` can be read. After
+ * each of the last three all its descriptors are closed, and `ref` is the slot of the connection
+ * that is lost with it: PAIR_NONE if it does not say so. *descriptor: owned by the caller, -1 if
  * none. */
 int handoff_receive(int socket, struct handoff *handoff, int *descriptor);
 

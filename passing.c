@@ -82,8 +82,6 @@ ssize_t passing_receive(
     if (*descriptor >= 0)
         close(*descriptor);
     *descriptor = -1;
-    if (descriptors > 0 || (message.msg_flags & MSG_TRUNC) != 0)
-        return -EBADMSG;
     *dropped = (size_t)count;
-    return -EMFILE;
+    return descriptors > 0 || (message.msg_flags & MSG_TRUNC) != 0 ? -EBADMSG : -EMFILE;
 }

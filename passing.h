@@ -13,8 +13,8 @@ int passing_send(int socket, const void *bytes, size_t size, int descriptor, int
 /* Receives one packet of at most `size` bytes, with flags as recv(2) takes them, and *descriptor:
  * the caller's, close-on-exec; -1: none came. Returns its size; -EBADMSG for a packet that is
  * longer or brings more than one descriptor, all of which are closed; -EMFILE when the kernel has
- * dropped the descriptor as this process is short of them, and then the packet's size is in
- * *dropped; or another negative errno. */
+ * dropped the descriptor as this process is short of them; after both, *dropped is how many bytes
+ * of the packet were received; or another negative errno. */
 ssize_t passing_receive(
     int socket, void *bytes, size_t size, int flags, int *descriptor, size_t *dropped);
 

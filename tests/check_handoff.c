@@ -111,12 +111,21 @@ static void make_wire(struct wire *wire, const struct handoff *handoff)
     wire->handoff = *handoff;
 }
 
-static void expect_refusal(int expected)
+/* And says of which slot the connection is that is lost with it. */
+static void expect_refusal_of(int expected, struct pair_ref ref)
 {
     struct handoff received;
     int fd = 12345;
+    memset(&received, 0xaa, sizeof received);
     ck_assert_int_eq(handoff_receive(receiver, &received, &fd), expected);
     ck_assert_int_eq(fd, -1);
+    if (expected != -EAGAIN)
+        ck_assert(pair_same(received.ref, ref));
+}
+
+static void expect_refusal(int expected)
+{
+    expect_refusal_of(expected, PAIR_NONE);
 }
 
 /* ---- what arrives ---------------------------------------------------------------- */
@@ -267,16 +276,16 @@ END_TEST
 
 START_TEST(one_that_needs_a_later_reader_says_so_and_names_its_slot)
 {
-    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
     struct wire wire;
-    int fd = 12345;
     make_wire(&wire, &handoff);
     wire.head.version = wire.head.needs = HANDOFF_VERSION + 1;
     wire.handoff.kind = 77;
     send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
-    ck_assert_int_eq(handoff_receive(receiver, &received, &fd), -EPROTO);
-    ck_assert_int_eq(fd, -1);
-    ck_assert(pair_same(received.ref, handoff.ref));
+    expect_refusal_of(-EPROTO, handoff.ref);
+    wire.handoff.kind = HANDOFF_LOOK;
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 0);
+    expect_refusal(-EPROTO);
 }
 END_TEST
 
@@ -298,14 +307,14 @@ START_TEST(kinds_codecs_and_protocols_keep_their_numbers)
 }
 END_TEST
 
-START_TEST(a_name_larger_than_its_room_is_refused)
+START_TEST(a_name_larger_than_its_room_is_refused_and_names_its_slot)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
     struct wire wire;
     handoff.name_size = HANDOFF_NAME_MAX + 1;
     make_wire(&wire, &handoff);
     send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
-    expect_refusal(-EBADMSG);
+    expect_refusal_of(-EBADMSG, handoff.ref);
 }
 END_TEST
 
@@ -324,11 +333,11 @@ START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
     handoff.records.suite = UINT8_MAX;
     make_wire(&wire, &handoff);
     send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
-    expect_refusal(-EBADMSG);
+    expect_refusal_of(-EBADMSG, handoff.ref);
 }
 END_TEST
 
-START_TEST(a_connection_comes_with_exactly_one_descriptor)
+START_TEST(one_without_exactly_one_descriptor_is_refused_and_names_its_slot)
 {
     static const size_t counts[] = {0, 2, 3, 4, 5, 16};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
@@ -336,7 +345,7 @@ START_TEST(a_connection_comes_with_exactly_one_descriptor)
     make_wire(&wire, &handoff);
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         send_raw(&wire, HEAD + WITHOUT_SESSION, counts[i]);
-        expect_refusal(-EBADMSG);
+        expect_refusal_of(-EBADMSG, handoff.ref);
     }
 }
 END_TEST
@@ -351,7 +360,7 @@ START_TEST(a_look_comes_with_none)
 }
 END_TEST
 
-START_TEST(an_unknown_kind_is_refused)
+START_TEST(an_unknown_kind_is_refused_and_names_its_slot)
 {
     static const uint32_t kinds[] = {HANDOFF_TABLE + 1, 1000, UINT32_MAX};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
@@ -360,7 +369,7 @@ START_TEST(an_unknown_kind_is_refused)
         handoff.kind = kinds[i];
         make_wire(&wire, &handoff);
         send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
-        expect_refusal(-EBADMSG);
+        expect_refusal_of(-EBADMSG, handoff.ref);
     }
 }
 END_TEST
@@ -477,15 +486,15 @@ int main(void)
     tcase_add_test(tests, a_datagram_of_any_other_length_is_refused);
     tcase_add_test(tests, a_datagram_larger_than_any_handoff_is_refused);
     tcase_add_test(tests, a_session_size_beyond_the_datagram_or_the_maximum_is_refused);
-    tcase_add_test(tests, a_name_larger_than_its_room_is_refused);
+    tcase_add_test(tests, a_name_larger_than_its_room_is_refused_and_names_its_slot);
     tcase_add_test(tests, what_is_no_handoff_or_of_an_older_layout_than_any_is_refused);
     tcase_add_test(tests, a_handoff_of_the_next_version_is_understood);
     tcase_add_test(tests, one_that_needs_a_later_reader_says_so_and_names_its_slot);
     tcase_add_test(tests, kinds_codecs_and_protocols_keep_their_numbers);
     tcase_add_test(tests, keys_of_TLS_arrive_and_those_that_cannot_be_are_refused);
-    tcase_add_test(tests, a_connection_comes_with_exactly_one_descriptor);
+    tcase_add_test(tests, one_without_exactly_one_descriptor_is_refused_and_names_its_slot);
     tcase_add_test(tests, a_look_comes_with_none);
-    tcase_add_test(tests, an_unknown_kind_is_refused);
+    tcase_add_test(tests, an_unknown_kind_is_refused_and_names_its_slot);
     tcase_add_test(tests, the_socket_is_for_its_user_only);
     tcase_add_test(tests, without_a_forwarder_there_is_no_connection);
     tcase_add_test(tests, a_new_socket_takes_the_place_of_a_dead_one_and_senders_find_it);
