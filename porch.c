@@ -390,7 +390,8 @@ static int prepare(
 int porch_run(
     const struct porch *porch, size_t standing, size_t per_source, _Atomic uint32_t *turns)
 {
-    struct keeper_of_porch keeper = {.enter = porch->enter[0], .leave = porch->leave[0]};
+    struct keeper_of_porch keeper = {
+        .enter = porch->enter[0], .leave = porch->leave[0], .epoll = -1};
     struct sigaction stop = {.sa_handler = stop_porch};
     sigset_t blocked, while_waiting;
     sigfillset(&blocked);
@@ -403,13 +404,16 @@ int porch_run(
         standing = capacity - capacity / 8;
     if (per_source > standing)
         per_source = standing;
+    int status = EXIT_RUN_TIME;
     if (sigprocmask(SIG_SETMASK, &blocked, NULL) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
-        prepare(&keeper, capacity, standing, per_source) < 0) {
+        prepare(&keeper, capacity, standing, per_source) < 0)
         log_error_errno("cannot start the porch");
-        return EXIT_RUN_TIME;
+    else if (sandbox_enter(SANDBOX_PORCH, -1) == 0) {
+        keep(&keeper, capacity, &while_waiting, turns);
+        status = 0;
     }
-    if (sandbox_enter(SANDBOX_PORCH, -1) < 0)
-        return EXIT_RUN_TIME;
-    keep(&keeper, capacity, &while_waiting, turns);
-    return 0;
+    places_free(keeper.places);
+    if (keeper.epoll >= 0)
+        close(keeper.epoll);
+    return status;
 }
