@@ -92,7 +92,9 @@ static void carry_all(
         struct end *end = held[i];
         if (end == NULL || end->fd < 0)
             continue;
-        if (end->state == END_JOINED) {
+        if (end->state == END_LEAVING) {
+            lose(end);
+        } else if (end->state == END_JOINED) {
             held[end->peer->ref.slot] = NULL;
             held[i] = NULL;
             carry_pair(forwarder, last, end);

@@ -111,10 +111,30 @@ static void reset_at_close(int fd)
         log_debug("cannot have a connection reset: %s", strerror(errno));
 }
 
-/* The only place where an end ceases to be. */
+/* Gives its place up; who was to be its peer is looked at. It counts until it is closed. */
+static void leave_place(struct forwarder *forwarder, struct end *end)
+{
+    struct pair_ref stranded;
+    end->bytes = NULL;
+    if (pair_part(forwarder->table, end->ref, &stranded) == 0 && !pair_is_none(stranded))
+        ends_look(forwarder, stranded);
+}
+
+static void leave_slot(struct forwarder *forwarder, struct end *end)
+{
+    struct pair_ref stranded;
+    if (pair_is_none(end->ref))
+        return; /* it was lost with its table */
+    forwarder->slots[end->ref.slot] = NULL;
+    (void)pair_leave(forwarder->table, end->ref, &stranded); /* nobody: it has left its place */
+    end->ref = PAIR_NONE;
+}
+
+/* The only place where an end ceases to be. Its slot is free before its client can know. */
 void ends_close(struct forwarder *forwarder, struct end *end)
 {
     clear_deadlines(end);
+    leave_slot(forwarder, end);
     flow_part(end);
     if (end->cut)
         reset_at_close(end->fd);
@@ -136,20 +156,6 @@ void ends_bury(struct forwarder *forwarder)
         forwarder->dead = end->next;
         free(end);
     }
-}
-
-/* Gives the slot up; who was to be its peer is looked at. */
-static void leave_slot(struct forwarder *forwarder, struct end *end)
-{
-    struct pair_ref stranded;
-    if (pair_is_none(end->ref))
-        return; /* it was lost with its table */
-    forwarder->slots[end->ref.slot] = NULL;
-    int error = pair_leave(forwarder->table, end->ref, &stranded);
-    end->ref = PAIR_NONE;
-    end->bytes = NULL;
-    if (error == 0 && !pair_is_none(stranded))
-        ends_look(forwarder, stranded);
 }
 
 /* ---- leaving --------------------------------------------------------------------- */
@@ -266,7 +272,7 @@ void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcom
 {
     log_breach(end);
     lobby_leave(forwarder, end);
-    leave_slot(forwarder, end);
+    leave_place(forwarder, end);
     record_single(forwarder, end, outcome);
     if (say_farewell(forwarder, end, outcome, reason))
         start_leaving(forwarder, end);
@@ -319,9 +325,8 @@ void ends_part(struct forwarder *forwarder, struct end *end)
     struct usage_record entry = usage_pair(end->start, peer->start, flow_total(end));
     log_breach(end);
     log_breach(peer);
-    leave_slot(forwarder, end);
-    leave_slot(forwarder, peer);
-    record_pair(forwarder, end->protocol, &entry); /* who reads it finds the slots free */
+    leave_place(forwarder, end);
+    leave_place(forwarder, peer);
     end->cut = is_cut(forwarder, end);
     peer->cut = is_cut(forwarder, peer);
     if (messages_between(end)) {
@@ -330,6 +335,7 @@ void ends_part(struct forwarder *forwarder, struct end *end)
     }
     start_leaving(forwarder, end);
     start_leaving(forwarder, peer);
+    record_pair(forwarder, end->protocol, &entry); /* who reads it finds the slots free */
 }
 
 /* A pair that has had its share is not read any more, and ends as if both had closed: what was read

@@ -559,7 +559,7 @@ static void stop(
             continue;
         if (end->state == END_JOINED)
             ends_part(forwarder, end);
-        else
+        else if (end->state != END_LEAVING)
             ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
     }
     int64_t until = runtime_now() + LEAVE;

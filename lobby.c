@@ -122,8 +122,8 @@ bool lobby_call(struct forwarder *forwarder, struct end *caller, struct pair_ref
     struct end *listener = ends_held(forwarder, listener_ref);
     struct pair_view view;
     caller->coded->called = listener_ref;
-    if (listener != NULL && listener->state == END_LOBBY)
-        return announce(lobby, listener, caller);
+    if (listener != NULL)
+        return listener->state == END_LOBBY && announce(lobby, listener, caller);
     if (pair_look(forwarder->table, listener_ref, &view) != 0)
         return false;
     add_caller(&lobby->early, caller);

@@ -442,6 +442,21 @@ static struct slot *lock_slot(
     return slot;
 }
 
+int pair_part(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
+{
+    struct pair_key key;
+    int error;
+    *stranded = PAIR_NONE;
+    struct slot *slot = lock_slot(table, ref, &key, &error);
+    if (slot == NULL)
+        return error;
+    part(table, slot, stranded);
+    slot->peer = PAIR_NONE;
+    table_set_state(slot, PAIR_LEAVING);
+    table_unlock_key(table, &key);
+    return 0;
+}
+
 static void release_held(struct pair_table *table)
 {
     struct pair_ref stranded;
@@ -538,7 +553,7 @@ int pair_carry(
 {
     struct pair_ref stranded;
     const struct slot *old = find_last(table, last, ref);
-    if (old == NULL || old->state < PAIR_WAITING)
+    if (old == NULL || old->state < PAIR_WAITING || old->state == PAIR_LEAVING)
         return -ESTALE;
     struct pair_view view;
     view_slot(last, old, &view);
@@ -605,10 +620,10 @@ int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *
         return error;
     error = table_lock_entry(table);
     if (error == 0) {
-        if (slot->place != PAIR_WITH_FORWARDER)
+        if (slot->place != PAIR_WITH_FORWARDER && slot->state != PAIR_LEAVING)
             table_claim_slot(table, slot);
         else
-            error = -ESTALE; /* claimed before: no second descriptor belongs to it */
+            error = -ESTALE; /* claimed before, or given up: no descriptor belongs to it */
         table_unlock_entry(table);
     }
     view_slot(table, slot, ret);
@@ -772,7 +787,7 @@ static void count_slots(const struct pair_table *table, struct pair_stats *ret)
     for (uint32_t index = 0; index < end; index++) {
         const struct slot *slot = &table->slots[index];
         uint8_t state = slot->state;
-        if (state > PAIR_DISMISSED)
+        if (state > PAIR_LEAVING)
             continue;
         ret->states[state]++;
         ret->on_porch += state == PAIR_GREETING && slot->place == PAIR_ON_PORCH;

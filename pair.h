@@ -4,10 +4,11 @@
  *
  * A slot stands for one connection from its accept to its close:
  *
- *      FREE -> GREETING -> WAITING -> MATCHED -> JOINED -> FREE
- *                     \________________^  \______________/
+ *      FREE -> GREETING -> WAITING -> MATCHED -> JOINED -> LEAVING -> FREE
+ *                     \________________^
  *
- * and its descriptor is in one of four places: with its worker, on the porch, in flight, or held
+ * From any state it may go on to LEAVING, as long as its descriptor is open, and to FREE. The
+ * descriptor is in one of four places: with its worker, on the porch, in flight, or held
  * by the forwarder. The table holds no name, address, code or token: keys, sides and sources
  * are keyed hashes under a secret drawn when the table is made.
  *
@@ -54,7 +55,8 @@ enum pair_state {
     PAIR_WAITING,   /* found under its key */
     PAIR_MATCHED,   /* has a peer; transient: until both descriptors are with the forwarder */
     PAIR_JOINED,    /* bytes flow */
-    PAIR_DISMISSED, /* waited, and lost its place; transient: until the forwarder closes it */
+    PAIR_DISMISSED, /* waited, and lost its place; transient: until the forwarder sees to it */
+    PAIR_LEAVING,   /* has no part in anything any more: until its descriptor is closed */
 };
 
 enum pair_place {
@@ -154,7 +156,7 @@ enum pair_outcome {
 struct pair_stats {
     uint32_t capacity;
     uint32_t used; /* slots that are not free */
-    uint32_t states[PAIR_DISMISSED + 1];
+    uint32_t states[PAIR_LEAVING + 1];
     uint32_t tokens;           /* keys under which somebody waits */
     uint32_t unclaimed;        /* slots whose descriptor is not with the forwarder */
     uint32_t on_porch;         /* of those that are greeting */
@@ -221,6 +223,9 @@ int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_r
     struct pair_meeting *ret);
 /* The descriptor is on its way to the forwarder. */
 int pair_sent(struct pair_table *table, struct pair_ref ref);
+/* It has met, and leaves: nobody finds it any more, but it counts until pair_leave(). If it was
+ * matched, its peer is stranded, as there. */
+int pair_part(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded);
 /* Frees the slot, whatever its state. If it was matched, its peer goes back to waiting and
  * is returned in *stranded (else PAIR_NONE): the forwarder is to look at it. */
 int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded);

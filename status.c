@@ -13,7 +13,7 @@
 #include <time.h>
 
 static const char *const state_names[] = {
-    "free", "greeting", "waiting", "matched", "joined", "dismissed"};
+    "free", "greeting", "waiting", "matched", "joined", "dismissed", "leaving"};
 
 static void print_protocols(FILE *out, const struct pair_stats *stats)
 {
@@ -44,6 +44,7 @@ int status_text(FILE *out, const struct pair_stats *stats)
     fprintf(out, "meeting      %" PRIu32 "\n", stats->states[PAIR_MATCHED]);
     fprintf(out, "pairs        %" PRIu32 ", %" PRIu64 " bytes so far\n",
         stats->states[PAIR_JOINED] / 2, stats->incomplete_bytes);
+    fprintf(out, "leaving      %" PRIu32 "\n", stats->states[PAIR_LEAVING]);
     fprintf(out, "forwarded    %" PRIu64 " bytes by pairs that ended, since %s\n",
         stats->total_bytes, since);
     if (stats->forwarder > 0)
@@ -57,7 +58,7 @@ int status_text(FILE *out, const struct pair_stats *stats)
 static json_t *states_object(const struct pair_stats *stats)
 {
     json_t *object = json_object();
-    for (size_t i = 0; i <= PAIR_DISMISSED; i++)
+    for (size_t i = 0; i <= PAIR_LEAVING; i++)
         json_object_set_new(object, state_names[i], json_integer(stats->states[i]));
     return object;
 }
@@ -113,7 +114,7 @@ int status_openmetrics(FILE *out, const struct pair_stats *stats)
     print_family(out, "relay_capacity", "gauge", "Connections that the table has room for.");
     fprintf(out, "relay_capacity %" PRIu32 "\n", stats->capacity);
     print_family(out, "relay_connections", "gauge", "Connections by what they are doing.");
-    for (size_t i = PAIR_GREETING; i <= PAIR_DISMISSED; i++)
+    for (size_t i = PAIR_GREETING; i <= PAIR_LEAVING; i++)
         fprintf(
             out, "relay_connections{state=\"%s\"} %" PRIu32 "\n", state_names[i], stats->states[i]);
     print_family(out, "relay_on_porch", "gauge", "Of those greeting: who keeps no worker.");

@@ -402,7 +402,7 @@ static void end_visit(const struct worker *worker, const struct visit *visit,
     struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason, bool known)
 {
     struct pair_ref stranded;
-    if (!pair_is_none(visit->ref) && pair_leave(worker->table, visit->ref, &stranded) == 0)
+    if (!pair_is_none(visit->ref) && pair_part(worker->table, visit->ref, &stranded) == 0)
         send_look(worker, stranded);
     /* A proxy that only asks whether somebody is there is no client. */
     if (!visit->is_proxy || outcome != PAIR_EMPTY) {
@@ -410,6 +410,8 @@ static void end_visit(const struct worker *worker, const struct visit *visit,
         record_end(worker, visit->start, outcome);
     }
     close_refused(greeting, outcome, reason, known);
+    if (!pair_is_none(visit->ref))
+        (void)pair_leave(worker->table, visit->ref, &stranded); /* nobody: it has left its place */
 }
 
 /* As far as it goes before more of the greeting has to come. */

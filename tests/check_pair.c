@@ -123,7 +123,7 @@ static void expect_empty(void)
     ck_assert_uint_eq(counted.used, 0);
     ck_assert_uint_eq(counted.unclaimed, 0);
     ck_assert_uint_eq(counted.tokens, 0);
-    for (size_t i = PAIR_GREETING; i <= PAIR_DISMISSED; i++)
+    for (size_t i = PAIR_GREETING; i <= PAIR_LEAVING; i++)
         ck_assert_uint_eq(counted.states[i], 0);
 }
 
@@ -726,6 +726,56 @@ START_TEST(those_dismissed_while_the_forwarder_holds_them_are_found)
 }
 END_TEST
 
+START_TEST(who_leaves_is_found_by_nobody_and_counts_until_it_is_gone)
+{
+    struct pair_limits limits = {.per_source = 1};
+    struct pair_view view;
+    struct pair_ref refused, stranded;
+    struct pair_ref leaving = enter_from(7);
+    (void)meet_as(leaving, PAIR_ROLES, "token", "a");
+    ck_assert_int_eq(pair_claim(table, leaving, &view), 0);
+    ck_assert_int_eq(pair_part(table, leaving, &stranded), 0);
+    ck_assert(pair_is_none(stranded));
+    ck_assert_int_eq(state_of(leaving), PAIR_LEAVING);
+    ck_assert_uint_eq(stats().tokens, 0);
+    park(PAIR_ROLES, "token", "b", PAIR_WAITS);
+    ck_assert_int_eq(pair_enter(table, &limits, 7, 1, now() + FAR, &refused), -EUSERS);
+    leave(leaving);
+    ck_assert_int_eq(pair_enter(table, &limits, 7, 1, now() + FAR, &refused), 0);
+}
+END_TEST
+
+START_TEST(who_leaves_a_match_strands_its_peer_and_who_leaves_a_pair_does_not)
+{
+    struct pair_ref stranded;
+    struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
+    struct pair_ref second = park(PAIR_SIDES, "token", "b", PAIR_MATCHES);
+    ck_assert_int_eq(pair_part(table, first, &stranded), 0);
+    ck_assert(pair_same(stranded, second));
+    ck_assert_int_eq(state_of(second), PAIR_WAITING);
+    struct pair_ref third = park(PAIR_SIDES, "token", "c", PAIR_MATCHES);
+    ck_assert_int_eq(pair_join(table, second, third), 0);
+    ck_assert_int_eq(pair_part(table, second, &stranded), 0);
+    ck_assert(pair_is_none(stranded));
+    ck_assert_int_eq(state_of(third), PAIR_JOINED);
+    ck_assert_uint_eq(stats().states[PAIR_LEAVING], 2);
+    pair_adopt(table); /* what the last forwarder held, closed or not, it holds no more */
+    expect_empty();
+}
+END_TEST
+
+START_TEST(who_leaves_before_its_descriptor_has_come_is_not_claimed)
+{
+    struct pair_view view;
+    struct pair_ref ref = enter(), stranded;
+    (void)meet_as(ref, PAIR_SIDES, "token", "a");
+    ck_assert_int_eq(pair_part(table, ref, &stranded), 0);
+    ck_assert_int_eq(pair_claim(table, ref, &view), -ESTALE);
+    leave(ref);
+    expect_empty();
+}
+END_TEST
+
 /* ---- the dead and the late ------------------------------------------------------- */
 
 /* Runs in a process that ends at once, as if it had been killed there. */
@@ -991,6 +1041,7 @@ START_TEST(no_contents_of_the_slots_make_us_read_outside_the_table)
             (void)pair_undo(table, refs[i]);
             (void)pair_spares(table, refs[i], out, 8);
             (void)pair_sweep(table, now() + 2 * FAR, out, 8);
+            (void)pair_part(table, refs[i], out);
             (void)pair_leave(table, refs[i], out);
         }
         pair_stats(table, &counted);
@@ -1033,6 +1084,9 @@ static void add_tests(TCase *tests)
         a_match_whose_descriptor_never_comes_is_undone,
         a_match_whose_descriptor_has_come_is_not_undone,
         those_dismissed_while_the_forwarder_holds_them_are_found,
+        who_leaves_is_found_by_nobody_and_counts_until_it_is_gone,
+        who_leaves_a_match_strands_its_peer_and_who_leaves_a_pair_does_not,
+        who_leaves_before_its_descriptor_has_come_is_not_claimed,
         the_slot_of_a_dead_worker_is_swept,
         the_slot_of_a_dead_worker_is_used_again_without_a_forwarder,
         a_match_by_a_dead_worker_is_undone_when_its_descriptor_had_time_to_come,

@@ -10,6 +10,9 @@ import time
 
 from harness import (PATIENCE, RELAY, Relay, alive, behaviour, descriptors, exchange, line,
                      make_pair, new_side, new_token, run, wait_until)
+from websocket_client import WebSocket
+
+OPCODE_OF_NOTHING = 3
 
 
 @behaviour()
@@ -46,6 +49,31 @@ def one_source_has_its_share_only():
         relay.wait_for(waiting=2)
         waiting.append(relay.connect().send(line(new_token())))
         relay.wait_for(waiting=3)
+
+
+def refused_introduction(relay):
+    """A connection that was told why it is closed, and goes on to hold its own side open."""
+    client = WebSocket(relay, "/introduction/leaving")
+    return client.send_frame(OPCODE_OF_NOTHING, b"what breaks the protocol")
+
+
+@behaviour("a source's share", "all connections")
+def who_is_told_to_leave_counts_until_it_has_left(what):
+    limit = "--per-source=3" if what == "a source's share" else "--max-connections=3"
+    with Relay(options=[limit]) as relay:
+        before = len(descriptors(relay.forwarder()))
+        leaving = [refused_introduction(relay) for _ in range(3)]
+        relay.wait_for(leaving=3, used=3)
+        with relay.connect() as fourth:
+            fourth.send(line(new_token())).expect_end()
+        assert len(descriptors(relay.forwarder())) <= before + 3
+        leaving.pop().close()
+        relay.wait_for(leaving=2)
+        leaving.append(relay.connect().send(line(new_token())))
+        relay.wait_for(waiting=1, used=3)
+        relay.wait_for(used=1)  # who does not go has only so much time
+        for client in leaving:
+            client.close()
 
 
 @behaviour()
