@@ -50,6 +50,7 @@ struct websocket {
     bool close_sent;
     bool in_message; /* its last frame has not begun */
     bool text;       /* of this message */
+    uint8_t utf8;    /* how far this text is well-formed */
     bool unspoken;   /* nothing of it was passed on yet */
     uint8_t head_size;
     uint8_t control_size;
@@ -186,6 +187,7 @@ static void begin_payload(struct websocket *websocket)
     if (opcode_of(websocket) != CONTINUATION) {
         websocket->text = opcode_of(websocket) == TEXT;
         websocket->unspoken = true;
+        websocket->utf8 = UTF8_WHOLE;
     }
     websocket->in_message = !is_final(websocket);
 }
@@ -232,8 +234,19 @@ static size_t take_payload(struct websocket *websocket, uint8_t **input, size_t 
     return count;
 }
 
-/* True when there is something to pass on: an empty piece only where the message ends with it. */
-static bool decode_data(
+/* Text that is not UTF-8 fails where no byte that follows could mend it (8.1), or where it ends
+ * within a character. */
+static bool is_well_formed(struct websocket *websocket, const struct piece *piece)
+{
+    if (!piece->text)
+        return true;
+    websocket->utf8 = utf8_check(websocket->utf8, piece->bytes, piece->size);
+    return websocket->utf8 == UTF8_WHOLE || (websocket->utf8 != UTF8_BROKEN && !piece->last);
+}
+
+/* CODEC_PIECE when there is something to pass on: an empty piece only where the message ends with
+ * it. */
+static enum codec_event decode_data(
     struct websocket *websocket, uint8_t **input, size_t *size, struct piece *piece)
 {
     piece->bytes = *input;
@@ -243,10 +256,14 @@ static bool decode_data(
     piece->last = websocket->left == 0 && !websocket->in_message;
     if (websocket->left == 0)
         websocket->phase = IN_HEAD;
+    if (!is_well_formed(websocket, piece)) {
+        end(websocket, true, WEBSOCKET_INVALID_DATA);
+        return CODEC_FAILED;
+    }
     if (piece->size == 0 && !piece->last)
-        return false;
+        return CODEC_MORE;
     websocket->unspoken = false;
-    return true;
+    return CODEC_PIECE;
 }
 
 /* Codes that may be sent (7.4): those defined, and those left to libraries and applications. */
@@ -314,10 +331,9 @@ static enum codec_event websocket_decode(
                 return event;
             break;
         case IN_DATA:
-            if (decode_data(websocket, input, size, piece))
-                return CODEC_PIECE;
-            if (*size == 0)
-                return CODEC_MORE;
+            event = decode_data(websocket, input, size, piece);
+            if (event != CODEC_MORE || *size == 0)
+                return event;
             break;
         case IN_CONTROL:
             return decode_control(websocket, input, size, piece);

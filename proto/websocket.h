@@ -2,8 +2,9 @@
  * websocket_codec, and single messages in a greeting.
  *
  * Messages are passed on in pieces as they arrive, whatever their size and however they are
- * cut; only a frame's head and a control frame's payload (at most 125 bytes) are ever kept. Text
- * is not interpreted, so its UTF-8 is its reader's to check. There are no extensions. */
+ * cut; only a frame's head and a control frame's payload (at most 125 bytes) are ever kept. Text is
+ * checked as it passes, as an endpoint must (section 8.1): what is not UTF-8 ends the connection,
+ * and is not passed on. There are no extensions. */
 #ifndef RELAY_WEBSOCKET_H
 #define RELAY_WEBSOCKET_H
 

@@ -272,6 +272,26 @@ START_TEST(what_breaks_the_protocol_ends_it_after_what_came_before)
 }
 END_TEST
 
+START_TEST(text_that_is_no_utf_8_ends_it_and_is_not_passed_on)
+{
+    uint8_t frame[HEAD_MAX + 8];
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    join();
+    client_sends(first_client, FINAL | TEXT, "before");
+    size_t size = make_frame(frame, FINAL | TEXT, "\xf0\x9f\x90 more", 8);
+    client_writes(first_client, frame, size - 6);
+    move(&first);
+    expect_frame(second_client, FINAL | TEXT, "before");
+    expect_frame(second_client, TEXT, "\xf0\x9f");
+    ck_assert(!first.ended);
+    client_writes(first_client, frame + size - 6, 3);
+    move(&first);
+    expect_nothing(second_client);
+    ck_assert_int_eq(first.coded->verdict, CODEC_FAILED);
+    ck_assert(first.ended && !first.gone && !second.ended && second.coded->speaking);
+}
+END_TEST
+
 /* ---- answering ------------------------------------------------------------------- */
 
 START_TEST(a_ping_is_answered_and_not_passed_on)
@@ -538,6 +558,7 @@ int main(void)
     tcase_add_test(test_case, more_messages_than_are_written_at_once_arrive_in_order);
     tcase_add_test(test_case, text_ends_a_protocol_that_is_binary_only);
     tcase_add_test(test_case, what_breaks_the_protocol_ends_it_after_what_came_before);
+    tcase_add_test(test_case, text_that_is_no_utf_8_ends_it_and_is_not_passed_on);
     tcase_add_test(test_case, a_ping_is_answered_and_not_passed_on);
     tcase_add_test(test_case, a_ping_of_one_who_does_not_read_is_answered_between_two_frames);
     tcase_add_test(test_case, nothing_is_read_while_the_peer_does_not_read);

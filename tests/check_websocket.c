@@ -665,29 +665,101 @@ END_TEST
 
 /* ---- 8.1 UTF-8 ------------------------------------------------------------------- */
 
+static const char *const wrong[] = {"\x80", "\xc0\xaf", "\xc2", "\xe0\x80\x80", "\xe2\x9c",
+    "\xed\xa0\x80", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff",
+    "good\xe2\x9c\x28", "\xc3\xa9\xc3"};
+static const char *const right[] = {"\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf",
+    "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"};
+
+#define FOR_EACH(name, texts)                                                                      \
+    for (const char *const *name = texts; name < texts + sizeof(texts) / sizeof(texts)[0]; name++)
+
 START_TEST(test_8_1_a_reason_that_is_no_utf_8_fails)
 {
-    static const char *const wrong[] = {"\x80", "\xc0\xaf", "\xc2", "\xe0\x80\x80", "\xe2\x9c",
-        "\xed\xa0\x80", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff",
-        "good\xe2\x9c\x28", "\xc3\xa9\xc3"};
-    static const char *const right[] = {"\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80",
-        "\xed\x9f\xbf", "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"};
-    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        close_frame(1000, wrong[i]);
+    FOR_EACH(text, wrong)
+    {
+        close_frame(1000, *text);
         expect("failed(1007)");
     }
-    for (size_t i = 0; i < sizeof right / sizeof right[0]; i++) {
-        close_frame(1000, right[i]);
+    FOR_EACH(text, right)
+    {
+        close_frame(1000, *text);
         expect("closed(1000)");
     }
 }
 END_TEST
 
-START_TEST(test_8_1_an_intermediary_passes_text_on_as_it_is)
+START_TEST(test_8_1_text_that_is_no_utf_8_fails)
 {
-    frame(0x01, "half of one: \xe2\x9c");
-    frame(0x80, "\x93, and none: \xff");
-    expect("text(half of one: \xe2\x9c\x93, and none: \xff)");
+    FOR_EACH(text, wrong)
+    {
+        frame(0x81, *text);
+        frame(0x81, "behind it");
+        expect("failed(1007)");
+    }
+    FOR_EACH(text, right)
+    {
+        char expected[32];
+        frame(0x81, *text);
+        (void)snprintf(expected, sizeof expected, "text(%s)", *text);
+        expect(expected);
+    }
+}
+END_TEST
+
+START_TEST(test_8_1_binary_is_anything)
+{
+    FOR_EACH(text, wrong)
+    {
+        char expected[32];
+        frame(0x82, *text);
+        (void)snprintf(expected, sizeof expected, "binary(%s)", *text);
+        expect(expected);
+    }
+    frame(0x81, "text first");
+    frame(0x02, "\xff");
+    frame(0x80, "\xff");
+    expect("text(text first)binary(\xff\xff)");
+}
+END_TEST
+
+START_TEST(test_8_1_a_character_may_be_cut_by_fragments_and_control_frames)
+{
+    frame(0x01, "a fish: \xf0");
+    frame(0x00, "\x9f");
+    frame(0x00, "");
+    frame(0x89, "\xff");
+    frame(0x80, "\x90\x9f!");
+    expect("pong(\xff)text(a fish: \xf0\x9f\x90\x9f!)");
+}
+END_TEST
+
+START_TEST(test_8_1_a_character_ends_with_its_message)
+{
+    frame(0x01, "\xe2\x9c");
+    frame(0x80, "");
+    expect("failed(1007)");
+    frame(0x81, "\xe2\x9c");
+    frame(0x81, "\x93");
+    expect("failed(1007)");
+    frame(0x01, "\xe2\x9c");
+    frame(0x80, "no rest");
+    expect("failed(1007)");
+}
+END_TEST
+
+/* A frame need not be whole, nor a message, to be wrong. */
+START_TEST(test_8_1_text_fails_as_soon_as_nothing_can_mend_it)
+{
+    static const uint8_t mask[4] = {0};
+    frame(0x01, "the message is not whole \xf4\x90");
+    expect("failed(1007)");
+    head(0x81, 8, INT64_MAX, mask);
+    raw("nor is the frame \xed\xa0");
+    expect("failed(1007)");
+    head(0x81, 0, 10, mask);
+    raw("may be \xed");
+    expect("");
 }
 END_TEST
 
@@ -909,6 +981,15 @@ START_TEST(a_breach_of_the_protocol_is_refused_with_1002)
 }
 END_TEST
 
+START_TEST(text_that_is_no_utf_8_is_refused_with_1007)
+{
+    frame(0x81, "hel\xc0");
+    send_input();
+    expect_failure(-EPROTO);
+    expect_heard("\x88\x02\x03\xef", 4);
+}
+END_TEST
+
 START_TEST(a_close_before_the_message_is_answered)
 {
     close_frame(1001, "gone");
@@ -979,7 +1060,11 @@ static TCase *framing_tests(void)
     tcase_add_test(tests, test_5_7_a_ping_and_its_pong);
     tcase_add_test(tests, test_7_4_codes_that_may_be_sent_are_taken_and_no_others);
     tcase_add_test(tests, test_8_1_a_reason_that_is_no_utf_8_fails);
-    tcase_add_test(tests, test_8_1_an_intermediary_passes_text_on_as_it_is);
+    tcase_add_test(tests, test_8_1_text_that_is_no_utf_8_fails);
+    tcase_add_test(tests, test_8_1_binary_is_anything);
+    tcase_add_test(tests, test_8_1_a_character_may_be_cut_by_fragments_and_control_frames);
+    tcase_add_test(tests, test_8_1_a_character_ends_with_its_message);
+    tcase_add_test(tests, test_8_1_text_fails_as_soon_as_nothing_can_mend_it);
     tcase_add_test(tests, test_10_4_the_largest_length_costs_no_memory);
     tcase_add_test(tests, test_10_4_a_flood_of_empty_fragments_is_passed_on_as_nothing);
     tcase_add_test(tests, test_10_4_random_bytes_end_in_an_error_or_a_close);
@@ -999,6 +1084,7 @@ static TCase *greeting_tests(void)
     tcase_add_test(tests, a_message_of_the_size_of_the_buffer_is_read);
     tcase_add_test(tests, a_larger_message_is_refused_with_1009);
     tcase_add_test(tests, a_breach_of_the_protocol_is_refused_with_1002);
+    tcase_add_test(tests, text_that_is_no_utf_8_is_refused_with_1007);
     tcase_add_test(tests, a_close_before_the_message_is_answered);
     tcase_add_test(tests, an_end_of_file_before_the_message_is_whole_needs_no_answer);
     tcase_add_test(tests, a_message_that_does_not_come_ends_at_the_deadline);

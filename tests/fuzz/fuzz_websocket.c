@@ -1,5 +1,8 @@
 /* Frames: however the input is cut, it means the same, and what is encoded in place overwrites
- * nothing that is yet to be decoded. The first byte says how large the chunks are. */
+ * nothing that is yet to be decoded. Text is UTF-8, and what is not is not passed on with the read
+ * that it came with: the smaller the chunks, the more of it is, of what was good. The first byte
+ * says how large the chunks are. */
+#include "proto/utf8.h"
 #include "proto/websocket.h"
 
 #include <stdlib.h>
@@ -12,7 +15,12 @@ enum {
 struct transcript {
     uint8_t bytes[ROOM];
     size_t size;
+    uint8_t text[ROOM]; /* of one message */
+    size_t text_size;
     bool in_message;
+    enum codec_event end;
+    uint8_t words[CODEC_FAREWELL_MAX];
+    size_t words_size;
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -26,6 +34,17 @@ static void note(struct transcript *transcript, const void *bytes, size_t size)
     transcript->size += size;
 }
 
+static void note_text(struct transcript *transcript, const struct piece *piece)
+{
+    if (piece->first)
+        transcript->text_size = 0;
+    if (piece->size > 0)
+        memcpy(transcript->text + transcript->text_size, piece->bytes, piece->size);
+    transcript->text_size += piece->size;
+    if (piece->last && !utf8_valid(transcript->text, transcript->text_size))
+        abort();
+}
+
 static void note_piece(struct transcript *transcript, void *state, const struct piece *piece)
 {
     struct iovec out;
@@ -36,6 +55,8 @@ static void note_piece(struct transcript *transcript, void *state, const struct 
     note(transcript, piece->bytes, piece->size);
     if (piece->last)
         note(transcript, ".", 1);
+    if (piece->text)
+        note_text(transcript, piece);
     transcript->in_message = !piece->last;
     if (websocket_codec.encode(state, piece, 0, &out) != 0 ||
         out.iov_len > piece->size + CODEC_HEAD)
@@ -63,16 +84,25 @@ static enum codec_event decode(
 
 static void play(struct transcript *transcript, const uint8_t *data, size_t size, size_t chunk)
 {
-    enum codec_event event = CODEC_MORE;
-    uint8_t words[CODEC_FAREWELL_MAX];
     void *state = calloc(1, websocket_codec.state_size);
     transcript->size = 0;
     transcript->in_message = false;
-    for (size_t at = 0; at < size && event == CODEC_MORE; at += chunk)
-        event = decode(transcript, state, data + at, size - at < chunk ? size - at : chunk);
-    note(transcript, words, websocket_codec.farewell(state, 0, "", words));
+    transcript->end = CODEC_MORE;
+    for (size_t at = 0; at < size && transcript->end == CODEC_MORE; at += chunk)
+        transcript->end =
+            decode(transcript, state, data + at, size - at < chunk ? size - at : chunk);
+    transcript->words_size = websocket_codec.farewell(state, 0, "", transcript->words);
     websocket_codec.close(state);
     free(state);
+}
+
+static bool is_same(const struct transcript *whole, const struct transcript *cut)
+{
+    bool passed =
+        whole->size == cut->size || (whole->end == CODEC_FAILED && whole->size < cut->size);
+    return passed && memcmp(whole->bytes, cut->bytes, whole->size) == 0 && whole->end == cut->end &&
+           whole->words_size == cut->words_size &&
+           memcmp(whole->words, cut->words, cut->words_size) == 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -82,7 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     play(&whole, data + 1, size - 1, size - 1);
     play(&cut, data + 1, size - 1, (size_t)data[0] + 1);
-    if (whole.size != cut.size || memcmp(whole.bytes, cut.bytes, cut.size) != 0)
+    if (!is_same(&whole, &cut))
         abort();
     return 0;
 }

@@ -11,8 +11,9 @@ import time
 
 from harness import Client, Relay, behaviour, line, make_pair, new_side, new_token, run
 from tls_client import FIRST, Secure
-from web_protocols import PAIRS, p2p_pair, receive_bytes, transit
-from websocket_client import BINARY, CLOSE, Closed, WebSocket, frame
+from web_protocols import (PAIRS, connection, introduced, new_code, p2p_pair, receive_bytes, sender,
+                           transit)
+from websocket_client import BINARY, CLOSE, CONTINUATION, TEXT, Closed, WebSocket, frame
 
 LINGER = 2  # seconds
 DATA = os.urandom(300_000)
@@ -170,6 +171,47 @@ def a_client_that_breaks_the_protocol_is_no_normal_close_to_its_peer():
         first.send(frame(BINARY, reserved=1))
         first.expect_close(1002)
         second.expect_close(1011)
+        relay.wait_for(used=0)
+
+
+NOT_UTF8 = "Grüße".encode() + b"\xed\xa0\x80" + b" and more"
+ENDLESS = 1 << 40  # bytes that a frame claims to have
+
+
+@behaviour(*PAIRS)
+def text_that_is_not_UTF8_is_closed_with_1007_and_its_peer_gets_none_of_it(protocol):
+    with Relay() as relay:
+        for text in frame(TEXT, NOT_UTF8), frame(TEXT, NOT_UTF8[:9], length=ENDLESS):
+            first, second = PAIRS[protocol](relay)
+            first.send_binary(DATA).send(text)
+            assert receive_bytes(second, len(DATA)) == DATA
+            first.expect_close(1007)
+            second.expect_close(1011, "the other side was lost")
+            second.close()
+        relay.wait_for(used=0)
+
+
+@behaviour("p2p-copy", "localfirst")
+def text_that_ceases_to_be_UTF8_ends_its_peers_connection_without_a_close_in_the_message(protocol):
+    with Relay() as relay:
+        first, second = PAIRS[protocol](relay)
+        for rest in b"", b"not the rest":
+            first, second = PAIRS[protocol](relay)
+            first.send_frame(TEXT, NOT_UTF8[:3], final=False)
+            frames = [second.receive_frame()]
+            first.send_frame(CONTINUATION, rest).expect_close(1007)
+            frames += frames_to_the_end(second)
+            assert frames == [(False, TEXT, NOT_UTF8[:3])], frames
+        relay.wait_for(used=0)
+
+
+@behaviour()
+def who_waits_is_closed_with_1007_for_text_that_is_not_UTF8_too():
+    with Relay() as relay:
+        for client in (sender(relay, new_code()), introduced(relay, "alice", "document"),
+                       connection(relay, "alice", "bob", "document")):
+            client.send_frame(TEXT, NOT_UTF8).expect_close(1007)
+        WebSocket(relay).send_frame(TEXT, NOT_UTF8).expect_close(1007)
         relay.wait_for(used=0)
 
 
