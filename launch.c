@@ -27,12 +27,7 @@
 enum {
     LOCK_WAIT = 1000, /* milliseconds for a forwarder that is just retiring */
     PAUSE = 5,
-    ARGUMENTS_MAX = 256,
 };
-
-/* Set for a forwarder that a worker has started. Several may start at once, and it is no news
- * that only one of them is needed. */
-static const char on_demand[] = "RELAY_ON_DEMAND";
 
 /* Whom a forwarder may leave. */
 struct retirement {
@@ -165,31 +160,31 @@ close:
 /* ---- as a process of its own ----------------------------------------------------- */
 
 /* Returns the lock, or closes it and returns a negative errno. */
-static int note_origin(int lock)
+static int note_origin(int lock, bool on_demand)
 {
-    int error = runtime_note_origin(lock, getenv(on_demand) != NULL);
+    int error = runtime_note_origin(lock, on_demand);
     if (error == 0)
         return lock;
     close(lock);
     return error;
 }
 
-static int take_forward_lock(const struct runtime *runtime, int64_t patience)
+static int take_forward_lock(const struct runtime *runtime, int64_t patience, bool on_demand)
 {
     int64_t until = runtime_now() + patience;
     for (;;) {
         int lock = runtime_lock(runtime->forward_lock, false, false);
         if (lock >= 0)
-            return note_origin(lock);
+            return note_origin(lock, on_demand);
         if (lock != -EWOULDBLOCK || runtime_now() >= until)
             return lock;
         pause_briefly();
     }
 }
 
-int launch_socket(const struct runtime *runtime, bool patient, int *lock)
+static int open_socket(const struct runtime *runtime, bool patient, bool on_demand, int *lock)
 {
-    *lock = take_forward_lock(runtime, patient ? LOCK_WAIT : 0);
+    *lock = take_forward_lock(runtime, patient ? LOCK_WAIT : 0, on_demand);
     if (*lock < 0)
         return *lock;
     int socket = handoff_listen(runtime->socket);
@@ -198,6 +193,11 @@ int launch_socket(const struct runtime *runtime, bool patient, int *lock)
     close(*lock);
     *lock = -1;
     return socket;
+}
+
+int launch_socket(const struct runtime *runtime, bool patient, int *lock)
+{
+    return open_socket(runtime, patient, false, lock);
 }
 
 void launch_abandon(const struct runtime *runtime, int socket)
@@ -220,24 +220,24 @@ static int passed_socket(void)
     return -2;
 }
 
-int launch_forward(const struct options *options)
+/* passed: the socket that systemd passed, -1: there is none. on_demand: several may start at once,
+ * and it is no news that only one of them is needed. */
+static int forward(const struct options *options, int passed, bool on_demand)
 {
     struct runtime runtime;
-    struct retirement retirement = {.runtime = &runtime, .users_lock = -1, .recorder = -1};
+    struct retirement retirement = {
+        .runtime = &runtime, .socket = passed, .users_lock = -1, .recorder = -1};
     int lock = -1;
-    notify_open(getenv(on_demand) != NULL ? -1 : options->notify_fd);
-    retirement.socket = passed_socket();
-    if (retirement.socket == -2 || runtime_prepare(options, &runtime) < 0 ||
-        runtime_drop_root(options) < 0)
+    if (runtime_prepare(options, &runtime) < 0 || runtime_drop_root(options) < 0)
         return EXIT_RUN_TIME;
-    retirement.own_socket = retirement.socket < 0;
+    retirement.own_socket = passed < 0;
     if (retirement.own_socket)
-        retirement.socket = launch_socket(&runtime, true, &lock);
+        retirement.socket = open_socket(&runtime, true, on_demand, &lock);
     else
-        lock = take_forward_lock(&runtime, LOCK_WAIT);
+        lock = take_forward_lock(&runtime, LOCK_WAIT, on_demand);
     if (lock < 0 || retirement.socket < 0) {
         errno = lock < 0 ? -lock : -retirement.socket;
-        if (errno == EWOULDBLOCK && getenv(on_demand) != NULL)
+        if (errno == EWOULDBLOCK && on_demand)
             return 0;
         if (errno == EWOULDBLOCK)
             log_error("another forwarder runs in %s", options->runtime_directory);
@@ -249,6 +249,13 @@ int launch_forward(const struct options *options)
     close(retirement.socket);
     close(lock);
     return status;
+}
+
+int launch_forward(const struct options *options)
+{
+    notify_open(options->notify_fd);
+    int socket = passed_socket();
+    return socket == -2 ? EXIT_RUN_TIME : forward(options, socket, false);
 }
 
 int launch_child(const struct options *options, const struct runtime *runtime, int socket,
@@ -273,34 +280,28 @@ int launch_child(const struct options *options, const struct runtime *runtime, i
 
 /* ---- on demand ------------------------------------------------------------------- */
 
-/* In the child's child: a process that nobody waits for, with nothing of its starter's but the
- * standard streams, of which the client's own are replaced. */
-static _Noreturn void become_forwarder(char **arguments)
+/* Its names are looked up in the directory that this process was started in. */
+static bool names_are_relative(const struct options *options)
 {
-    char *list[ARGUMENTS_MAX];
-    static char name[] = "relay", role[] = "forward";
-    size_t count = 0;
-    list[count++] = name;
-    list[count++] = role;
-    for (char **at = arguments; *at != NULL && count < ARGUMENTS_MAX - 1; at++)
-        list[count++] = *at;
-    list[count] = NULL;
-    (void)setsid();
-    int null = open("/dev/null", O_RDWR);
-    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 || chdir("/") < 0)
-        _exit(EXIT_RUN_TIME);
-    if (null > STDERR_FILENO)
-        close(null);
-    (void)unsetenv("LISTEN_FDS");
-    (void)unsetenv("LISTEN_PID");
-    (void)unsetenv("NOTIFY_SOCKET");
-    if (setenv(on_demand, "1", 1) < 0)
-        _exit(EXIT_RUN_TIME);
-    execv("/proc/self/exe", list);
-    _exit(EXIT_RUN_TIME);
+    const char *database = options->usage.database;
+    return options->runtime_directory[0] != '/' || (database != NULL && database[0] != '/');
 }
 
-static int start_forwarder(char **arguments)
+int launch_detached(const struct options *options)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    (void)setsid(); /* it leads no group: its process id is new */
+    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
+        (!names_are_relative(options) && chdir("/") < 0)) {
+        log_error_errno("cannot start the forwarder");
+        return EXIT_RUN_TIME;
+    }
+    runtime_close_others(options->usage.log_fd, -1);
+    log_setup(options->debug); /* a connection of the log was one of them */
+    return forward(options, -1, true);
+}
+
+static int start_forwarder(void (*become)(void *context), void *context)
 {
     pid_t child = fork();
     if (child < 0)
@@ -308,7 +309,7 @@ static int start_forwarder(char **arguments)
     if (child == 0) {
         pid_t forwarder = fork();
         if (forwarder == 0)
-            become_forwarder(arguments);
+            become(context);
         _exit(forwarder < 0 ? EXIT_RUN_TIME : 0);
     }
     while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
@@ -316,7 +317,8 @@ static int start_forwarder(char **arguments)
     return 0;
 }
 
-int launch_on_demand(const struct runtime *runtime, char **arguments, int timeout)
+int launch_on_demand(
+    const struct runtime *runtime, void (*become)(void *context), void *context, int timeout)
 {
     bool started = false;
     int64_t until = runtime_now() + timeout;
@@ -326,7 +328,7 @@ int launch_on_demand(const struct runtime *runtime, char **arguments, int timeou
             return socket;
         /* One may be about to open its socket, or have just closed it. */
         if (!started && !runtime_has_forwarder(runtime)) {
-            int error = start_forwarder(arguments);
+            int error = start_forwarder(become, context);
             if (error != 0)
                 return error;
             started = true;

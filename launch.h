@@ -12,10 +12,15 @@
  * idle. Returns the exit status. */
 int launch_forward(const struct options *options);
 
-/* Starts `relay forward` as a process of its own, with this one's arguments (argv from the role
- * on), and connects to it within `timeout` milliseconds. Returns the handoff socket or a
- * negative errno. */
-int launch_on_demand(const struct runtime *runtime, char **arguments, int timeout);
+/* Starts a forwarder as a process of its own, for which nobody waits, and connects to it within
+ * `timeout` milliseconds. That process calls become(context), which gives up what it has of its
+ * starter's and ends with the status of launch_detached(). No program is executed, so none need be
+ * found. Returns the handoff socket or a negative errno. */
+int launch_on_demand(
+    const struct runtime *runtime, void (*become)(void *context), void *context, int timeout);
+/* Forwards as launch_forward() does, on a socket of its own and with no descriptor of its starter's
+ * but standard error and --log-fd. Returns the exit status. */
+int launch_detached(const struct options *options);
 
 /* For `relay serve`: takes the forwarder's lock and binds its socket. Returns the socket, with
  * the lock in *lock, or a negative errno; -EWOULDBLOCK: somebody else is the forwarder. One that is

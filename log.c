@@ -128,9 +128,9 @@ void log_share(const char *path)
     errno = saved_errno;
 }
 
-void log_sum_all(void)
+void log_sum_all(bool wanted)
 {
-    sum_all = true;
+    sum_all = wanted;
 }
 
 bool log_debugging(void)

@@ -35,9 +35,9 @@ __attribute__((format(printf, 2, 3))) void log_repeated(int priority, const char
 __attribute__((format(printf, 2, 3))) void log_repeated_errno(
     int priority, const char *format, ...);
 
-/* This process is one of many of its kind, one per connection: from now on all its lines are
- * summed up. */
-void log_sum_all(void);
+/* Whether all lines of this process are summed up, as it is one of many of its kind, one per
+ * connection. */
+void log_sum_all(bool wanted);
 
 /* Sums up what all processes log that share the file at `path` (repeats.h). A file that cannot be
  * used is no fault: this process then sums up for itself. */

@@ -22,46 +22,27 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-static int forward_role(const struct options *options, char **arguments)
-{
-    (void)arguments;
-    return launch_forward(options);
-}
-
-static int serve_role(const struct options *options, char **arguments)
-{
-    (void)arguments;
-    return serve_main(options);
-}
-
 /* p2p-copy's way to start its relay, in which TLS is the rule. */
-static int run_relay_server_role(const struct options *options, char **arguments)
+static int run_relay_server_role(const struct options *options)
 {
-    (void)arguments;
     if (options->plain || options->certfile != NULL)
         return serve_main(options);
     log_error("no certificate for TLS: expected --certfile and --keyfile, or --no-tls");
     return EXIT_USAGE;
 }
 
-static int status_role(const struct options *options, char **arguments)
-{
-    (void)arguments;
-    return status_main(options);
-}
-
 struct role {
     const char *name;
-    int (*run)(const struct options *options, char **arguments);
+    int (*run)(const struct options *options);
     const char *summary;
     bool place; /* HOST and PORT stand among its options */
 };
 
 static const struct role roles[] = {
-    {"serve", serve_role, "listen, and serve until SIGTERM", false},
+    {"serve", serve_main, "listen, and serve until SIGTERM", false},
     {"worker", worker_main, "serve one connection, from systemd, inetd or xinetd", false},
-    {"forward", forward_role, "hold and forward what workers hand over", false},
-    {"status", status_role, "show what the relay is doing (--json, --openmetrics)", false},
+    {"forward", launch_forward, "hold and forward what workers hand over", false},
+    {"status", status_main, "show what the relay is doing (--json, --openmetrics)", false},
     {"run-relay-server", run_relay_server_role, "HOST PORT: serve there, as p2p-copy's relay does",
         true},
 };
@@ -129,7 +110,7 @@ static int play(const struct role *role, const char *called, int argc, char **ar
         runtime_close_inherited(&options);
         log_setup(options.debug); /* a connection of the log may have been closed with them */
         status = options.check || options.check_unit ? inspect_main(&options, role->name)
-                                                     : role->run(&options, argv + 1);
+                                                     : role->run(&options);
     }
     free(argv);
     if (status != 0 && is_passed && role->run == worker_main)

@@ -555,13 +555,24 @@ int worker_open(struct worker *worker, const struct options *options, const stru
     return -1;
 }
 
+/* The forwarder has nothing of what this worker has read. */
+static void be_forwarder(void *context)
+{
+    struct worker *worker = context;
+    const struct options *options = worker->options;
+    ident_free(worker->identity);
+    worker_close(worker);
+    log_sum_all(false);
+    _exit(launch_detached(options));
+}
+
 /* Finds the forwarder, or starts one. */
-static int connect_forwarder(struct worker *worker, char **arguments)
+static int connect_forwarder(struct worker *worker)
 {
     int timeout = worker->options->handshake_timeout * 1000;
     worker->forwarder = handoff_connect(worker->runtime->socket, timeout);
     if (worker->forwarder < 0)
-        worker->forwarder = launch_on_demand(worker->runtime, arguments, timeout);
+        worker->forwarder = launch_on_demand(worker->runtime, be_forwarder, worker, timeout);
     if (worker->forwarder >= 0)
         return 0;
     errno = -worker->forwarder;
@@ -624,11 +635,11 @@ static int find_connection(void)
     return -1;
 }
 
-int worker_main(const struct options *options, char **arguments)
+int worker_main(const struct options *options)
 {
     struct runtime runtime;
     struct worker worker;
-    log_sum_all();
+    log_sum_all(true);
     if (sd_listen_fds(0) > 0 && listen_refuse(options) < 0)
         return EXIT_USAGE;
     int fd = find_connection();
@@ -644,7 +655,7 @@ int worker_main(const struct options *options, char **arguments)
         log_error_errno("cannot serve a connection");
     else {
         /* Without a forwarder the client is told at least that it is not served. */
-        worker.closing = connect_forwarder(&worker, arguments) < 0;
+        worker.closing = connect_forwarder(&worker) < 0;
         if (!worker.closing)
             worker_offer_table(&worker);
         if (sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {

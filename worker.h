@@ -56,9 +56,8 @@ void worker_greet(struct worker *worker, int fd);
 /* The same, for one that comes back from the porch. */
 void worker_resume(struct worker *worker, struct visit *visit, int fd);
 
-/* `relay worker`: the connection on standard input, or passed by systemd (Accept=yes).
- * arguments: those after the role, for a forwarder that has to be started. Returns the exit
- * status. */
-int worker_main(const struct options *options, char **arguments);
+/* `relay worker`: the connection on standard input, or passed by systemd (Accept=yes). Returns
+ * the exit status. */
+int worker_main(const struct options *options);
 
 #endif

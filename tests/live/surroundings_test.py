@@ -1,13 +1,17 @@
 """Relay runs where something that it uses elsewhere is missing or strange, or ends at once with the
 real reason."""
 
+import base64
 import contextlib
+import json
 import os
+import signal
+import socket
 import subprocess
 import tempfile
 
-from harness import (PATIENCE, RELAY, Client, Skip, behaviour, children, exchange, free_port, line,
-                     new_side, new_token, run, wait_until)
+from harness import (PATIENCE, RELAY, Client, Skip, alive, behaviour, children, exchange, free_port,
+                     line, new_side, new_token, run, wait_until)
 
 
 class Placed:
@@ -48,6 +52,76 @@ class Placed:
         self.process.terminate()
         self.process.wait(PATIENCE)
         self.directory.cleanup()
+
+
+class Single:
+    """A directory in which `relay worker` serves one connection at a time, as inetd starts it, in
+    surroundings that `before`, a command, makes for each."""
+
+    def __init__(self, before=(), *options, runtime=None):
+        if os.geteuid() != 0:
+            raise Skip("this needs root")
+        self.directory = tempfile.TemporaryDirectory(prefix="relay-single-")
+        os.chmod(self.directory.name, 0o755)
+        self.runtime = runtime or os.path.join(self.directory.name, "run")
+        self.command = [*before, RELAY, "worker", f"--runtime-dir={self.runtime}",
+                        f"--state-dir={self.directory.name}/state", *options]
+        self.workers = []
+
+    def connect(self):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = Client(listener.getsockname())
+            connection, _ = listener.accept()
+        with connection, open(os.path.join(self.directory.name, "log"), "ab") as log:
+            self.workers.append(subprocess.Popen(
+                self.command, stdin=connection, stdout=connection, stderr=log,
+                cwd=self.directory.name))
+        return client
+
+    def log(self):
+        with open(os.path.join(self.directory.name, "log"), encoding="utf-8") as file:
+            return file.read()
+
+    def serves(self):
+        token = new_token()
+        pair = [self.connect().send(line(token, new_side())) for _ in range(2)]
+        for client in pair:
+            got = client.receive(3)
+            assert got == b"ok\n", (got, self.log())
+        exchange(*pair)
+
+    def forwarder(self):
+        path = os.path.join(self.directory.name, self.runtime)
+        result = subprocess.run([RELAY, "status", "--json", f"--runtime-dir={path}"],
+                                stdout=subprocess.PIPE, check=False)
+        pid = json.loads(result.stdout)["forwarder"] if result.stdout else 0
+        return pid if pid and alive(pid) else 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        for worker in self.workers:
+            worker.terminate()
+            worker.wait(PATIENCE)
+        forwarder = self.forwarder()
+        if forwarder:
+            os.kill(forwarder, signal.SIGTERM)
+            wait_until(lambda: not alive(forwarder), "the forwarder to end")
+        self.directory.cleanup()
+
+
+def memory(pid):
+    """All that a process has in its memory."""
+    with open(f"/proc/{pid}/maps", encoding="ascii") as maps, open(f"/proc/{pid}/mem", "rb", 0) as file:
+        for area in maps:
+            places, permissions, *_ = area.split()
+            if permissions[0] != "r" or "[v" in area:  # the kernel's own
+                continue
+            start, end = (int(place, 16) for place in places.split("-"))
+            with contextlib.suppress(OSError):
+                file.seek(start)
+                yield file.read(end - start)
 
 
 def mounted(script):
@@ -112,6 +186,37 @@ def a_user_that_is_nobody_is_named():
     with Placed([], "--user=12x") as relay:
         assert relay.process.wait(PATIENCE) == 1
         assert "there is no user 12x" in relay.log(), relay.log()
+
+
+@behaviour("serve", "worker")
+def it_serves_where_there_is_no_proc(how):
+    with (Placed if how == "serve" else Single)(mounted("mount -t tmpfs tmpfs /proc")) as relay:
+        relay.serves()
+
+
+@behaviour()
+def a_forwarder_that_a_worker_starts_has_nothing_of_that_worker():
+    with Single() as relay:
+        relay.serves()
+        forwarder = relay.forwarder()
+        held = [os.readlink(f"/proc/{forwarder}/fd/{number}") for number in range(3)]
+        assert held == ["/dev/null", "/dev/null", os.path.join(relay.directory.name, "log")], held
+        assert os.readlink(f"/proc/{forwarder}/cwd") == "/"
+        assert os.getsid(forwarder) == forwarder
+        with open(f"{relay.directory.name}/state/relay.ident", encoding="ascii") as file:
+            key = base64.urlsafe_b64decode(json.load(file)["privateKey"] + "=")
+        assert not any(key in area for area in memory(forwarder)), "the relay's private key"
+
+
+@behaviour("serve", "worker")
+def names_are_those_of_the_directory_that_it_was_started_in(how):
+    names = ("--state-dir=state", "--usage-db=usage.sqlite")
+    with (Placed if how == "serve" else Single)((), *names, runtime="run") as relay:
+        os.chmod(relay.directory.name, 0o777)  # for the database
+        relay.serves()
+        for name in ("run/table", "state/relay.ident", "usage.sqlite"):
+            path = os.path.join(relay.directory.name, name)
+            wait_until(lambda path=path: os.path.exists(path), path)
 
 
 if __name__ == "__main__":
