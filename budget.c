@@ -22,8 +22,13 @@ size_t budget_used(void)
     return used;
 }
 
+size_t budget_left(void)
+{
+    return used < BUDGET ? BUDGET - used : 0;
+}
+
 size_t budget_share(size_t least, size_t most)
 {
-    size_t share = used < BUDGET ? (BUDGET - used) / SHARES : 0;
+    size_t share = budget_left() / SHARES;
     return share < least ? least : share < most ? share : most;
 }

@@ -15,6 +15,7 @@ enum {
 void budget_take(size_t size);
 void budget_give(size_t size);
 size_t budget_used(void);
+size_t budget_left(void);
 
 /* How much one connection may hold of a kind: `most` while there is plenty, and never less than
  * `least`. */

@@ -380,6 +380,14 @@ static bool read_table(
     return message->start[1] > 0;
 }
 
+ssize_t capnp_measure(const uint8_t *packed, size_t size)
+{
+    struct message message;
+    if (!read_table(&message, &packed, &size, INT32_MAX / WORD))
+        return -EBADMSG;
+    return (ssize_t)message.start[message.segments] * WORD;
+}
+
 static bool read_root(struct message *message, struct capnp_scratch scratch, const uint8_t *packed,
     size_t size, struct view *root)
 {

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum {
     CAPNP_KEY_SIZE = 32, /* and a salt's */
@@ -82,6 +83,9 @@ struct channel_message {
     uint8_t *data; /* unless it is a rekey */
     size_t size;
 };
+
+/* How large a scratch a packed message of any kind needs, as far as it says; or -EBADMSG. */
+ssize_t capnp_measure(const uint8_t *packed, size_t size);
 
 int capnp_read_init_connection(
     struct capnp_scratch scratch, const uint8_t *packed, size_t size, struct init_connection *init);

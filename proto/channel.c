@@ -32,10 +32,9 @@ enum {
     REKEY_PACE = 1000,
     REKEYS_AT_ONCE = 64,
 
-    MESSAGE_MAX = CHANNEL_FRAME_MAX, /* unpacked, of either layer */
-    KA_PACKED_MAX = CAPNP_DATA_MAX(MESSAGE_MAX),
     REKEY_FRAME_MAX = OVERHEAD + CAPNP_SMALL_MAX + CAPNP_DATA_MAX(PADDING_MAX),
-    FRAMES_MAX = REKEY_FRAME_MAX + OVERHEAD + CAPNP_DATA_MAX(KA_PACKED_MAX + PADDING_MAX),
+    BUFFER_MIN = 1 << 16,
+    BUFFER_KEPT = 2 << 20, /* larger ones are freed once they are not needed */
     PADDING_POOL = 16 * (PADDING_MAX + 1),
 };
 
@@ -49,12 +48,45 @@ struct channel {
 
 static_assert(sizeof(struct channel_session) <= 512, "must leave room in a handoff's session");
 
-static uint8_t middle[KA_PACKED_MAX]; /* the outer layer unpacked; or the inner one packed */
-static uint8_t message[MESSAGE_MAX];  /* the inner layer unpacked, which holds a piece */
-static uint8_t frames[FRAMES_MAX];    /* what is sent */
+static struct capnp_scratch middle;  /* the outer layer unpacked; or the inner one packed */
+static struct capnp_scratch message; /* the inner layer unpacked, which holds a piece */
+static struct capnp_scratch frames;  /* what is sent */
 
-static const struct capnp_scratch outer_scratch = {middle, MESSAGE_MAX};
-static const struct capnp_scratch inner_scratch = {message, MESSAGE_MAX};
+/* ---- buffers ------------------------------------------------------------------------ */
+
+/* What was in it is lost. 0 or -ENOMEM. */
+static int make_room(struct capnp_scratch *buffer, size_t size)
+{
+    if (size <= buffer->size)
+        return 0;
+    free(buffer->bytes);
+    *buffer = (struct capnp_scratch){.size = size < BUFFER_MIN ? BUFFER_MIN : size};
+    buffer->bytes = malloc(buffer->size);
+    if (buffer->bytes == NULL)
+        buffer->size = 0;
+    return buffer->bytes == NULL ? -ENOMEM : 0;
+}
+
+/* Makes room to unpack a message. 0 or a negative errno. */
+static int make_room_for(struct capnp_scratch *buffer, const uint8_t *packed, size_t size)
+{
+    ssize_t unpacked = capnp_measure(packed, size);
+    if (unpacked < 0 || unpacked > CHANNEL_MESSAGE_MAX)
+        return -EBADMSG;
+    return make_room(buffer, (size_t)unpacked);
+}
+
+/* Large messages are few, and their room is not for keeping. */
+static void drop_large_buffers(void)
+{
+    struct capnp_scratch *buffers[] = {&middle, &message, &frames};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        if (buffers[i]->size <= BUFFER_KEPT)
+            continue;
+        free(buffers[i]->bytes);
+        *buffers[i] = (struct capnp_scratch){.size = 0};
+    }
+}
 
 /* ---- keys --------------------------------------------------------------------------- */
 
@@ -229,7 +261,9 @@ static int take_nonce(struct channel_handshake *handshake, const uint8_t *payloa
 {
     struct exchange_rand_nonce theirs;
     struct exchange_dh own;
-    int error = capnp_read_exchange_rand_nonce(outer_scratch, payload, size, &theirs);
+    int error = make_room_for(&middle, payload, size);
+    if (error == 0)
+        error = capnp_read_exchange_rand_nonce(middle, payload, size, &theirs);
     if (error == 0)
         error = begin_exchange(&handshake->session, own.dh_public_key);
     if (error != 0)
@@ -249,7 +283,9 @@ static int take_nonce(struct channel_handshake *handshake, const uint8_t *payloa
 static int take_dh(struct channel_handshake *handshake, const uint8_t *payload, size_t size)
 {
     struct exchange_dh theirs;
-    int error = capnp_read_exchange_dh(outer_scratch, payload, size, &theirs);
+    int error = make_room_for(&middle, payload, size);
+    if (error == 0)
+        error = capnp_read_exchange_dh(middle, payload, size, &theirs);
     if (error != 0)
         return error;
     struct signed_part part = signed_part_of(&theirs);
@@ -317,8 +353,10 @@ static enum codec_event take_rekey(
 {
     struct channel_session *session = &channel->session;
     bool answer = !session->has_pending;
-    *piece = (struct piece){.bytes = frames, .first = true, .last = true};
-    if (answer && (!afford_rekey(channel, now) || send_rekey(channel, frames, &piece->size) != 0))
+    if (answer && (!afford_rekey(channel, now) || make_room(&frames, REKEY_FRAME_MAX) != 0))
+        return CODEC_FAILED;
+    *piece = (struct piece){.bytes = frames.bytes, .first = true, .last = true};
+    if (answer && send_rekey(channel, frames.bytes, &piece->size) != 0)
         return CODEC_FAILED;
     session->old_receiver = session->receiver;
     session->has_old_receiver = 1;
@@ -368,7 +406,7 @@ int channel_suspend(const void *state, struct channel_session *session)
 static int hold(struct channel *channel, uint8_t **input, size_t *size, size_t count, size_t whole)
 {
     size_t needed = channel->held + count;
-    if (whole > budget_share(CHANNEL_HEADER, CHANNEL_HEADER + CHANNEL_FRAME_MAX))
+    if (whole > CHANNEL_HEADER && whole > budget_left() / 2)
         return -ENOBUFS;
     if (needed > channel->room) {
         size_t room = needed * 2 < whole ? needed * 2 : whole;
@@ -433,11 +471,13 @@ static enum codec_event take_payload(
     struct channel_message outer;
     struct ka_message inner;
     if (unseal(&channel->session, payload) != 0 ||
-        capnp_read_channel_message(outer_scratch, payload->iov_base, payload->iov_len, &outer) != 0)
+        make_room_for(&middle, payload->iov_base, payload->iov_len) != 0 ||
+        capnp_read_channel_message(middle, payload->iov_base, payload->iov_len, &outer) != 0)
         return CODEC_FAILED;
     if (outer.is_rekey)
         return take_rekey(channel, &outer.rekey, now, piece);
-    if (capnp_read_ka_message(inner_scratch, outer.data, outer.size, &inner) != 0)
+    if (make_room_for(&message, outer.data, outer.size) != 0 ||
+        capnp_read_ka_message(message, outer.data, outer.size, &inner) != 0)
         return CODEC_FAILED;
     if (inner.keep_alive)
         return CODEC_LIFE;
@@ -450,6 +490,7 @@ static enum codec_event channel_decode(
 {
     struct channel *channel = state;
     enum codec_event event = CODEC_MORE;
+    drop_large_buffers();
     while (event == CODEC_MORE) {
         struct iovec payload;
         int found = next_frame(channel, input, size, &payload);
@@ -466,21 +507,28 @@ static int send_message(
     struct channel *channel, const struct ka_message *inner, int64_t now, struct iovec *out)
 {
     size_t begun = 0;
-    if (now >= channel->rekey_at) {
+    int error = make_room(&middle, CAPNP_DATA_MAX(inner->size));
+    if (error != 0)
+        return error;
+    struct channel_message outer = {
+        .data = middle.bytes, .size = capnp_write_ka_message(inner, middle.bytes)};
+    error =
+        make_room(&frames, REKEY_FRAME_MAX + OVERHEAD + CAPNP_DATA_MAX(outer.size + PADDING_MAX));
+    if (error == 0 && now >= channel->rekey_at) {
         channel->rekey_at = now + CHANNEL_REKEY_TIME;
-        int error = channel->session.has_pending ? 0 : send_rekey(channel, frames, &begun);
-        if (error != 0)
-            return error;
+        error = channel->session.has_pending ? 0 : send_rekey(channel, frames.bytes, &begun);
     }
-    struct channel_message outer = {.data = middle, .size = capnp_write_ka_message(inner, middle)};
-    *out = (struct iovec){frames, begun + seal(&channel->session.sender, &outer, frames + begun)};
+    if (error != 0)
+        return error;
+    size_t size = seal(&channel->session.sender, &outer, frames.bytes + begun);
+    *out = (struct iovec){frames.bytes, begun + size};
     return 0;
 }
 
 static int channel_encode(void *state, const struct piece *piece, int64_t now, struct iovec *out)
 {
     struct ka_message inner = {.data = piece->bytes, .size = piece->size};
-    if (!piece->first || !piece->last || piece->size > MESSAGE_MAX)
+    if (!piece->first || !piece->last || piece->size > CHANNEL_MESSAGE_MAX)
         return -EMSGSIZE;
     return send_message(state, &inner, now, out);
 }

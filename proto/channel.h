@@ -16,8 +16,10 @@
 #include <stdint.h>
 
 enum {
-    CHANNEL_HEADER = 8,          /* the payload's size, in front of it */
-    CHANNEL_FRAME_MAX = 2 << 20, /* a payload that is accepted at most */
+    CHANNEL_HEADER = 8, /* the payload's size, in front of it */
+    CHANNEL_MESSAGE_MAX =
+        1 << 26, /* a message unpacked, of either layer: Cap'n Proto's own limit */
+    CHANNEL_FRAME_MAX = CAPNP_DATA_MAX(CHANNEL_MESSAGE_MAX + 4096), /* so, a payload at most */
     CHANNEL_GREETING_MAX = 4096, /* and one in the handshake, where messages are small */
     CHANNEL_SEND_MAX = 1024,     /* what one step of the handshake has to send at most */
 

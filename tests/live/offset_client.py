@@ -28,7 +28,7 @@ import offset_capnp as capnp
 PATIENCE = 20.0
 KEEPALIVE = 16.0  # seconds of silence after which a node sends one
 PADDING_MAX = 65535
-FRAME_MAX = 2 << 20
+FRAME_MAX = 17 * ((64 << 20) + 4096) // 16 + 128  # a message of 64 MiB, packed
 VERSION = bytes(4)
 
 

@@ -197,7 +197,7 @@ def preceded_by_one_of_another_connection(number):
 WAYS_TO_TAMPER = (dropped, replayed, swapped_with_the_next, without_its_last_byte,
                   preceded_by_one_of_another_connection)
 WAYS_TO_LOSE = (dropped, swapped_with_the_next)
-HUGE = (FRAME_MAX + 1, 16 << 20, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
+HUGE = (FRAME_MAX + 1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)
 
 
 @behaviour(*STAGES)

@@ -504,6 +504,10 @@ def converse(first, second, sizes):
         assert sent.result() == received.result(), "not what was sent"
 
 
+def both_ways(ends):
+    return ends, ends[::-1]
+
+
 @behaviour()
 def thousands_of_messages_up_to_a_mebibyte_pass_both_ways_at_once_in_order():
     with OffsetRelay() as relay:
@@ -515,9 +519,18 @@ def thousands_of_messages_up_to_a_mebibyte_pass_both_ways_at_once_in_order():
 @behaviour()
 def the_largest_message_with_the_largest_padding_passes():
     with OffsetRelay() as relay:
-        ends = relay.tunnel(padding=lambda: os.urandom(PADDING_MAX))
-        for sender, receiver in (ends, ends[::-1]):
+        for sender, receiver in both_ways(relay.tunnel(padding=lambda: os.urandom(PADDING_MAX))):
             message = message_of(MEBIBYTE)
+            sending = Task(sender.send, message)
+            assert receiver.receive() == message
+            sending.result()
+
+
+@behaviour(3, 20)
+def a_message_of_so_many_million_bytes_passes(millions):
+    with OffsetRelay() as relay:
+        for sender, receiver in both_ways(relay.tunnel()):
+            message = message_of(1_000_000) * millions
             sending = Task(sender.send, message)
             assert receiver.receive() == message
             sending.result()
