@@ -8,6 +8,7 @@
 #include "pair.h"
 #include "proto/tls.h"
 #include "runtime.h"
+#include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -274,6 +275,24 @@ static void check_user(struct check *check)
     show("user", "%s", user == NULL ? "one without a name" : user->pw_name);
 }
 
+static void check_descriptors(struct check *check)
+{
+    uint64_t limit = runtime_raise_descriptors();
+    if (limit == 0)
+        check->wrong = check->useless = true;
+    else
+        show("descriptors", "%llu at once", (unsigned long long)limit);
+}
+
+static void check_sandbox(struct check *check)
+{
+    bool possible = sandbox_check() == 0;
+    if (!possible)
+        check->wrong = check->useless = true;
+    show("system calls", "%s",
+        possible && !check->options->no_sandbox ? "filtered" : "not filtered");
+}
+
 int inspect_main(const struct options *options, const char *role)
 {
     struct check check = {.options = options, .role = role};
@@ -296,6 +315,8 @@ int inspect_main(const struct options *options, const char *role)
         check_default_identity(&check, state_is_missing);
     check_runtime(&check, runtime_is_missing);
     check_records(&check);
+    check_descriptors(&check);
+    check_sandbox(&check);
     show("trusted proxies", "%zu", options->proxies.count);
     if (fflush(stdout) != 0)
         log_error_errno("cannot write what would be used");

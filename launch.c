@@ -255,7 +255,9 @@ int launch_forward(const struct options *options)
 {
     notify_open(options->notify_fd);
     int socket = passed_socket();
-    return socket == -2 ? EXIT_RUN_TIME : forward(options, socket, false);
+    if (socket == -2 || runtime_raise_descriptors() == 0 || sandbox_check() < 0)
+        return EXIT_RUN_TIME;
+    return forward(options, socket, false);
 }
 
 int launch_child(const struct options *options, const struct runtime *runtime, int socket,

@@ -98,6 +98,8 @@ static const struct entry entries[] = {
         "say what would be used, and what is wrong with it"},
     {"check-unit", 0, KIND_FLAG, AT(check_unit), 0, 0, NULL,
         "the same, for units: may it be started?"},
+    {"no-sandbox", 0, KIND_FLAG, AT(no_sandbox), 0, 0, NULL,
+        "serve without a filter of system calls, where there is no seccomp"},
     {"debug", 0, KIND_FLAG, AT(debug), 0, 0, NULL, "log more"},
     {"help", 'h', KIND_HELP, 0, 0, 0, NULL, "show this"},
     {"version", 'v', KIND_VERSION, 0, 0, 0, NULL, "show the version"},

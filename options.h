@@ -56,6 +56,7 @@ struct options {
     bool json;
     bool openmetrics;
     bool debug;
+    bool no_sandbox; /* system calls are not filtered */
     bool check;      /* to be looked at, and not to be done */
     bool check_unit; /* the same, as a unit of systemd asks */
 };

@@ -7,6 +7,7 @@
 #include "options.h"
 #include "process.h"
 #include "runtime.h"
+#include "sandbox.h"
 #include "serve.h"
 #include "status.h"
 #include "stmgr.h"
@@ -109,6 +110,7 @@ static int play(const struct role *role, const char *called, int argc, char **ar
     if (status < 0) {
         runtime_close_inherited(&options);
         log_setup(options.debug); /* a connection of the log may have been closed with them */
+        sandbox_setup(!options.no_sandbox);
         status = options.check || options.check_unit ? inspect_main(&options, role->name)
                                                      : role->run(&options);
     }

@@ -20,6 +20,10 @@
 #include <time.h>
 #include <unistd.h>
 
+enum {
+    DESCRIPTORS_MIN = 64, /* for a forwarder, or a server with a few sockets, and some pairs */
+};
+
 /* Whom root becomes, and who owns what it makes. */
 struct user {
     const char *name;
@@ -347,12 +351,22 @@ enum runtime_life runtime_look(const struct runtime *runtime)
 uint64_t runtime_raise_descriptors(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return 1024;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
+        log_error_errno("cannot learn the limit on descriptors");
+        return 0;
+    }
+    uint64_t before = limit.rlim_cur;
     limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0) {
         log_warning_errno("cannot raise the limit on descriptors");
-    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 1024 : limit.rlim_cur;
+        limit.rlim_cur = before;
+    }
+    if (limit.rlim_cur >= DESCRIPTORS_MIN)
+        return limit.rlim_cur;
+    log_error("cannot serve: a limit of %llu descriptors is too small, expected %d at least "
+              "(ulimit -n; LimitNOFILE= of systemd)",
+        (unsigned long long)limit.rlim_cur, (int)DESCRIPTORS_MIN);
+    return 0;
 }
 
 int runtime_open_streams(void)

@@ -63,7 +63,8 @@ enum runtime_life {
 };
 enum runtime_life runtime_look(const struct runtime *runtime);
 
-/* Raises the soft limit on descriptors to the hard one, and returns it. */
+/* Raises the soft limit on descriptors to the hard one, and returns it. Logs, returns 0 if that is
+ * too small for any process to serve somebody. */
 uint64_t runtime_raise_descriptors(void);
 
 /* Opens /dev/null in the place of each standard stream that is closed, so that nothing else, a

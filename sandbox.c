@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #ifdef RELAY_NO_SANDBOX
 
@@ -20,7 +22,19 @@ int sandbox_enter(enum sandbox_role role, int handoff_socket)
     return 0;
 }
 
+void sandbox_setup(bool filtered)
+{
+    (void)filtered;
+}
+
+int sandbox_check(void)
+{
+    return 0;
+}
+
 #else
+
+static bool is_filtered = true;
 
 /* What every role needs: memory, time, locks, its descriptors, and to end. */
 static const int common_calls[] = {
@@ -191,24 +205,60 @@ static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_sock
 static int refuse(int error)
 {
     errno = -error;
-    log_error_errno("cannot filter system calls");
+    log_error_errno("cannot filter system calls (seccomp), without which nobody is served unless "
+                    "--no-sandbox says so");
     return -1;
 }
 
 int sandbox_enter(enum sandbox_role role, int handoff_socket)
 {
-    int error = -ENOMEM;
+    int error = -EINVAL;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
         log_error_errno("cannot give up privileges");
         return -1;
     }
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    if (!is_filtered)
+        return 0;
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS); /* the kernel has to know that */
     if (filter != NULL)
+        error = seccomp_attr_set(filter, SCMP_FLTATR_API_SYSRAWRC, 1);
+    if (error == 0)
         error = fill(filter, role, handoff_socket);
     if (error == 0)
         error = seccomp_load(filter);
     seccomp_release(filter);
     return error == 0 ? 0 : refuse(error);
+}
+
+void sandbox_setup(bool filtered)
+{
+    is_filtered = filtered;
+}
+
+int sandbox_check(void)
+{
+    int status;
+    if (!is_filtered) {
+        log_repeated(LOG_WARNING, "system calls are not filtered, as --no-sandbox says");
+        return 0;
+    }
+    pid_t child = fork();
+    if (child == 0)
+        _exit(sandbox_enter(SANDBOX_WORKER, -1) == 0 ? 0 : 1);
+    if (child < 0) {
+        log_error_errno("cannot try whether system calls can be filtered");
+        return -1;
+    }
+    while (waitpid(child, &status, 0) < 0) {
+        if (errno == EINTR)
+            continue;
+        log_error_errno("cannot learn whether system calls can be filtered");
+        return -1;
+    }
+    if (WIFSIGNALED(status))
+        log_error("cannot filter system calls: a process that did was killed by signal %d",
+            WTERMSIG(status));
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
 }
 
 #endif

@@ -2,6 +2,8 @@
 #ifndef RELAY_SANDBOX_H
 #define RELAY_SANDBOX_H
 
+#include <stdbool.h>
+
 enum sandbox_role {
     SANDBOX_WORKER,    /* reads a handshake, sends a handoff; accepts connections */
     SANDBOX_KEEPER,    /* reads files */
@@ -13,5 +15,13 @@ enum sandbox_role {
  * through: any other one ends the process. handoff_socket is the only descriptor that a
  * worker may connect. Logs, returns -1 on failure. */
 int sandbox_enter(enum sandbox_role role, int handoff_socket);
+
+/* Whether system calls are filtered in this process and those that it forks: yes, unless
+ * --no-sandbox was given. */
+void sandbox_setup(bool filtered);
+
+/* Tries, before anybody is served, whether this kernel lets us filter system calls. Logs that it
+ * does not, or that it is not to be done; returns -1 if nobody can be served. */
+int sandbox_check(void);
 
 #endif

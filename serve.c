@@ -1115,7 +1115,6 @@ static int prepare_as_user(struct server *server)
     const struct options *options = server->options;
     if (runtime_drop_root(options) < 0)
         return -1;
-    (void)runtime_raise_descriptors();
     if (options->usage.database != NULL && database_check(options->usage.database) < 0)
         return -1;
     if (worker_open(&server->worker, options, &server->runtime) < 0 || find_forwarder(server) < 0)
@@ -1140,6 +1139,8 @@ int serve_main(const struct options *options)
     bool passed = sd_listen_fds(0) > 0 || listen_is_listening(STDIN_FILENO);
     if (passed && listen_refuse(options) < 0)
         return EXIT_USAGE;
+    if (runtime_raise_descriptors() == 0 || sandbox_check() < 0)
+        return EXIT_RUN_TIME;
     if (prepare_as_root(&server) < 0 || prepare_as_user(&server) < 0) {
         remove_pid_file(&server);
         return EXIT_RUN_TIME;

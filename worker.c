@@ -571,6 +571,8 @@ static int connect_forwarder(struct worker *worker)
 {
     int timeout = worker->options->handshake_timeout * 1000;
     worker->forwarder = handoff_connect(worker->runtime->socket, timeout);
+    if (worker->forwarder < 0 && sandbox_check() < 0)
+        return -1;
     if (worker->forwarder < 0)
         worker->forwarder = launch_on_demand(worker->runtime, be_forwarder, worker, timeout);
     if (worker->forwarder >= 0)
@@ -643,7 +645,7 @@ int worker_main(const struct options *options)
     if (sd_listen_fds(0) > 0 && listen_refuse(options) < 0)
         return EXIT_USAGE;
     int fd = find_connection();
-    if (fd < 0)
+    if (fd < 0 || runtime_raise_descriptors() == 0)
         return EXIT_RUN_TIME;
     process_name("relay-worker", "worker", options->runtime_directory);
     if (runtime_prepare(options, &runtime) < 0 || worker_prepare(&worker, options) < 0 ||

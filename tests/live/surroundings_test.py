@@ -93,7 +93,7 @@ class Single:
     def forwarder(self):
         path = os.path.join(self.directory.name, self.runtime)
         result = subprocess.run([RELAY, "status", "--json", f"--runtime-dir={path}"],
-                                stdout=subprocess.PIPE, check=False)
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
         pid = json.loads(result.stdout)["forwarder"] if result.stdout else 0
         return pid if pid and alive(pid) else 0
 
@@ -109,6 +109,11 @@ class Single:
             os.kill(forwarder, signal.SIGTERM)
             wait_until(lambda: not alive(forwarder), "the forwarder to end")
         self.directory.cleanup()
+
+
+def without(*calls):
+    """A command that runs another where these system calls fail."""
+    return [os.path.join(os.path.dirname(__file__), "without.py"), *calls, "--"]
 
 
 def memory(pid):
@@ -217,6 +222,76 @@ def names_are_those_of_the_directory_that_it_was_started_in(how):
         for name in ("run/table", "state/relay.ident", "usage.sqlite"):
             path = os.path.join(relay.directory.name, name)
             wait_until(lambda path=path: os.path.exists(path), path)
+
+
+SECCOMP = {"no kernel's": ["seccomp=ENOSYS", "prctl:22=EINVAL"],  # 22: PR_SET_SECCOMP
+           "a container without": ["seccomp=EPERM", "prctl:22=EPERM"]}
+
+
+def without_seccomp(which):
+    if "ASAN_OPTIONS" in os.environ:
+        raise Skip("this build has no sandbox")
+    return without(*SECCOMP[which])
+
+
+@behaviour(*SECCOMP)
+def a_server_that_cannot_be_in_a_sandbox_says_so_instead_of_listening(which):
+    with Placed(without_seccomp(which)) as relay:
+        assert relay.process.wait(PATIENCE) == 1
+        assert "cannot filter system calls" in relay.log(), relay.log()
+        assert "listening" not in relay.log(), relay.log()
+
+
+@behaviour(*SECCOMP)
+def so_do_a_forwarder_and_the_check(which):
+    for command, status in (("forward",), 1), (("serve", "--check"), 2), (("worker", "--check"), 2):
+        with tempfile.TemporaryDirectory(prefix="relay-place-") as directory:
+            result = subprocess.run(
+                [*without_seccomp(which), RELAY, *command, f"--runtime-dir={directory}/run",
+                 f"--state-dir={directory}/state", "--listen=127.0.0.1:0"], timeout=PATIENCE,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        assert result.returncode == status, result
+        assert b"cannot filter system calls" in result.stderr, result
+
+
+@behaviour(*SECCOMP)
+def a_worker_that_cannot_be_in_a_sandbox_says_so_at_once_and_makes_no_forwarder(which):
+    with Single(without_seccomp(which), "--handshake-timeout=600") as relay:
+        relay.connect().expect_end()
+        assert relay.workers[0].wait(PATIENCE) == 1
+        assert "cannot filter system calls" in relay.log(), relay.log()
+        assert relay.forwarder() == 0
+
+
+@behaviour("serve", "worker")
+def it_serves_without_a_sandbox_if_it_is_told_to(how):
+    before = without_seccomp("no kernel's")
+    with (Placed if how == "serve" else Single)(before, "--no-sandbox") as relay:
+        relay.serves()
+        assert "system calls are not filtered" in relay.log(), relay.log()
+
+
+@behaviour(*(f"{command}, {limit}" for command in ("serve", "forward", "worker")
+             for limit in (8, 16, 32, 63)))
+def a_limit_on_descriptors_that_is_too_small_to_serve_is_the_reason_to_end(how):
+    command, limit = how.split(", ")
+    left, right = socket.socketpair()
+    with left, right, tempfile.TemporaryDirectory(prefix="relay-place-") as directory:
+        result = subprocess.run(
+            ["prlimit", f"--nofile={limit}", RELAY, command, f"--runtime-dir={directory}/run",
+             f"--state-dir={directory}/state", *(["--listen=127.0.0.1:0"] if command == "serve" else [])],
+            stdin=right if command == "worker" else subprocess.DEVNULL, timeout=PATIENCE,
+            stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 1, result
+    assert result.stderr.count(b"\n") == 1, result
+    assert f"a limit of {limit} descriptors is too small".encode() in result.stderr, result
+
+
+@behaviour("serve", "worker")
+def with_few_descriptors_it_serves(how):
+    with (Placed if how == "serve" else Single)(["prlimit", "--nofile=64"]) as relay:
+        for _ in range(5):
+            relay.serves()
 
 
 if __name__ == "__main__":
