@@ -171,6 +171,8 @@ static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, i
         carry_over(forwarder, fd);
     else if (handoff->kind == HANDOFF_RECORD)
         ends_record(forwarder, &handoff->record);
+    else if (handoff->kind == HANDOFF_ASK)
+        close(fd);
     else if (!ours)
         refuse_foreign(forwarder, fd);
     else if (handoff->kind == HANDOFF_CONNECTION)

@@ -131,6 +131,7 @@ static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
     switch (handoff->kind) {
     case HANDOFF_CONNECTION:
     case HANDOFF_TABLE:
+    case HANDOFF_ASK:
         return with_descriptor;
     case HANDOFF_LOOK:
     case HANDOFF_RECORD:
@@ -144,7 +145,7 @@ static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
 static bool brings_connection(const struct handoff *handoff)
 {
     return handoff->kind != HANDOFF_LOOK && handoff->kind != HANDOFF_RECORD &&
-           handoff->kind != HANDOFF_TABLE;
+           handoff->kind != HANDOFF_TABLE && handoff->kind != HANDOFF_ASK;
 }
 
 /* fault: what became of its descriptors, as passing_receive() says. */

@@ -44,6 +44,7 @@ enum handoff_kind {
     HANDOFF_LOOK = 1,       /* ref: its slot has changed, look at it */
     HANDOFF_RECORD = 2,     /* a connection that ended with its worker */
     HANDOFF_TABLE = 3,      /* the descriptor is of the table that is at its path by now */
+    HANDOFF_ASK = 4,        /* whether anybody reads this: that the descriptor is closed says so */
 };
 
 struct handoff {

@@ -12,13 +12,19 @@
 #include <poll.h>
 #include <signal.h>
 #include <sodium.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum {
     PATIENCE = 1000, /* milliseconds for an answer: it takes a few system calls */
+    SILENCE = 10000, /* before one that did not answer is asked again */
 };
+
+/* Until when the keeper is asked nothing: milliseconds, CLOCK_MONOTONIC. Shared by all that ask. */
+static _Atomic int64_t *quiet_until;
 
 struct keeper {
     const struct options *options;
@@ -107,12 +113,29 @@ static _Noreturn void keep(struct keeper *keeper, int socket)
 
 /* ---- starting and asking --------------------------------------------------------- */
 
+static int share_silence(void)
+{
+    if (quiet_until != NULL) {
+        atomic_store(quiet_until, 0);
+        return 0;
+    }
+    void *memory =
+        mmap(NULL, sizeof *quiet_until, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    quiet_until = memory;
+    return 0;
+}
+
 pid_t keeper_start(const struct options *options,
     const uint8_t version[static CERTIFICATE_VERSION_SIZE], const struct certificate_stamp *stamp,
     keeper_judge *judge, int *socket)
 {
     static struct keeper keeper;
     int ends[2];
+    int error = share_silence();
+    if (error != 0)
+        return error;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return -errno;
     pid_t pid = fork();
@@ -123,7 +146,7 @@ pid_t keeper_start(const struct options *options,
         memcpy(keeper.current.version, version, CERTIFICATE_VERSION_SIZE);
         keep(&keeper, ends[1]);
     }
-    int error = -errno;
+    error = -errno;
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);
@@ -133,20 +156,33 @@ pid_t keeper_start(const struct options *options,
     return pid;
 }
 
+/* A handshake does not wait again for a keeper that let another one wait in vain. */
+static void fall_silent(void)
+{
+    atomic_store(quiet_until, runtime_now() + SILENCE);
+    log_repeated(LOG_WARNING,
+        "the keeper of the certificate does not answer: TLS goes on with the one that is in use");
+}
+
 int keeper_ask(
     int socket, const uint8_t version[static CERTIFICATE_VERSION_SIZE], struct certificate *ret)
 {
     int ends[2];
     int news = 0;
+    if (runtime_now() < atomic_load(quiet_until))
+        return 0;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return 0;
     int error = passing_send(
         socket, version, CERTIFICATE_VERSION_SIZE, ends[1], MSG_DONTWAIT | MSG_NOSIGNAL);
     close(ends[1]);
     struct pollfd entry = {.fd = ends[0], .events = POLLIN};
-    if (error == 0 && poll(&entry, 1, PATIENCE) > 0)
+    bool answered = error == 0 && poll(&entry, 1, PATIENCE) > 0;
+    if (answered)
         news = recv(ends[0], ret, sizeof *ret, MSG_DONTWAIT) == (ssize_t)sizeof *ret &&
                ret->chain_size <= sizeof ret->chain && ret->key_size <= sizeof ret->key;
+    else if (error == 0 || error == -EAGAIN)
+        fall_silent();
     close(ends[0]);
     return news;
 }

@@ -9,6 +9,7 @@
 #include "sandbox.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -29,6 +30,7 @@ enum {
     TURN_PAUSE = 100,        /* before one that waits for its turn is sent back */
     DEADLINE_MAX = 86400000, /* milliseconds to the end of any greeting */
     RETRY_PAUSE = 10,        /* before what the kernel had no memory for is tried again */
+    PULSE = 1000, /* milliseconds: it moves at least this often while anybody stands here */
 };
 
 /* One that stands here, or is on its way back. */
@@ -52,6 +54,7 @@ struct keeper_of_porch {
     int64_t retry_at;          /* 0: not at all */
     bool entry_open, leave_watched;
     bool abandoned; /* nobody can send here any more */
+    struct porch_pulse *pulse;
 };
 
 /* ---- in workers ------------------------------------------------------------------ */
@@ -86,6 +89,12 @@ void porch_close(struct porch *porch)
 int porch_enter(const struct porch *porch, const struct visit *visit, int fd)
 {
     return passing_send(porch->enter[1], visit, sizeof *visit, fd, MSG_NOSIGNAL);
+}
+
+bool porch_is_wanted(const struct porch *porch)
+{
+    struct pollfd entry = {.fd = porch->enter[0], .events = POLLIN};
+    return poll(&entry, 1, 0) > 0;
 }
 
 /* Receives one visit: -EBADMSG for anything else. */
@@ -306,17 +315,28 @@ static void stop_porch(int signal)
     stopping = 1;
 }
 
-/* Milliseconds to sleep: -1: until something happens. */
-static int time_to_sleep(const struct keeper_of_porch *keeper, int64_t now)
+/* When to wake if nothing happens: INT64_MAX: never. While anybody stands here the parent is to
+ * see it move. */
+static int64_t wake_time(const struct keeper_of_porch *keeper, int64_t now)
 {
     const struct place *next = places_next(keeper->places);
-    int64_t at = next == NULL ? INT64_MAX : next->wake_at;
-    if (keeper->retry_at != 0)
-        at = earlier(at, keeper->retry_at);
-    if (at == INT64_MAX)
-        return -1;
-    int64_t left = at - now;
-    return left < 0 ? 0 : left > INT32_MAX ? INT32_MAX : (int)left;
+    int64_t at = places_used(keeper->places) > 0 ? now + PULSE : INT64_MAX;
+    if (next != NULL)
+        at = earlier(at, next->wake_at);
+    return keeper->retry_at == 0 ? at : earlier(at, keeper->retry_at);
+}
+
+/* Sleeps until something happens, or it is time to wake. Returns the number of events. */
+static int rest(
+    struct keeper_of_porch *keeper, struct epoll_event *events, const sigset_t *while_waiting)
+{
+    int64_t now = runtime_now(), at = wake_time(keeper, now);
+    int timeout = at == INT64_MAX ? -1 : at > now ? (int)(at - now) : 0;
+    atomic_store(&keeper->pulse->due, at);
+    int count = epoll_pwait(keeper->epoll, events, EVENTS, timeout, while_waiting);
+    atomic_store(&keeper->pulse->due, runtime_now());
+    atomic_fetch_add(&keeper->pulse->turns, 1);
+    return count;
 }
 
 static void end_all(struct keeper_of_porch *keeper, int64_t now)
@@ -333,8 +353,7 @@ static void turn(struct keeper_of_porch *keeper, size_t capacity, const sigset_t
     if (open != keeper->entry_open)
         watch(keeper, keeper->enter, open ? EPOLLIN : 0);
     keeper->entry_open = open;
-    int count =
-        epoll_pwait(keeper->epoll, events, EVENTS, time_to_sleep(keeper, runtime_now()), mask);
+    int count = rest(keeper, events, mask);
     int64_t now = runtime_now();
     for (int i = 0; i < count; i++) {
         void *what = events[i].data.ptr;
@@ -350,11 +369,9 @@ static void turn(struct keeper_of_porch *keeper, size_t capacity, const sigset_t
 }
 
 /* It ends when nobody is left who could send or take, or once it was told to and is empty. */
-static void keep(
-    struct keeper_of_porch *keeper, size_t capacity, const sigset_t *mask, _Atomic uint32_t *turns)
+static void keep(struct keeper_of_porch *keeper, size_t capacity, const sigset_t *mask)
 {
     while (!keeper->abandoned) {
-        atomic_fetch_add(turns, 1);
         turn(keeper, capacity, mask);
         if (!stopping || places_used(keeper->places) > 0)
             continue;
@@ -388,10 +405,10 @@ static int prepare(
 }
 
 int porch_run(
-    const struct porch *porch, size_t standing, size_t per_source, _Atomic uint32_t *turns)
+    const struct porch *porch, size_t standing, size_t per_source, struct porch_pulse *pulse)
 {
     struct keeper_of_porch keeper = {
-        .enter = porch->enter[0], .leave = porch->leave[0], .epoll = -1};
+        .enter = porch->enter[0], .leave = porch->leave[0], .epoll = -1, .pulse = pulse};
     struct sigaction stop = {.sa_handler = stop_porch};
     sigset_t blocked, while_waiting;
     sigfillset(&blocked);
@@ -409,7 +426,7 @@ int porch_run(
         prepare(&keeper, capacity, standing, per_source) < 0)
         log_error_errno("cannot start the porch");
     else if (sandbox_enter(SANDBOX_PORCH, -1) == 0) {
-        keep(&keeper, capacity, &while_waiting, turns);
+        keep(&keeper, capacity, &while_waiting);
         status = 0;
     }
     places_free(keeper.places);

@@ -46,16 +46,24 @@ struct porch {
     int leave[2]; /* where workers receive, [1], what the porch sends back, [0] */
 };
 
+/* What the porch tells the parent, in memory that both share. */
+struct porch_pulse {
+    _Atomic uint32_t turns; /* counted as long as it moves */
+    _Atomic int64_t due;    /* when it moves next, whatever comes: milliseconds, CLOCK_MONOTONIC;
+                               INT64_MAX: nobody stands there */
+};
+
 /* Makes the sockets. 0 or a negative errno. */
 int porch_open(struct porch *porch);
 void porch_close(struct porch *porch);
 
 /* In a process of its own: keeps the porch, where so many may stand, and so many from one source,
- * or as many as its limit on descriptors allows. *turns counts as long as it moves. Closes all
- * other descriptors. Returns the exit status, when nobody can send to it any more; or after
+ * or as many as its limit on descriptors allows. Keeps *pulse true. Closes all other descriptors. Returns the exit status, when nobody can send to it any more; or after
  * SIGTERM, once everybody was sent back for their end. */
 int porch_run(
-    const struct porch *porch, size_t standing, size_t per_source, _Atomic uint32_t *turns);
+    const struct porch *porch, size_t standing, size_t per_source, struct porch_pulse *pulse);
+/* In the parent: whether a connection waits for the porch to take it. */
+bool porch_is_wanted(const struct porch *porch);
 
 /* In a worker: sends a connection to the porch; the caller keeps its own descriptor. Waits a moment
  * for room, and no longer. 0 or a negative errno. */

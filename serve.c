@@ -44,7 +44,8 @@ enum {
     CROWDS = 1024,         /* sources that are told apart among those who keep workers */
     PORCH_PART = 2,        /* of all connections at most one in so many stands on the porch, */
     PORCH_SOURCE_PART = 4, /* and of those at most one in so many is from one source */
-    PORCH_STALL_TIME = 1000,
+    PORCH_STALL_TIME = 2000,
+    PORCH_LOOK = 500,      /* between two looks at it, while it is in use */
     PORCH_END_TIME = 2000, /* for the porch to send everybody back, before it is killed */
     BUSY_CHECK = 100,      /* how often that is looked at, when every worker is busy */
     TURNS = 16,            /* connections that a worker takes in a row from one socket */
@@ -73,12 +74,12 @@ struct board_entry {
 };
 
 struct board {
-    _Atomic uint64_t accepts;        /* by all workers so far */
-    _Atomic bool closing;            /* who comes is only told so */
-    _Atomic bool forwarder_sought;   /* a worker found none */
-    _Atomic int32_t porch;           /* its process id; 0: it is being replaced; PORCH_CLOSED */
-    _Atomic uint32_t porch_turns;    /* counted by the porch, */
-    _Atomic uint32_t porch_failures; /* and by workers that had to wait for it in vain */
+    _Atomic uint64_t accepts;      /* by all workers so far */
+    _Atomic bool closing;          /* who comes is only told so */
+    _Atomic bool forwarder_sought; /* a worker found none */
+    _Atomic int32_t porch;         /* its process id; 0: it is being replaced; PORCH_CLOSED */
+    _Atomic bool porch_used;       /* and may be so still: it is looked after */
+    struct porch_pulse porch_pulse;
     struct board_entry workers[];
 };
 
@@ -97,8 +98,9 @@ struct server {
     int handoff_socket, forward_lock; /* of our own forwarder; -1: another one's */
     pid_t pid;                        /* of this process, the parent of all others here */
     struct porch porch;
-    uint32_t porch_failures, porch_turns; /* as they were when they were looked at last */
-    int64_t porch_moved;
+    uint32_t porch_turns; /* as they were when they were looked at last, */
+    int64_t porch_looked; /* which was then, and */
+    int64_t porch_moved;  /* when it had moved, or did not need to */
     pid_t forwarder;
     int records[2];         /* the pipe to the recorder of our own forwarder; -1: there is none */
     pid_t recorders_keeper; /* -1: there is to be one */
@@ -221,15 +223,13 @@ static void greet_one(struct server *server, struct board_entry *entry, struct v
         nudge_parent(server);
     greeting_resume();
     worker->closing = atomic_load(&server->board->closing);
-    worker->porch_failed = false;
+    worker->porch_used = false;
     if (visit == NULL)
         worker_greet(worker, fd);
     else
         worker_resume(worker, visit, fd);
-    if (worker->porch_failed) {
-        atomic_fetch_add(&server->board->porch_failures, 1);
+    if (worker->porch_used && !atomic_exchange(&server->board->porch_used, true))
         nudge_parent(server);
-    }
     set_state(entry, WORKER_IDLE);
 }
 
@@ -434,11 +434,12 @@ static _Noreturn void be_porch(struct server *server)
     worker_close(&server->worker);
     process_name("relay-porch", "porch", server->options->runtime_directory);
     _exit(porch_run(&server->porch, (size_t)places, (size_t)(places / PORCH_SOURCE_PART + 1),
-        &server->board->porch_turns));
+        &server->board->porch_pulse));
 }
 
 static int start_porch(struct server *server)
 {
+    atomic_store(&server->board->porch_pulse.due, INT64_MAX);
     pid_t pid = fork();
     if (pid == 0)
         be_porch(server);
@@ -451,22 +452,42 @@ static int start_porch(struct server *server)
     return -1;
 }
 
-/* A porch that took a connection in no time, and has not moved for a second, is stalled. */
+/* A porch that was to move, and has not for a while, is stalled. Where nobody looked in time, as
+ * all processes stood still, none is to blame. */
 static void kill_stalled_porch(struct server *server)
 {
     int64_t now = runtime_now();
     int32_t porch = atomic_load(&server->board->porch);
-    uint32_t failures = atomic_load(&server->board->porch_failures);
-    uint32_t turns = atomic_load(&server->board->porch_turns);
-    if (failures == server->porch_failures)
-        return;
-    server->porch_failures = failures;
-    if (turns != server->porch_turns) {
+    uint32_t turns = atomic_load(&server->board->porch_pulse.turns);
+    bool is_due = atomic_load(&server->board->porch_pulse.due) <= now;
+    bool looked = now - server->porch_looked < PORCH_STALL_TIME / 2;
+    server->porch_looked = now;
+    if (turns != server->porch_turns || !looked || !(is_due || porch_is_wanted(&server->porch))) {
         server->porch_turns = turns;
         server->porch_moved = now;
     } else if (porch > 0 && now - server->porch_moved >= PORCH_STALL_TIME) {
+        log_warning("the porch has not moved for %d s: replacing it", PORCH_STALL_TIME / 1000);
         (void)kill(porch, SIGKILL); /* gone: reaped next */
+        server->porch_moved = now;
     }
+}
+
+/* Looks after the porch for as long as anybody stands there, or is on the way. Returns when to look
+ * next: milliseconds, -1: when a worker nudges. */
+static int watch_porch(struct server *server)
+{
+    struct board *board = server->board;
+    if (!atomic_load(&board->porch_used))
+        return -1;
+    /* Before looking, as a worker may be just sending another one there. */
+    atomic_store(&board->porch_used, false);
+    bool empty =
+        atomic_load(&board->porch_pulse.due) == INT64_MAX && !porch_is_wanted(&server->porch);
+    if (empty)
+        return -1;
+    atomic_store(&board->porch_used, true);
+    kill_stalled_porch(server);
+    return PORCH_LOOK;
 }
 
 static _Noreturn void be_forwarder(struct server *server)
@@ -777,7 +798,6 @@ static int keep_spares(struct server *server)
         return FAILURE_PAUSE;
     if (server->keeper < 0 && replace_keeper(server) < 0)
         return FAILURE_PAUSE;
-    kill_stalled_porch(server);
     if (atomic_load(&server->board->porch) == 0 && start_porch(server) < 0)
         return FAILURE_PAUSE;
     replace_stalled(server);
@@ -1092,11 +1112,17 @@ static void say_ready(const struct server *server)
     notify_ready("Serving");
 }
 
+/* Of two times to sleep, -1: for ever, the shorter. */
+static int sooner(int a, int b)
+{
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 static void run(struct server *server)
 {
     reap(server); /* who died before its signal was waited for */
     while (!server->stopping)
-        wait_for_events(server, keep_spares(server));
+        wait_for_events(server, sooner(watch_porch(server), keep_spares(server)));
     stop(server);
 }
 

@@ -114,19 +114,29 @@ static int send_handoff(
     }
 }
 
-/* Whether newcomers are served: the forwarder, or one that is made at once, takes what is sent to
- * it, and has room. */
+/* Whether the forwarder, or one that is made at once, takes what is sent to it. */
+static bool forwarder_answers(const struct worker *worker)
+{
+    struct handoff question = {.kind = HANDOFF_ASK, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
+    int64_t until = runtime_now() + SEEK_TIME;
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+        return false;
+    int error = send_handoff(worker, &question, ends[1], until);
+    close(ends[1]);
+    struct pollfd answer = {.fd = ends[0], .events = POLLRDHUP};
+    int64_t left = until - runtime_now();
+    bool answers = error == 0 && poll(&answer, 1, left > 0 ? (int)left : 0) > 0;
+    close(ends[0]);
+    return answers;
+}
+
+/* Whether newcomers are served: there is room for them, and a forwarder. */
 static bool serves(const void *context)
 {
     const struct worker *worker = context;
-    struct handoff question = {.kind = HANDOFF_LOOK, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
-    struct timespec pause = {0, SEEK_PAUSE * 1000000L};
-    int64_t until = runtime_now() + SEEK_TIME;
-    if (pair_is_crammed(worker->table) || send_handoff(worker, &question, -1, until) != 0)
-        return false;
-    while (!pair_is_adopted(worker->table) && runtime_now() < until)
-        nanosleep(&pause, NULL);
-    return pair_is_adopted(worker->table) && !pair_is_crammed(worker->table) &&
+    return !pair_is_crammed(worker->table) && forwarder_answers(worker) &&
+           pair_is_adopted(worker->table) && !pair_is_crammed(worker->table) &&
            pair_check(worker->table) == 0;
 }
 
@@ -386,10 +396,10 @@ static bool send_to_porch(
     visit->crowded = hearing->crowded;
     pass_slot(worker, visit, PAIR_ON_PORCH, porch > 0 ? porch : getppid());
     int error = porch_enter(worker->porch, visit, greeting->fd);
+    worker->porch_used = true;
     if (error == 0)
         return true;
     pass_slot(worker, visit, PAIR_WITH_WORKER, getpid());
-    worker->porch_failed = true;
     log_repeated(
         LOG_WARNING, "closed a connection: the porch does not take it: %s", strerror(-error));
     return false;

@@ -25,7 +25,7 @@ struct worker {
 
     const struct porch *porch;  /* where the rest of greetings is waited for; NULL: in the worker */
     _Atomic int32_t *porch_pid; /* who answers for those who stand there; PORCH_CLOSED */
-    bool porch_failed;          /* it took one in no time: it is stalled, or has no memory */
+    bool porch_used;            /* a connection was sent there, or was to be */
     bool patient;               /* others are idle: it may wait a moment for the rest itself */
     int (*hold)(uint64_t source); /* asks for a share of the workers, as in struct hearing */
 };

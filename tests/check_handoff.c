@@ -298,6 +298,7 @@ START_TEST(kinds_codecs_and_protocols_keep_their_numbers)
     ck_assert_int_eq(HANDOFF_LOOK, 1);
     ck_assert_int_eq(HANDOFF_RECORD, 2);
     ck_assert_int_eq(HANDOFF_TABLE, 3);
+    ck_assert_int_eq(HANDOFF_ASK, 4);
     ck_assert_int_eq(CODEC_PLAIN, 0);
     ck_assert_int_eq(CODEC_WEBSOCKET, 1);
     ck_assert_int_eq(CODEC_CHANNEL, 2);
@@ -362,7 +363,7 @@ END_TEST
 
 START_TEST(an_unknown_kind_is_refused_and_names_its_slot)
 {
-    static const uint32_t kinds[] = {HANDOFF_TABLE + 1, 1000, UINT32_MAX};
+    static const uint32_t kinds[] = {HANDOFF_ASK + 1, 1000, UINT32_MAX};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
     struct wire wire;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {

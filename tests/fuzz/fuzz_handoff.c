@@ -61,7 +61,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int error = handoff_receive(ends[1], &handoff, &fd);
     if (error == 0) {
         if (handoff.session_size > HANDOFF_SESSION_MAX || handoff.name_size > HANDOFF_NAME_MAX ||
-            (fd >= 0) != (handoff.kind == HANDOFF_CONNECTION || handoff.kind == HANDOFF_TABLE))
+            (fd >= 0) != (handoff.kind == HANDOFF_CONNECTION || handoff.kind == HANDOFF_TABLE ||
+                             handoff.kind == HANDOFF_ASK))
             abort();
         if (fd >= 0)
             close(fd);

@@ -121,6 +121,18 @@ def the_health_is_503_while_no_forwarder_can_be_had():
 
 
 @behaviour()
+def the_health_is_503_while_the_forwarder_stands_still():
+    with Relay() as relay:
+        exchange(*make_pair(relay))
+        assert get(relay, "/healthz").status == 200
+        forwarder = relay.forwarder()
+        os.kill(forwarder, signal.SIGSTOP)
+        assert get(relay, "/healthz").status == 503
+        os.kill(forwarder, signal.SIGCONT)
+        wait_until(lambda: get(relay, "/healthz").status == 200, "the health")
+
+
+@behaviour()
 def the_health_is_503_while_there_are_no_descriptors_for_newcomers():
     with Relay(limit=64) as relay:
         assert get(relay, "/healthz").status == 200

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 
 from harness import (RELAY, Client, Relay, alive, behaviour, children, exchange, line, make_pair, new_side,
                      new_token, process_name, run, wait_until)
@@ -247,6 +248,40 @@ def who_is_on_the_way_to_a_porch_that_is_killed_is_taken_by_the_next():
         for half in halves:
             half.send(line(token)[20:])
         exchange(halves[0].expect(b"ok\n"), halves[1].expect(b"ok\n"))
+
+
+@behaviour("somebody stands there", "nobody does")
+def a_porch_that_stands_still_is_replaced(when):
+    with Relay(options=["--handshake-timeout=60"]) as relay:
+        stalled = wait_until(lambda: porch_of(relay), "the porch")
+        if when == "somebody stands there":
+            lost = relay.connect().send(b"please ")
+            on_porch(relay, 1)
+        os.kill(stalled, signal.SIGSTOP)
+        token = new_token()
+        halves = [relay.connect().send(line(token)[:20]) for _ in range(2)]
+        wait_until(lambda: porch_of(relay) not in (0, stalled), "another porch")
+        for half in halves:
+            half.send(line(token)[20:])
+        exchange(halves[0].expect(b"ok\n"), halves[1].expect(b"ok\n"))
+        if when == "somebody stands there":
+            lost.expect_end()
+        assert "the porch has not moved for 2 s: replacing it" in relay.log()
+
+
+@behaviour()
+def a_porch_that_has_nothing_to_do_is_not_replaced():
+    with Relay(options=["--handshake-timeout=60"]) as relay:
+        first = wait_until(lambda: porch_of(relay), "the porch")
+        client = relay.connect().send(b"please ")
+        on_porch(relay, 1)
+        os.kill(first, signal.SIGSTOP)
+        os.kill(relay.process.pid, signal.SIGSTOP)  # all stand still, as in a container that is paused
+        time.sleep(3)
+        os.kill(first, signal.SIGCONT)
+        os.kill(relay.process.pid, signal.SIGCONT)
+        client.send(b"nothing\n").expect(b"bad handshake\n")
+        assert porch_of(relay) == first
 
 
 @behaviour()

@@ -815,9 +815,12 @@ def a_stalled_keeper_holds_nobody_up_for_long():
         stalled = wait_until(lambda: keeper(relay), "the keeper")
         os.kill(stalled, signal.SIGSTOP)
         try:
-            exchange(*meet(Secure(relay), Secure(relay)))
+            for _ in range(3):
+                exchange(*meet(Secure(relay), Secure(relay)))
         finally:
             os.kill(stalled, signal.SIGCONT)
+        # The others did not wait for it.
+        assert relay.log().count("the keeper of the certificate does not answer") == 1, relay.log()
 
 
 @behaviour()
