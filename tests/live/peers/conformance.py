@@ -1,5 +1,5 @@
-"""Runs an independent conformance suite's cases against a server, and prints what it found as JSON:
-      conformance.py URL CASES"""
+"""Runs cases of the Autobahn suite against a server, and prints what it found as JSON:
+      conformance.py URL CASES..."""
 
 import asyncio
 import json
@@ -8,9 +8,9 @@ import sys
 import kosoku
 
 
-async def main(url, cases):
+async def main(url, *cases):
     try:
-        results = await kosoku.run_fuzzingclient(url, cases=[cases])
+        results = await kosoku.run_fuzzingclient(url, cases=list(cases))
     except kosoku.FailureError as error:
         results = error.results
     json.dump([[result.case_id, result.behavior.value, result.behavior_close.value, result.description]
