@@ -717,7 +717,7 @@ void ends_lose(struct forwarder *forwarder, struct end *end)
 void ends_check_life(struct forwarder *forwarder, struct end *end)
 {
     enum vital vital = vital_check(end->fd);
-    if (vital == VITAL_DEAD && end->state == END_JOINED)
+    if (vital == VITAL_DEAD)
         ends_lose(forwarder, end);
     else if (vital == VITAL_WAITING)
         deadline_set(&end->watch, &forwarder->watching, forwarder->flow.now);
@@ -731,10 +731,12 @@ void ends_were_quiet(struct forwarder *forwarder, struct end *end)
     if (!flow_pending(end) && coded->codec->quiet(coded->state, forwarder->flow.now, &out) == 0)
         flow_say(end, out.iov_base, out.iov_len);
     coded->sent = true;
+    (void)watch(forwarder, end);
     ends_touch(forwarder, end);
 }
 
-/* Who is not being read for its peer's sake cannot be blamed for silence. */
+/* Who is not being read for its peer's sake, or until that comes, cannot be blamed for silence. But
+ * it is asked, as what is written to one who has gone is answered by a reset. */
 static bool is_being_read(const struct end *end)
 {
     if (end->state != END_JOINED)
@@ -746,11 +748,15 @@ void ends_were_silent(struct forwarder *forwarder, struct end *end)
 {
     struct coded *coded = end->coded;
     struct iovec out = {NULL, 0};
-    if (is_being_read(end) && coded->codec->silent(coded->state, forwarder->flow.now, &out) != 0) {
+    int error = coded->codec->silent(coded->state, forwarder->flow.now, &out);
+    bool being_read = is_being_read(end);
+    if (error != 0 && being_read) {
         ends_lose(forwarder, end);
         return;
     }
-    flow_say(end, out.iov_base, out.iov_len);
+    if (being_read || !flow_pending(end))
+        flow_say(end, out.iov_base, out.iov_len);
+    (void)watch(forwarder, end);
     ends_touch(forwarder, end);
     ends_queue(forwarder, end); /* what it may hold may be more by now */
 }

@@ -429,10 +429,10 @@ static int websocket_silent(void *state, int64_t now, struct iovec *out)
     static uint8_t ping[CONTROL_HEAD] = {FINAL | PING, 0};
     struct websocket *websocket = state;
     (void)now;
+    *out = (struct iovec){ping, sizeof ping};
     if (websocket->pings == PINGS_MAX)
         return -ETIMEDOUT;
     websocket->pings++;
-    *out = (struct iovec){ping, sizeof ping};
     return 0;
 }
 

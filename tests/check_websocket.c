@@ -827,6 +827,7 @@ START_TEST(a_silent_client_is_asked_twice_and_then_gone)
     expect_ping();
     expect_ping();
     ck_assert_int_eq(websocket_codec.silent(state, 0, &out), -ETIMEDOUT);
+    ck_assert_mem_eq(out.iov_base, "\x89\x00", 2); /* one that was not read is asked again */
 }
 END_TEST
 

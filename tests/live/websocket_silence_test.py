@@ -4,11 +4,12 @@ one that waits survives what is between (a proxy's 60 seconds), and one that is 
 import os
 import time
 
-from harness import Relay, behaviour, line, new_side, new_token, run
+from harness import Relay, behaviour, line, new_side, new_token, run, send_until_blocked
 from offset_relay import Task
-from web_protocols import (PAIRS, connection, exchange, introduced, p2p_pair, receive_bytes,
-                           transit)
-from websocket_client import PING, PONG, Closed
+from tls_client import FIRST, secure_relay
+from web_protocols import (PAIRS, connection, exchange, introduced, new_code, p2p_pair,
+                           receive_bytes, sender, transit)
+from websocket_client import BINARY, PING, PONG, Closed, frame
 
 PATIENCE = 180
 TOO_SOON = 15  # seconds between two pings, which are 25 apart
@@ -109,12 +110,26 @@ def an_end_that_only_listens_is_pinged_and_one_that_talks_is_not(relay):
     close_all(talking, listening)
 
 
+def who_has_said_too_much_to_be_read_and_has_gone_is_dropped(_):
+    """Of those who wait: their end is behind what nobody takes, and never arrives."""
+    with secure_relay() as relay:
+        clients = [connection(relay, "alice", "bob", "plain"), sender(relay, new_code()),
+                   connection(relay, "alice", "bob", "secure", context=FIRST.context())]
+        relay.wait_for(waiting=3)
+        for client in clients:
+            send_until_blocked(client, frame(BINARY, bytes(10_000)))
+        relay.wait_for(waiting=3)
+        close_all(*clients)
+        relay.wait_for(waiting=0, used=0, patience=60)
+
+
 @behaviour()
 def silent_clients_are_pinged_alone_and_in_pairs_and_those_who_miss_two_are_dropped():
     """All at once, as each takes more than a minute."""
     with Relay() as relay:
         for task in [Task(check, relay) for check in (
                 who_waits_is_pinged, who_waits_and_misses_two_is_dropped, who_speaks_is_not_pinged,
+                who_has_said_too_much_to_be_read_and_has_gone_is_dropped,
                 both_ends_of_a_pair_are_pinged, an_end_that_misses_two_is_dropped_with_its_pair,
                 an_end_that_only_listens_is_pinged_and_one_that_talks_is_not)]:
             task.result()
