@@ -30,7 +30,7 @@ struct text {
 
 /* What the header lines have said. */
 struct fields {
-    struct text host, key, version;
+    struct text host, key, version, subprotocols;
     size_t hosts, keys, versions;
     bool upgrade;   /* `upgrade` is among the tokens of Connection */
     bool websocket; /* and `websocket` among those of Upgrade */
@@ -243,6 +243,9 @@ static bool parse_field(struct text line, struct fields *fields)
     } else if (same_word(name, "Sec-WebSocket-Version")) {
         fields->version = value;
         fields->versions++;
+    } else if (same_word(name, "Sec-WebSocket-Protocol")) {
+        if (fields->subprotocols.size == 0)
+            fields->subprotocols = value;
     } else if (same_word(name, "Content-Length")) {
         fields->body = fields->body || !same(value, "0");
     } else if (same_word(name, "Transfer-Encoding")) {
@@ -270,6 +273,16 @@ static bool accept_key(struct text key, char accept[HTTP_ACCEPT_SIZE + 1])
     sodium_bin2base64(
         accept, HTTP_ACCEPT_SIZE + 1, hash, sizeof hash, sodium_base64_VARIANT_ORIGINAL);
     return true;
+}
+
+/* The first of those that are offered. */
+static void choose_subprotocol(struct text offered, struct http_request *request)
+{
+    struct text first = trim(take_until(&offered, ','));
+    if (first.size > HTTP_SUBPROTOCOL_MAX || !is_token(first))
+        return;
+    request->subprotocol = first.bytes;
+    request->subprotocol_size = first.size;
 }
 
 /* Versions of HTTP before 1.1 know no upgrade, and one asked for in them is to be ignored. */
@@ -301,6 +314,7 @@ enum http_answer http_parse(const char *head, size_t size, struct http_request *
         return HTTP_UPGRADE_REQUIRED;
     if (fields.keys != 1 || !accept_key(fields.key, request->accept))
         return HTTP_BAD_REQUEST;
+    choose_subprotocol(fields.subprotocols, request);
     return HTTP_SWITCH;
 }
 
@@ -400,13 +414,16 @@ static const struct reply replies[] = {
 
 static size_t write_switch(const struct http_request *request, char *out)
 {
+    bool takes = request->subprotocol_size > 0;
     return (size_t)snprintf(out, HTTP_ANSWER_MAX,
         "HTTP/1.1 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
         "Connection: Upgrade\r\n"
         "Sec-WebSocket-Accept: %s\r\n"
+        "%s%.*s%s"
         "\r\n",
-        request->accept);
+        request->accept, takes ? "Sec-WebSocket-Protocol: " : "", (int)request->subprotocol_size,
+        takes ? request->subprotocol : "", takes ? "\r\n" : "");
 }
 
 size_t http_write(enum http_answer answer, const struct http_request *request, char *out)

@@ -10,9 +10,10 @@
 #include <stdint.h>
 
 enum {
-    HTTP_HEAD_MAX = 8192,   /* bytes in a request head; more are answered 431 */
-    HTTP_ANSWER_MAX = 2048, /* bytes in any answer */
-    HTTP_ACCEPT_SIZE = 28,  /* characters of Sec-WebSocket-Accept */
+    HTTP_HEAD_MAX = 1 << 15,     /* bytes in a request head; more are answered 431 */
+    HTTP_ANSWER_MAX = 2048,      /* bytes in any answer */
+    HTTP_ACCEPT_SIZE = 28,       /* characters of Sec-WebSocket-Accept */
+    HTTP_SUBPROTOCOL_MAX = 1024, /* characters of one that is offered; a longer one is ignored */
 };
 
 /* What is said to a request. */
@@ -32,6 +33,8 @@ enum http_answer {
 struct http_request {
     const char *path; /* valid as long as the head; without the query, percent-encoded yet */
     size_t path_size;
+    const char *subprotocol;           /* the first that is offered; taken in HTTP_SWITCH */
+    size_t subprotocol_size;           /* 0: there is none */
     bool bodiless;                     /* HEAD: the answer has no body */
     char accept[HTTP_ACCEPT_SIZE + 1]; /* HTTP_SWITCH: what proves that the key was read */
 };

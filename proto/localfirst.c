@@ -264,6 +264,7 @@ const struct protocol localfirst_protocol = {
     .name = "localfirst",
     .claims_path = localfirst_claims_path,
     .greet_path = localfirst_greet_path,
+    .takes_subprotocol = true, /* as its own server does */
     .patient = true,
     .welcome = localfirst_welcome,
     .farewell = localfirst_farewell,

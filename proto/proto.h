@@ -115,6 +115,7 @@ struct protocol {
     bool (*claims_path)(const char *path, size_t size);
     bool (*greet_path)(struct greeting *greeting, const char *path, size_t size,
         struct pair_request *request, struct handoff *handoff);
+    bool takes_subprotocol; /* the first that a client offers */
     /* or else by its first message. One protocol takes text, another takes binary. */
     bool text_first;
     enum pair_outcome (*greet_message)(struct greeting *greeting, const uint8_t *message,

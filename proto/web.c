@@ -96,6 +96,8 @@ static enum pair_outcome web_greet(
     if (protocol != NULL &&
         !protocol->greet_path(greeting, http.path, http.path_size, request, handoff))
         return answer_request(greeting, HTTP_NOT_FOUND, &http);
+    if (protocol == NULL || !protocol->takes_subprotocol)
+        http.subprotocol_size = 0;
     http_say(greeting, HTTP_SWITCH, &http);
     if (protocol == NULL) {
         greeting_settle(greeting);

@@ -53,6 +53,8 @@ START_TEST(test_4_2_1_the_rfcs_own_example)
                   "\r\n",
         HTTP_SWITCH);
     ck_assert_str_eq(request.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    ck_assert_uint_eq(request.subprotocol_size, strlen("chat"));
+    ck_assert_mem_eq(request.subprotocol, "chat", strlen("chat"));
 }
 END_TEST
 
@@ -129,11 +131,10 @@ END_TEST
 
 /* ---- RFC 6455, 4.2.2: the server's answer ---------------------------------------- */
 
-START_TEST(test_4_2_2_the_answer_proves_that_the_key_was_read_and_accepts_nothing_more)
+START_TEST(test_4_2_2_the_answer_proves_that_the_key_was_read_and_accepts_no_extension)
 {
     char out[HTTP_ANSWER_MAX + 1];
     expect_answer(START UPGRADE NONCE VERSION
-        "Sec-WebSocket-Protocol: chat\r\n"
         "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n",
         HTTP_SWITCH);
     out[http_write(HTTP_SWITCH, &request, out)] = '\0';
@@ -142,6 +143,43 @@ START_TEST(test_4_2_2_the_answer_proves_that_the_key_was_read_and_accepts_nothin
                           "Connection: Upgrade\r\n"
                           "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
                           "\r\n");
+}
+END_TEST
+
+static void expect_subprotocol(const char *lines, const char *expected)
+{
+    char head[4096], out[HTTP_ANSWER_MAX + 1], line[2048] = "";
+    (void)snprintf(head, sizeof head, START UPGRADE NONCE VERSION "%s\r\n", lines);
+    char *copy = strndup(head, strlen(head));
+    ck_assert_int_eq(http_parse(copy, strlen(copy), &request), HTTP_SWITCH);
+    out[http_write(HTTP_SWITCH, &request, out)] = '\0';
+    free(copy);
+    if (expected != NULL)
+        (void)snprintf(line, sizeof line, "Sec-WebSocket-Protocol: %s\r\n", expected);
+    const char *accept = strstr(out, "Sec-WebSocket-Accept: ");
+    ck_assert_ptr_nonnull(accept);
+    const char *rest = strstr(accept, "\r\n") + 2;
+    ck_assert_mem_eq(rest, line, strlen(line));
+    ck_assert_str_eq(rest + strlen(line), "\r\n");
+}
+
+START_TEST(test_4_2_2_a_subprotocol_that_was_offered_is_taken)
+{
+    expect_subprotocol("Sec-WebSocket-Protocol: chat\r\n", "chat");
+    expect_subprotocol("sec-websocket-protocol:\t v1.chat ,superchat\r\n", "v1.chat");
+    expect_subprotocol("Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: b\r\n", "a");
+}
+END_TEST
+
+START_TEST(test_4_2_2_what_is_no_subprotocol_is_not_taken)
+{
+    char lines[2048];
+    expect_subprotocol("", NULL);
+    expect_subprotocol("Sec-WebSocket-Protocol:\r\n", NULL);
+    expect_subprotocol("Sec-WebSocket-Protocol: a b\r\n", NULL);
+    expect_subprotocol("Sec-WebSocket-Protocol: ,chat\r\n", NULL);
+    (void)snprintf(lines, sizeof lines, "Sec-WebSocket-Protocol: %01025d\r\n", 1);
+    expect_subprotocol(lines, NULL);
 }
 END_TEST
 
@@ -393,7 +431,7 @@ START_TEST(a_head_in_pieces_of_any_size_is_read)
 }
 END_TEST
 
-START_TEST(a_head_of_8_kib_is_read_and_a_larger_one_refused)
+START_TEST(a_head_of_32_kib_is_read_and_a_larger_one_refused)
 {
     static char head[HTTP_HEAD_MAX + 2];
     enum http_answer answer;
@@ -443,7 +481,9 @@ static TCase *head_tests(void)
     tcase_add_test(tests, test_4_2_1_the_key_is_16_bytes_in_base64_and_comes_once);
     tcase_add_test(tests, test_4_4_another_version_of_the_protocol_is_told_which_one_is_spoken);
     tcase_add_test(
-        tests, test_4_2_2_the_answer_proves_that_the_key_was_read_and_accepts_nothing_more);
+        tests, test_4_2_2_the_answer_proves_that_the_key_was_read_and_accepts_no_extension);
+    tcase_add_test(tests, test_4_2_2_a_subprotocol_that_was_offered_is_taken);
+    tcase_add_test(tests, test_4_2_2_what_is_no_subprotocol_is_not_taken);
     tcase_add_test(
         tests, test_9112_2_2_a_bare_line_feed_ends_a_line_and_a_bare_carriage_return_does_not);
     tcase_add_test(tests, test_9112_3_a_request_line_has_three_parts);
@@ -468,7 +508,7 @@ static TCase *greeting_tests(void)
     tcase_add_checked_fixture(tests, open_connection, close_connection);
     tcase_add_test(tests, nothing_behind_a_head_is_read);
     tcase_add_test(tests, a_head_in_pieces_of_any_size_is_read);
-    tcase_add_test(tests, a_head_of_8_kib_is_read_and_a_larger_one_refused);
+    tcase_add_test(tests, a_head_of_32_kib_is_read_and_a_larger_one_refused);
     tcase_add_test(tests, a_head_that_does_not_end_ends_at_the_deadline_or_the_end_of_file);
     tcase_add_test(tests, an_answer_is_sent);
     return tests;

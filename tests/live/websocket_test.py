@@ -81,14 +81,15 @@ def http_1_0_is_not_upgraded():
 
 
 @behaviour()
-def no_extension_and_no_subprotocol_is_ever_accepted():
+def no_extension_is_accepted_and_a_subprotocol_only_of_localfirst():
     with Relay() as relay:
-        response = try_upgrade(
-            relay, Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits",
-            Sec_WebSocket_Protocol="chat")
-        assert response.status == 101
-        assert "sec-websocket-extensions" not in response.headers
-        assert "sec-websocket-protocol" not in response.headers
+        for path, taken in ("/", None), ("/introduction/alice", "chat"), ("/connection/a/b/c", "chat"):
+            response = try_upgrade(
+                relay, path, Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits",
+                Sec_WebSocket_Protocol="chat, superchat")
+            assert response.status == 101
+            assert "sec-websocket-extensions" not in response.headers
+            assert response.headers.get("sec-websocket-protocol") == taken, response.headers
 
 
 @behaviour()
@@ -99,11 +100,11 @@ def the_origin_is_not_judged():
 
 
 @behaviour()
-def a_head_of_up_to_8_KiB_is_read_and_a_longer_one_refused():
+def a_head_of_up_to_32_KiB_is_read_and_a_longer_one_answered_431():
     with Relay() as relay:
-        room = 8192 - len(upgrade_request(X_Padding=""))
-        assert try_upgrade(relay, X_Padding="x" * (room - 64)).status == 101
-        assert 400 <= try_upgrade(relay, X_Padding="x" * 9000).status < 500
+        room = (1 << 15) - len(upgrade_request(Cookie=""))
+        assert try_upgrade(relay, Cookie="x" * room).status == 101
+        assert try_upgrade(relay, Cookie="x" * (room + 1)).status == 431
 
 
 @behaviour(*WAYS)
