@@ -3,6 +3,7 @@
 
 #include "log.h"
 #include "options.h"
+#include "parting.h"
 #include "passing.h"
 #include "places.h"
 #include "runtime.h"
@@ -156,19 +157,23 @@ static void send_back(struct keeper_of_porch *keeper, struct standing *one, stru
     append(queue, &one->place);
 }
 
-static void end_visit(struct keeper_of_porch *keeper, struct standing *one, int64_t now)
-{
-    if (one->visit.deadline > now)
-        one->visit.deadline = now;
-    send_back(keeper, one, &keeper->ended);
-}
-
 /* The descriptor is not the last one of its connection, so the epoll instance would keep it. */
 static void release(struct keeper_of_porch *keeper, struct standing *one)
 {
     (void)epoll_ctl(keeper->epoll, EPOLL_CTL_DEL, one->fd, NULL);
     close(one->fd);
     places_leave(keeper->places, &one->place);
+}
+
+static void end_visit(struct keeper_of_porch *keeper, struct standing *one, int64_t now)
+{
+    if (one->visit.parting) {
+        release(keeper, one);
+        return;
+    }
+    if (one->visit.deadline > now)
+        one->visit.deadline = now;
+    send_back(keeper, one, &keeper->ended);
 }
 
 static void watch(struct keeper_of_porch *keeper, int fd, uint32_t events)
@@ -239,6 +244,11 @@ static int64_t earlier(int64_t a, int64_t b)
 /* Something has come, or the client has gone. */
 static void hear(struct keeper_of_porch *keeper, struct standing *one, uint32_t events, int64_t now)
 {
+    if (one->visit.parting) {
+        if (one->place.crowd != NULL && !parting_drop(one->fd, &one->visit.dropped))
+            release(keeper, one);
+        return;
+    }
     bool gone = (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
     if (one->place.crowd == NULL || one->heard || (!gone && !has_enough(one)))
         return;
@@ -271,15 +281,16 @@ static void stand(struct keeper_of_porch *keeper, const struct visit *visit, int
     struct place *surplus = places_surplus(keeper->places, visit->crowd);
     if (surplus != NULL)
         end_visit(keeper, (struct standing *)surplus, now);
-    struct standing *one = (struct standing *)places_take(
-        keeper->places, visit->crowd, earlier(visit->deadline, now + DEADLINE_MAX));
+    int64_t deadline =
+        earlier(visit->deadline, now + (visit->parting ? PARTING_TIME : DEADLINE_MAX));
+    struct standing *one = (struct standing *)places_take(keeper->places, visit->crowd, deadline);
     struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = one};
     one->visit = *visit;
-    one->visit.deadline = earlier(visit->deadline, now + DEADLINE_MAX);
+    one->visit.deadline = deadline;
     one->fd = fd;
     one->not_before = now + pause_of(visit);
     one->heard = false;
-    set_low_water(one, visit->enough);
+    set_low_water(one, visit->parting ? 1 : visit->enough);
     if (epoll_ctl(keeper->epoll, EPOLL_CTL_ADD, fd, &event) < 0)
         end_visit(keeper, one, now);
 }

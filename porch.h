@@ -8,6 +8,8 @@
  * as all words to clients, and all counts, are the workers'; and so is, when there is no room, the
  * one that has stood longest from the source that has the most.
  *
+ * A client that was refused waits here, too, until it has read why; from here it goes nowhere.
+ *
  * The two sockets belong to the parent, so what is in them outlives the porch: the next one, or a
  * worker, takes it. What stood on the porch is lost with it, as a worker's connection is lost with
  * the worker. */
@@ -39,6 +41,9 @@ struct visit {
     uint64_t enough;  /* bytes that are to be there before another look is worth while */
     uint32_t returns; /* how often it was sent back */
     bool crowded;     /* it waits for its turn, not for the client */
+
+    bool parting;     /* it was refused, and only waits until the client has read that: parting.h */
+    uint32_t dropped; /* bytes that have come since */
 };
 
 struct porch {

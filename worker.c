@@ -7,6 +7,7 @@
 #include "launch.h"
 #include "listen.h"
 #include "log.h"
+#include "parting.h"
 #include "process.h"
 #include "proto/proto.h"
 #include "proto/proxy.h"
@@ -28,8 +29,6 @@
 #include <unistd.h>
 
 enum {
-    PARTING_TIME = 1000, /* milliseconds for a refused client to read why */
-    PARTING_BYTES = 1 << 16,
     ADOPTION_TIME = 1000, /* for a forwarder to take a table for its own: milliseconds */
     ADOPTION_PAUSE = 1,
     SEEK_TIME = 1000, /* for a forwarder to take a question: milliseconds */
@@ -38,31 +37,6 @@ enum {
 };
 
 /* ---- refusing -------------------------------------------------------------------- */
-
-/* Closes so that what was said arrives: a close with unread input would be a reset, which may
- * overtake it. */
-static void part(int fd)
-{
-    char discarded[4096];
-    size_t total = 0;
-    int64_t until = runtime_now() + PARTING_TIME;
-    if (shutdown(fd, SHUT_WR) == 0) {
-        struct pollfd entry = {.fd = fd, .events = POLLIN};
-        int64_t left;
-        while (total < PARTING_BYTES && (left = until - runtime_now()) > 0) {
-            int ready = poll(&entry, 1, (int)left);
-            if (ready < 0 && errno == EINTR)
-                continue;
-            if (ready <= 0)
-                break;
-            ssize_t count = recv(fd, discarded, sizeof discarded, MSG_DONTWAIT);
-            if (count <= 0)
-                break;
-            total += (size_t)count;
-        }
-    }
-    close(fd);
-}
 
 /* Tells a client why it is refused, in the protocol's words. */
 static void say_farewell(
@@ -332,8 +306,9 @@ static bool has_alerted(const struct greeting *greeting)
            greeting->records->alert != RECORDS_NOTHING_TO_SAY;
 }
 
-/* Closes a connection that the forwarder has not got, in the protocol's words if it is `known`. */
-static void close_refused(
+/* Tells a client that the forwarder has not got its connection, in the protocol's words if it is
+ * `known`. */
+static void say_refusal(
     struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason, bool known)
 {
     if (outcome == PAIR_ERRORY && known)
@@ -342,10 +317,6 @@ static void close_refused(
     if (known)
         say_farewell(greeting, outcome, reason);
     greeting_say_end(greeting);
-    if ((outcome == PAIR_EMPTY || outcome == PAIR_SOURCE) && !has_alerted(greeting))
-        close(greeting->fd);
-    else
-        part(greeting->fd);
 }
 
 /* ---- until more has come --------------------------------------------------------- */
@@ -358,6 +329,34 @@ static uint64_t crowd_of(const struct worker *worker, struct visit *visit, int f
     if (visit->crowd == 0)
         visit->crowd = listen_source(&visit->address, worker->table);
     return visit->crowd;
+}
+
+static bool has_porch(const struct worker *worker)
+{
+    return worker->porch != NULL && !worker->closing &&
+           atomic_load(worker->porch_pid) != PORCH_CLOSED;
+}
+
+/* Closes a connection so that the client reads what it was told. Most clients go at once; for
+ * others the porch waits, if there is one. If it has no room they may miss it. */
+static void part(struct worker *worker, struct visit *visit, int fd)
+{
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    bool porch = has_porch(worker);
+    int64_t left = !porch ? PARTING_TIME : worker->patient ? PATIENCE : 0;
+    int64_t until = runtime_now() + left;
+    bool there = shutdown(fd, SHUT_WR) == 0 && parting_drop(fd, &visit->dropped);
+    for (; there && left > 0; left = until - runtime_now()) {
+        if (poll(&entry, 1, (int)left) > 0)
+            there = parting_drop(fd, &visit->dropped);
+    }
+    if (there && porch) {
+        visit->crowd = crowd_of(worker, visit, fd);
+        visit->parting = true;
+        worker->porch_used = true;
+        (void)porch_enter(worker->porch, visit, fd);
+    }
+    close(fd);
 }
 
 /* The greeting in progress, as it asks for a share of the workers. */
@@ -408,8 +407,8 @@ static bool send_to_porch(
 /* ---- one connection, new or from the porch --------------------------------------- */
 
 /* What becomes of a connection that the forwarder has not got. */
-static void end_visit(const struct worker *worker, const struct visit *visit,
-    struct greeting *greeting, enum pair_outcome outcome, enum pair_reason reason, bool known)
+static void end_visit(struct worker *worker, struct visit *visit, struct greeting *greeting,
+    enum pair_outcome outcome, enum pair_reason reason, bool known)
 {
     struct pair_ref stranded;
     if (!pair_is_none(visit->ref) && pair_part(worker->table, visit->ref, &stranded) == 0)
@@ -419,9 +418,13 @@ static void end_visit(const struct worker *worker, const struct visit *visit,
         pair_count(worker->table, greeting->protocol, outcome);
         record_end(worker, visit->start, outcome);
     }
-    close_refused(greeting, outcome, reason, known);
+    say_refusal(greeting, outcome, reason, known);
     if (!pair_is_none(visit->ref))
         (void)pair_leave(worker->table, visit->ref, &stranded); /* nobody: it has left its place */
+    if ((outcome == PAIR_EMPTY || outcome == PAIR_SOURCE) && !has_alerted(greeting))
+        close(greeting->fd);
+    else
+        part(worker, visit, greeting->fd);
 }
 
 /* As far as it goes before more of the greeting has to come. */
@@ -452,11 +455,9 @@ static void proceed(struct worker *worker, struct visit *visit, int fd, int64_t 
         .context = &holder,
         .returned = visit->returns > 0,
         .resumes = visit->resumed};
-    bool porch =
-        worker->porch != NULL && !worker->closing && atomic_load(worker->porch_pid) != PORCH_CLOSED;
     struct greeting greeting = {
         .fd = fd,
-        .hearing = porch ? &hearing : NULL,
+        .hearing = has_porch(worker) ? &hearing : NULL,
         .deadline = visit->deadline,
         .table = worker->table,
         .identity = worker->identity,

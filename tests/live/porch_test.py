@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import time
 
-from harness import (RELAY, Client, Relay, alive, behaviour, children, exchange, line, make_pair, new_side,
+from harness import (RELAY, Client, Relay, alive, behaviour, children, descriptors, exchange, line, make_pair, new_side,
                      new_token, process_name, run, wait_until)
 from tls_client import FIRST
 from web_protocols import hello, new_code
@@ -210,6 +210,47 @@ def who_must_keep_a_worker_waits_its_turn_while_whole_greetings_are_served():
             close_all(make_pair(relay))
         close_all(clients)
         relay.wait_for(used=0)
+
+
+# ---- who is refused waits there until it has read why ---------------------------------------
+
+REFUSED = {
+    "a line": (b"please relay nothing\n", b"bad handshake\n"),
+    "a path": (b"GET /nothing HTTP/1.1\r\nHost: relay\r\n\r\n", b"HTTP/1.1 404"),
+    "a line with more behind it": (b"please relay nothing\n" + bytes(20000), b"bad handshake\n"),
+}
+
+
+@behaviour(*REFUSED)
+def who_was_refused_and_stays_keeps_no_worker(what):
+    said, answer = REFUSED[what]
+    with Relay(options=["--max-workers=4"]) as relay:
+        clients = []
+        for _ in range(30):
+            clients += [relay.connect().send(said) for _ in range(4)]
+            exchange(*make_pair(relay))
+        for client in clients:
+            client.expect(answer)
+            while client.receive(4096):
+                pass
+        assert len(relay.workers()) <= 4
+        # None of them has closed, and yet all are gone from the relay.
+        relay.wait_for(used=0)
+        wait_until(lambda: len(descriptors(porch_of(relay))) < 10, "the porch to be empty")
+        close_all(clients)
+
+
+@behaviour()
+def who_was_refused_and_goes_on_talking_is_left():
+    with Relay(options=["--max-workers=4"]) as relay:
+        client = relay.connect().send(b"please relay nothing\n").expect(b"bad handshake\n")
+        try:
+            for _ in range(100):
+                client.send(bytes(65536))
+            raise AssertionError("it may say 6 MB and more")
+        except OSError:
+            pass
+        exchange(*make_pair(relay))
 
 
 # ---- the porch dies, or is told to -----------------------------------------------------------

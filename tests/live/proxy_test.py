@@ -243,7 +243,8 @@ def a_header_from_anybody_else_is_refused(version):
         with Relay(options=options) as relay:
             with From(relay.port) as client:
                 client.send(header(version, "192.0.2.1") + line(new_token()))
-                assert client.receive(100) == b"bad handshake\n"
+                # The second version begins as a request does that has empty lines in front.
+                client.expect(b"bad handshake\n" if version == 1 else b"HTTP/1.1 400 ")
             assert is_admitted(From(relay.port))
 
 
