@@ -15,7 +15,8 @@
 
 enum {
     SPARES_AT_ONCE = 64,
-    DISCARDS_AT_ONCE = 4, /* reads of what nobody wants, before others have their turn */
+    DISCARDS_AT_ONCE = 4,    /* reads of what nobody wants, before others have their turn */
+    DISCARDED_MAX = 1 << 24, /* bytes of it: more than can be on the way when one is told to go */
 };
 
 /* ---- records --------------------------------------------------------------------- */
@@ -174,16 +175,19 @@ static bool is_to_answer(const struct end *end)
 {
     const struct coded *coded = end->coded;
     return coded != NULL && coded->codec->mutual_close && coded->verdict == CODEC_MORE &&
-           !coded->unwelcome && !end->cut;
+           !coded->unwelcome && !end->cut && !flow_broke_tls(end);
 }
 
 /* Returns whether there is more to discard right now. */
 static bool discard_once(struct forwarder *forwarder, struct end *end)
 {
+    if (end->discarded > DISCARDED_MAX)
+        return false;
     if (is_to_answer(end))
         return messages_read(&forwarder->flow, end, discard, NULL);
-    return end->readable && !end->gone && flow_read(&forwarder->flow, end, FLOW_CHUNK) > 0 &&
-           end->readable;
+    if (end->readable && !end->gone)
+        (void)flow_read(&forwarder->flow, end, FLOW_CHUNK);
+    return end->readable && !end->gone;
 }
 
 /* Once everything is written: no more will be, unless the other side is to answer a farewell. */
@@ -274,7 +278,7 @@ void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcom
     lobby_leave(forwarder, end);
     leave_place(forwarder, end);
     record_single(forwarder, end, outcome);
-    if (say_farewell(forwarder, end, outcome, reason))
+    if (say_farewell(forwarder, end, outcome, reason) || flow_broke_tls(end))
         start_leaving(forwarder, end);
     else
         ends_close(forwarder, end);
@@ -303,6 +307,8 @@ static bool is_broken(const struct end *end)
  * have no half of a connection: there, only who goes itself ends the other's direction, too. */
 static bool is_cut(const struct forwarder *forwarder, const struct end *end)
 {
+    if (flow_broke_tls(end))
+        return false; /* the alert has said so */
     if (is_broken(end->peer))
         return end->coded == NULL || end->coded->codec->mutual_close;
     return !messages_between(end) && !forwarder->stopping && !is_delivered(end->peer);
@@ -312,7 +318,8 @@ static bool is_cut(const struct forwarder *forwarder, const struct end *end)
 static void part_in_words(struct forwarder *forwarder, struct end *end)
 {
     const struct coded *coded = end->coded;
-    bool in_message = coded != NULL && coded->speaking && coded->verdict == CODEC_MORE;
+    bool in_message =
+        coded != NULL && coded->speaking && coded->verdict == CODEC_MORE && !flow_broke_tls(end);
     if (in_message && coded->close_code == 0)
         end->cut = true;
     else if (say_farewell(forwarder, end, PAIR_HAPPY, PAIR_NO_REASON))

@@ -393,6 +393,20 @@ static bool is_authentic_end(const struct end *from)
     return from->secure != NULL ? from->secure->closed : !from->kernel_tls;
 }
 
+bool flow_broke_tls(const struct end *end)
+{
+    return end->secure != NULL && end->secure->failed;
+}
+
+/* Nothing more can be read for anybody, but the reason is to arrive: what the other side has sent
+ * behind is discarded while it leaves, as a close with unread input would be a reset. */
+static void refuse_records(struct end *from)
+{
+    from->ended = from->broken = true;
+    say_last(from, from->secure->records.alert);
+    flow_shut(from);
+}
+
 /* What a read has returned: true if there are bytes. */
 static bool judge_read(struct end *from, ssize_t count)
 {
@@ -405,11 +419,10 @@ static bool judge_read(struct end *from, ssize_t count)
         from->readable = false;
     else if (errno == EIO && from->kernel_tls)
         judge_record(from);
-    else if (errno != EINTR) {
-        if (from->secure != NULL && errno == EPROTO)
-            say_last(from, from->secure->records.alert);
+    else if (errno == EPROTO && flow_broke_tls(from))
+        refuse_records(from);
+    else if (errno != EINTR)
         from->ended = from->gone = from->finished = from->broken = true; /* reset: both ways */
-    }
     return false;
 }
 
@@ -423,10 +436,8 @@ static size_t read_secure(struct flow *flow, struct end *from, size_t size)
     return (size_t)count;
 }
 
-size_t flow_read(struct flow *flow, struct end *from, size_t size)
+static size_t read_bytes(struct flow *flow, struct end *from, size_t size)
 {
-    if (from->secure != NULL)
-        return read_secure(flow, from, size);
     ssize_t count = recv(from->fd, flow->scratch, size, MSG_DONTWAIT);
     if (!judge_read(from, count))
         return 0;
@@ -434,6 +445,15 @@ size_t flow_read(struct flow *flow, struct end *from, size_t size)
     if ((size_t)count < size && !from->hung_up && !from->kernel_tls)
         from->readable = false;
     return (size_t)count;
+}
+
+size_t flow_read(struct flow *flow, struct end *from, size_t size)
+{
+    size_t count =
+        from->secure != NULL ? read_secure(flow, from, size) : read_bytes(flow, from, size);
+    if (from->state == END_LEAVING)
+        from->discarded += (uint32_t)count;
+    return count;
 }
 
 static bool carries_plain(const struct end *end)
@@ -508,8 +528,8 @@ bool flow_is_used_up(const struct flow *flow, const struct end *end)
 static bool can_move(const struct flow *flow, const struct end *from)
 {
     const struct end *to = from->peer;
-    return from->readable && !from->ended && !to->finished && !flow_pending(to) &&
-           messages_may_read(from) && !flow_is_used_up(flow, from);
+    return from->readable && !from->ended && !to->finished && !flow_broke_tls(to) &&
+           !flow_pending(to) && messages_may_read(from) && !flow_is_used_up(flow, from);
 }
 
 bool flow_move(struct flow *flow, struct end *from)

@@ -75,6 +75,7 @@ struct end {
     struct secure *secure;   /* NULL: there is no TLS, or the kernel's */
     _Atomic uint64_t *bytes; /* from this end: its slot's count */
     struct usage_start start;
+    uint32_t discarded;    /* bytes that were read since it is leaving */
     uint64_t acknowledged; /* bytes, when this was last looked at: ends.c */
     struct deadline phase; /* of what it is doing: waiting, arriving, lingering, leaving */
     struct deadline watch; /* set when something was written, until it is acknowledged */
@@ -126,6 +127,9 @@ void flow_part(struct end *end);
 /* Reads up to `size` bytes into the scratch buffer; in TLS, at least a record. Returns how many; 0:
  * there are none now, or it has ended. */
 size_t flow_read(struct flow *flow, struct end *from, size_t size);
+/* Whether what it sent has broken TLS: it was told so, or is to be with what waits, and is told
+ * nothing more; what it sends is read to be discarded. */
+bool flow_broke_tls(const struct end *end);
 /* Counts bytes on their way from this end to its peer. */
 void flow_count(struct flow *flow, struct end *from, size_t count);
 

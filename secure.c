@@ -121,9 +121,18 @@ static ssize_t open_records(
     return (ssize_t)at;
 }
 
+static ssize_t drop(struct secure *secure, int fd)
+{
+    ssize_t count = recv(fd, sealed, sizeof sealed, MSG_DONTWAIT);
+    secure->drained = count > 0 && (size_t)count < sizeof sealed;
+    return count;
+}
+
 ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size)
 {
     size_t opened;
+    if (secure->failed)
+        return drop(secure, fd);
     if (secure->closed)
         return 0;
     forgive(secure);
@@ -134,6 +143,8 @@ ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size)
         return count;
     ssize_t taken = open_records(secure, (size_t)count, buffer, size, &opened);
     if (taken < 0) {
+        drop_kept(secure);
+        secure->failed = true;
         errno = EPROTO;
         return -1;
     }

@@ -22,6 +22,7 @@ struct secure {
     bool drained;     /* the last read has left nothing behind, here or in the socket */
     bool closed;      /* the other side has said that it will say nothing more */
     bool ended;       /* so have we */
+    bool failed;      /* nothing that comes can be opened any more */
 };
 
 /* Takes a handoff's session. NULL: there is no memory for it. */
@@ -31,7 +32,8 @@ void secure_close(struct secure *secure);
 
 /* As recv() would read what is inside, `size` bytes at most, but of at least one record. Errors are
  * left in errno: EAGAIN; EINTR when it is to be called again, as nothing was for others; EPROTO
- * when what came breaks TLS, or the other side has said that something of ours did. */
+ * when what came breaks TLS, or the other side has said that something of ours did; from then on
+ * what comes is dropped, and counted as it was read. */
 ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size);
 
 /* Seals what there is, or as much as is written at once: *out is valid until the next call of any

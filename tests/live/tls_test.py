@@ -1,5 +1,6 @@
 """TLS on the same port: what a client sees, and what becomes of the processes behind it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from offset_client import Connection
 from offset_relay import OffsetRelay
 from offset_relay import exchange as exchange_through_tunnel
 from tls_client import (FIRST, SECOND, Certificate, Pieces, Secure, Splitting, secure_relay, work)
-from websocket_client import TEXT
+from websocket_client import TEXT, upgrade_request
 
 WAYS = Relay.MODES
 MANY = 50 << 20
@@ -384,6 +385,50 @@ def a_record_that_was_tampered_with_ends_its_pair_and_no_other(when):
         bad.close()
         exchange(*other)
         relay.wait_for(joined=2, used=2)
+
+
+def is_told_by_an_alert(client, unread):
+    """Sends what breaks TLS, and `unread` bytes behind it, before it reads anything. Whether it is
+    then told what was wrong, and comes to an end and not to a reset."""
+    try:
+        client.socket.sendall(b"\x17\3\3\0\x20" + bytes(32))
+        for _ in range(unread // UNREAD_AT_ONCE):
+            client.socket.sendall(bytes(UNREAD_AT_ONCE))
+        client.receive(1 << 20)
+    except ssl.SSLError as error:
+        assert "BAD_RECORD_MAC" in str(error).upper(), error
+        while client.socket.recv(1 << 16):
+            pass
+        return True
+    return False
+
+
+UNREAD_AT_ONCE = 1000
+CLIENTS_IN_TLS = {
+    "waiting": lambda relay: (Pieces(relay).shake_hands().send(line(new_token())), None),
+    "waiting for news": lambda relay: (
+        Pieces(relay).shake_hands().send(upgrade_request("/introduction/alice")), None),
+    "paired": lambda relay: meet(Pieces(relay).shake_hands(), relay.connect()),
+}
+
+
+@behaviour(*CLIENTS_IN_TLS)
+def whoever_breaks_TLS_is_told_so_however_much_it_has_sent_behind(what):
+    sizes = [0, 1000, 100_000, 3_000_000] * 5
+    states = {"joined": 2} if what == "paired" else {"waiting": 1}
+    told = 0
+    with secure_relay() as relay:
+        for size in sizes:
+            client, peer = CLIENTS_IN_TLS[what](relay)
+            relay.wait_for(**states)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                told += is_told_by_an_alert(client, size)
+            client.close()
+            if peer is not None:
+                peer.expect_end()
+                peer.close()
+            relay.wait_for(used=0)
+    assert told == len(sizes), f"{told} of {len(sizes)} were told"
 
 
 @behaviour("TLSv1_2", "TLSv1_3")
