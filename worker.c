@@ -411,7 +411,7 @@ static void end_visit(struct worker *worker, struct visit *visit, struct greetin
     enum pair_outcome outcome, enum pair_reason reason, bool known)
 {
     struct pair_ref stranded;
-    if (!pair_is_none(visit->ref) && pair_part(worker->table, visit->ref, &stranded) == 0)
+    if (!pair_is_none(visit->ref) && pair_leave(worker->table, visit->ref, &stranded) == 0)
         send_look(worker, stranded);
     /* A proxy that only asks whether somebody is there is no client. */
     if (!visit->is_proxy || outcome != PAIR_EMPTY) {
@@ -419,8 +419,6 @@ static void end_visit(struct worker *worker, struct visit *visit, struct greetin
         record_end(worker, visit->start, outcome);
     }
     say_refusal(greeting, outcome, reason, known);
-    if (!pair_is_none(visit->ref))
-        (void)pair_leave(worker->table, visit->ref, &stranded); /* nobody: it has left its place */
     if ((outcome == PAIR_EMPTY || outcome == PAIR_SOURCE) && !has_alerted(greeting))
         close(greeting->fd);
     else
