@@ -61,14 +61,20 @@ static bool can_be_made(const char *path, bool deep)
     return access(above, W_OK | X_OK) == 0;
 }
 
-/* Asked while this is root yet, who makes it. Under systemd a unit has made it by then. */
+/* Asked while this is root yet, who makes it, or gives it away. Under systemd a unit has made it by
+ * then. to_come: it will be the user's. */
 static bool find_directory(
-    struct check *check, const char *name, const char *path, bool deep, bool *missing)
+    struct check *check, const char *name, const char *path, bool deep, bool *to_come)
 {
     struct stat status;
-    *missing = lstat(path, &status) < 0 && errno == ENOENT;
-    show(name, "%s%s", path, *missing ? ", which is to be made" : "");
-    if (!*missing || check->options->check_unit || can_be_made(path, deep))
+    bool missing = lstat(path, &status) < 0 && errno == ENOENT;
+    bool given = !missing && runtime_is_to_be_given(check->options, path);
+    *to_come = missing || given;
+    show(name, "%s%s", path,
+        missing ? ", which is to be made"
+        : given ? ", which the user is to be given"
+                : "");
+    if (!missing || check->options->check_unit || can_be_made(path, deep))
         return true;
     log_error_errno("cannot make the directory %s", path);
     check->wrong = true;
@@ -144,15 +150,15 @@ static void check_identity(struct check *check, const char *path)
 
 /* ---- the rest ---------------------------------------------------------------------- */
 
-static void check_default_identity(struct check *check, bool directory_is_missing)
+static void check_default_identity(struct check *check, bool directory_is_to_come)
 {
     char path[PATH_MAX];
     const char *directory = check->options->state_directory;
     if (ident_default_path(directory, path, sizeof path) < 0) {
         check->wrong = true;
-    } else if (access(path, F_OK) == 0 || errno != ENOENT) {
+    } else if (access(path, F_OK) == 0 || (errno != ENOENT && !directory_is_to_come)) {
         check_identity(check, path);
-    } else if (directory_is_missing || access(directory, W_OK | X_OK) == 0) {
+    } else if (directory_is_to_come || access(directory, W_OK | X_OK) == 0) {
         show("identity", "%s, which is to be made", path);
     } else {
         log_error_errno("cannot make an identity in %s", directory);
@@ -173,7 +179,8 @@ static void check_runtime_directory(struct check *check, const char *path)
     check->wrong = check->useless = true;
 }
 
-static void check_table(struct check *check, const struct runtime *runtime)
+static void check_table(
+    struct check *check, const struct runtime *runtime, bool directory_is_to_come)
 {
     struct pair_table *table;
     uint32_t wanted = check->options->limits.connections;
@@ -188,8 +195,8 @@ static void check_table(struct check *check, const struct runtime *runtime)
                   "made anew",
             runtime->table, (unsigned int)capacity, (unsigned int)wanted);
         check->wrong = true;
-    } else if (error == -ENOENT || error == -ESTALE || error == -EBADMSG ||
-               (error == -EPROTO && !runtime_has_forwarder(runtime))) {
+    } else if (error == -ENOENT || (error == -EACCES && directory_is_to_come) || error == -ESTALE ||
+               error == -EBADMSG || (error == -EPROTO && !runtime_has_forwarder(runtime))) {
         show("table", "%s, which is to be made, for %u connections", runtime->table,
             (unsigned int)wanted);
     } else {
@@ -204,16 +211,16 @@ static void check_table(struct check *check, const struct runtime *runtime)
     }
 }
 
-static void check_runtime(struct check *check, bool directory_is_missing)
+static void check_runtime(struct check *check, bool directory_is_to_come)
 {
     struct runtime runtime;
     if (runtime_paths(check->options, &runtime) < 0) {
         check->wrong = check->useless = true;
         return;
     }
-    if (!directory_is_missing)
+    if (!directory_is_to_come)
         check_runtime_directory(check, check->options->runtime_directory);
-    check_table(check, &runtime);
+    check_table(check, &runtime, directory_is_to_come);
     show("forwarder", "%s", runtime_has_forwarder(&runtime) ? "runs" : "is to be started");
 }
 
@@ -296,14 +303,14 @@ static void check_sandbox(struct check *check)
 int inspect_main(const struct options *options, const char *role)
 {
     struct check check = {.options = options, .role = role};
-    bool runtime_is_missing, state_is_missing = false;
+    bool runtime_is_to_come, state_is_to_come = false;
     (void)setvbuf(stdout, NULL, _IOLBF, 0); /* what is wrong stands beside what it is about */
     if (!find_directory(
-            &check, "runtime directory", options->runtime_directory, false, &runtime_is_missing))
+            &check, "runtime directory", options->runtime_directory, false, &runtime_is_to_come))
         check.useless = true;
     if (serves(&check)) {
         (void)find_directory(
-            &check, "state directory", options->state_directory, true, &state_is_missing);
+            &check, "state directory", options->state_directory, true, &state_is_to_come);
         check_certificate(&check);
         if (options->idfile != NULL)
             check_identity(&check, options->idfile);
@@ -312,8 +319,8 @@ int inspect_main(const struct options *options, const char *role)
     check_pid_file(&check);
     check_user(&check);
     if (serves(&check) && options->idfile == NULL)
-        check_default_identity(&check, state_is_missing);
-    check_runtime(&check, runtime_is_missing);
+        check_default_identity(&check, state_is_to_come);
+    check_runtime(&check, runtime_is_to_come);
     check_records(&check);
     check_descriptors(&check);
     check_sandbox(&check);

@@ -230,6 +230,7 @@ static int forward(const struct options *options, int passed, bool on_demand)
     int lock = -1;
     if (runtime_prepare(options, &runtime) < 0 || runtime_drop_root(options) < 0)
         return EXIT_RUN_TIME;
+    runtime_share_log(options);
     retirement.own_socket = passed < 0;
     if (retirement.own_socket)
         retirement.socket = open_socket(&runtime, true, on_demand, &lock);

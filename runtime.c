@@ -4,6 +4,7 @@
 #include "handoff.h"
 #include "log.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -52,32 +53,50 @@ static int look_up(const char *name, struct user *user)
     return 0;
 }
 
-/* Tries it on. Root without capabilities, or in a namespace that has no other user, cannot. */
-static bool can_become(const struct user *user)
+/* Root acts as the user for a while: until put_off(), which needs the group that root has. */
+static bool put_on(const struct user *user, gid_t *gid)
 {
-    gid_t gid = getegid();
-    bool can = setresgid((gid_t)-1, user->gid, (gid_t)-1) == 0;
-    can = setresuid((uid_t)-1, user->uid, (uid_t)-1) == 0 && can;
+    *gid = getegid();
+    bool done = setresgid((gid_t)-1, user->gid, (gid_t)-1) == 0;
+    return setresuid((uid_t)-1, user->uid, (uid_t)-1) == 0 && done;
+}
+
+static void put_off(gid_t gid)
+{
     if (setresuid((uid_t)-1, 0, (uid_t)-1) < 0 || setresgid((gid_t)-1, gid, (gid_t)-1) < 0)
         _exit(EXIT_RUN_TIME); /* neither the one nor the other */
+}
+
+/* Root without capabilities, or in a namespace that has no other user, cannot. */
+static bool can_become(const struct user *user)
+{
+    gid_t gid;
+    bool can = put_on(user, &gid);
+    put_off(gid);
     return can;
 }
 
 /* The user asked for, else our own, else the one who owns nothing; root itself, if it asked for
- * that, or if nobody was asked for and it cannot be anybody else. Logs, returns -1 on failure. */
-static int find_user(const struct options *options, struct user *user)
+ * that, or if nobody was asked for and it cannot be anybody else. -1: there is none. */
+static int choose_user(const struct options *options, struct user *user)
 {
-    if (options->user == NULL && look_up("relay", user) < 0 && look_up("nobody", user) < 0) {
-        log_error("cannot give up root: there is no user relay or nobody");
+    if (options->user != NULL)
+        return look_up(options->user, user);
+    if (look_up("relay", user) < 0 && look_up("nobody", user) < 0)
         return -1;
-    }
-    if (options->user != NULL && look_up(options->user, user) < 0) {
-        log_error("cannot give up root: there is no user %s", options->user);
-        return -1;
-    }
-    if (options->user == NULL && !can_become(user))
+    if (!can_become(user))
         *user = (struct user){.name = "root", .gid = getegid()};
     return 0;
+}
+
+/* The same; logs that there is none. */
+static int find_user(const struct options *options, struct user *user)
+{
+    if (choose_user(options, user) == 0)
+        return 0;
+    log_error("cannot give up root: there is no user %s",
+        options->user == NULL ? "relay or nobody" : options->user);
+    return -1;
 }
 
 /* All that root may do beyond what its files allow. */
@@ -99,15 +118,6 @@ static int drop_groups(void)
     return count == 0 ? 0 : -1;
 }
 
-/* Only without root's privileges: the directory is another user's. */
-static void share_log(const struct options *options)
-{
-    char path[PATH_MAX];
-    int length = snprintf(path, sizeof path, "%s/repeats", options->runtime_directory);
-    if (length > 0 && (size_t)length < sizeof path)
-        log_share(path);
-}
-
 int runtime_drop_root(const struct options *options)
 {
     if (geteuid() != 0)
@@ -126,7 +136,6 @@ int runtime_drop_root(const struct options *options)
         log_error_errno("cannot become user %s", user.name);
         return -1;
     }
-    share_log(options);
     return 0;
 }
 
@@ -192,13 +201,104 @@ static int make_directory_at(const char *path, const struct user *user)
     return error == -EEXIST ? 0 : error;
 }
 
-static int make_directory(const struct options *options)
+/* An entry that is no directory's own, NULL: there is no other. */
+static const struct dirent *next_entry(DIR *list)
 {
-    const char *path = options->runtime_directory;
-    struct user found = {.uid = 0}, *user = geteuid() == 0 ? &found : NULL;
-    if (user != NULL && find_user(options, user) < 0)
-        return -1;
+    const struct dirent *entry;
+    do
+        entry = readdir(list);
+    while (entry != NULL && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0));
+    return entry;
+}
+
+/* The user could not use a directory that was made for nobody, when there was no such user yet, or
+ * one that is root's and has nothing in it, as it was mounted for us. */
+static bool is_to_be_given(DIR *list, const struct user *user, uid_t *owner)
+{
+    struct user nobody;
+    struct stat status;
+    if (fstat(dirfd(list), &status) < 0 || status.st_uid == user->uid)
+        return false;
+    *owner = status.st_uid;
+    if (status.st_uid == 0)
+        return (status.st_mode & 022) == 0 && next_entry(list) == NULL;
+    return look_up("nobody", &nobody) == 0 && status.st_uid == nobody.uid;
+}
+
+/* What is looked at is what is given, whatever its name stands for by then: its owner may still do
+ * with it as he likes. */
+static int give_file(int directory, const char *name, uid_t owner, const struct user *user)
+{
+    struct stat status;
+    int fd = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    bool ours = fstat(fd, &status) == 0 && status.st_uid == owner && status.st_nlink == 1 &&
+                (S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
+    int error = ours && fchownat(fd, "", user->uid, user->gid, AT_EMPTY_PATH) < 0 ? -errno : 0;
+    close(fd);
+    return error;
+}
+
+/* The directory comes last: whoever finds that it is the user's can use all of it. */
+static int give_all(DIR *list, uid_t owner, const struct user *user)
+{
+    const struct dirent *entry;
+    int error = 0;
+    rewinddir(list);
+    while (error == 0 && (entry = next_entry(list)) != NULL)
+        error = give_file(dirfd(list), entry->d_name, owner, user);
+    if (error == 0 && fchown(dirfd(list), user->uid, user->gid) < 0)
+        error = -errno;
+    return error;
+}
+
+/* NULL: it is none, or a link to one. */
+static DIR *open_directory(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *list = fd < 0 ? NULL : fdopendir(fd);
+    if (list == NULL && fd >= 0)
+        close(fd);
+    return list;
+}
+
+/* As root. What is not for the user is left as it is. */
+static void give_directory(const char *path, const struct user *user)
+{
+    uid_t owner;
+    DIR *list = open_directory(path);
+    if (list == NULL)
+        return;
+    if (is_to_be_given(list, user, &owner)) {
+        int error = give_all(list, owner, user);
+        errno = -error;
+        if (error == 0)
+            log_debug("gave the directory %s to user %s", path, user->name);
+        else
+            log_warning_errno("cannot give the directory %s to user %s", path, user->name);
+    }
+    closedir(list);
+}
+
+bool runtime_is_to_be_given(const struct options *options, const char *path)
+{
+    uid_t owner;
+    struct user user;
+    if (geteuid() != 0 || choose_user(options, &user) < 0)
+        return false;
+    DIR *list = open_directory(path);
+    bool given = list != NULL && is_to_be_given(list, &user, &owner);
+    if (list != NULL)
+        closedir(list);
+    return given;
+}
+
+static int make_directory(const char *path, const struct user *user)
+{
     int error = make_directory_at(path, user);
+    if (error == 0 && user != NULL)
+        give_directory(path, user);
     if (error == 0)
         return check_directory(path, user == NULL ? geteuid() : user->uid);
     errno = -error;
@@ -230,19 +330,35 @@ int runtime_paths(const struct options *options, struct runtime *runtime)
 
 int runtime_prepare(const struct options *options, struct runtime *runtime)
 {
-    if (runtime_paths(options, runtime) < 0 || make_directory(options) < 0)
+    struct user found = {.uid = 0}, *user = geteuid() == 0 ? &found : NULL;
+    if (runtime_paths(options, runtime) < 0 || (user != NULL && find_user(options, user) < 0) ||
+        make_directory(options->runtime_directory, user) < 0)
         return -1;
-    if (geteuid() != 0)
-        share_log(options);
     return 0;
 }
 
-void runtime_prepare_state(const struct options *options)
+/* The directory is the user's, so it is not for root to open a file there. */
+void runtime_share_log(const struct options *options)
+{
+    gid_t gid = 0;
+    char path[PATH_MAX];
+    struct user user;
+    bool root = geteuid() == 0;
+    int length = snprintf(path, sizeof path, "%s/repeats", options->runtime_directory);
+    if (length < 0 || (size_t)length >= sizeof path || (root && choose_user(options, &user) < 0))
+        return;
+    if (!root || put_on(&user, &gid))
+        log_share(path);
+    if (root)
+        put_off(gid);
+}
+
+int runtime_prepare_state(const struct options *options)
 {
     char path[PATH_MAX];
     struct user found = {.uid = 0}, *user = geteuid() == 0 ? &found : NULL;
     if (user != NULL && find_user(options, user) < 0)
-        return;
+        return -EINVAL;
     size_t length = strlen(options->state_directory);
     for (size_t end = 1; end <= length && length < sizeof path; end++) {
         if (options->state_directory[end] != '/' && end != length)
@@ -250,12 +366,12 @@ void runtime_prepare_state(const struct options *options)
         memcpy(path, options->state_directory, end);
         path[end] = '\0';
         int error = make_directory_at(path, user);
-        if (error != 0) {
-            errno = -error;
-            log_warning_errno("cannot make the directory %s", path);
-            return;
-        }
+        if (error != 0)
+            return error;
     }
+    if (user != NULL)
+        give_directory(options->state_directory, user);
+    return 0;
 }
 
 int runtime_lock(const char *path, bool shared, bool wait)

@@ -23,14 +23,22 @@ struct runtime {
 };
 
 /* Fills in the paths; and makes the runtime directory where it is missing (mode 0700, of the
- * user to drop to). Refuses one that others may write to. Log, return -1 on failure. Once there is
- * a directory, and root was given up, the log sums up over all processes that use it. */
+ * user to drop to), or gives it to that user. Refuses one that others may write to. Log, return -1
+ * on failure. */
 int runtime_paths(const struct options *options, struct runtime *runtime);
 int runtime_prepare(const struct options *options, struct runtime *runtime);
 
-/* Makes the state directory where it is missing, with those above it; the same mode and owner.
- * What cannot be made is logged, and left for its first user to miss. */
-void runtime_prepare_state(const struct options *options);
+/* From now on the log sums up over all processes that share the runtime directory, which is there.
+ */
+void runtime_share_log(const struct options *options);
+
+/* Whether root gives a directory that is there to the user to drop to, when it prepares it: one
+ * that is root's and empty, or that was made for nobody before there was that user. */
+bool runtime_is_to_be_given(const struct options *options, const char *path);
+
+/* Makes the state directory where it is missing, with those above it; the same mode and owner. 0 or
+ * a negative errno. */
+int runtime_prepare_state(const struct options *options);
 
 /* Opens the table, or makes it; one that is damaged, or was left by another boot, is made anew, and
  * so is one of another version, unless a forwarder lives that has it: alone: we are the forwarder.

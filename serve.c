@@ -1141,6 +1141,7 @@ static int prepare_as_user(struct server *server)
     const struct options *options = server->options;
     if (runtime_drop_root(options) < 0)
         return -1;
+    runtime_share_log(options);
     if (options->usage.database != NULL && database_check(options->usage.database) < 0)
         return -1;
     if (worker_open(&server->worker, options, &server->runtime) < 0 || find_forwarder(server) < 0)

@@ -535,7 +535,7 @@ int worker_prepare(struct worker *worker, const struct options *options)
         return -1;
     if (options->idfile != NULL)
         return find_named_identity(worker);
-    runtime_prepare_state(options);
+    worker->state_error = runtime_prepare_state(options);
     return 0;
 }
 
@@ -543,8 +543,14 @@ static void find_identity(struct worker *worker)
 {
     char path[PATH_MAX];
     const char *directory = worker->options->state_directory;
-    if (worker->options->idfile == NULL && ident_default_path(directory, path, sizeof path) == 0)
+    if (worker->options->idfile != NULL || ident_default_path(directory, path, sizeof path) < 0)
+        return;
+    if (worker->state_error == 0) {
         (void)ident_find_or_make(path, &worker->identity);
+        return;
+    }
+    errno = -worker->state_error;
+    log_error_errno("Offset is not served: cannot make the state directory %s", directory);
 }
 
 int worker_open(struct worker *worker, const struct options *options, const struct runtime *runtime)
@@ -657,8 +663,11 @@ int worker_main(const struct options *options)
     if (fd < 0 || runtime_raise_descriptors() == 0)
         return EXIT_RUN_TIME;
     process_name("relay-worker", "worker", options->runtime_directory);
-    if (runtime_prepare(options, &runtime) < 0 || worker_prepare(&worker, options) < 0 ||
-        runtime_drop_root(options) < 0 || worker_open(&worker, options, &runtime) < 0)
+    if (runtime_prepare(options, &runtime) < 0)
+        return EXIT_RUN_TIME;
+    runtime_share_log(options); /* what is wrong with a file is said before root is given up */
+    if (worker_prepare(&worker, options) < 0 || runtime_drop_root(options) < 0 ||
+        worker_open(&worker, options, &runtime) < 0)
         return EXIT_RUN_TIME;
     int status = EXIT_RUN_TIME;
     listen_tune(fd, options);

@@ -16,12 +16,13 @@ struct worker {
     struct pair_table *table;
     struct identity *identity; /* this relay's; NULL: it has none */
     struct tls *tls;           /* NULL: none */
-    int forwarder;             /* connected handoff socket */
-    struct terms terms;        /* on which connections are handed over */
-    int users_lock;            /* while it is held, no forwarder retires */
-    bool (*seek)(void);        /* has a forwarder made, as none answers; false: none will be */
-    bool closing;              /* takes no more connections: only says so */
-    bool misunderstood;        /* the forwarder cannot read our handoffs, and this was said */
+    int state_error;    /* why the state directory could not be made: a negative errno, or 0 */
+    int forwarder;      /* connected handoff socket */
+    struct terms terms; /* on which connections are handed over */
+    int users_lock;     /* while it is held, no forwarder retires */
+    bool (*seek)(void); /* has a forwarder made, as none answers; false: none will be */
+    bool closing;       /* takes no more connections: only says so */
+    bool misunderstood; /* the forwarder cannot read our handoffs, and this was said */
 
     const struct porch *porch;  /* where the rest of greetings is waited for; NULL: in the worker */
     _Atomic int32_t *porch_pid; /* who answers for those who stand there; PORCH_CLOSED */

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,22 +15,28 @@ from harness import (PATIENCE, RELAY, Client, Skip, alive, behaviour, children, 
                      line, new_side, new_token, run, wait_until)
 
 
+def removed(path):
+    """The recorder comes last, and may still write there."""
+    shutil.rmtree(path, ignore_errors=True)
+    return not os.path.exists(path)
+
+
 class Placed:
     """`relay serve` in surroundings that `before`, a command, makes for it."""
 
     def __init__(self, before=(), *options, address="127.0.0.1", runtime=None, cwd=None):
         if os.geteuid() != 0:
             raise Skip("this needs root")
-        self.directory = tempfile.TemporaryDirectory(prefix="relay-placed-")
-        os.chmod(self.directory.name, 0o755)
+        self.directory = tempfile.mkdtemp(prefix="relay-placed-")
+        os.chmod(self.directory, 0o755)
         self.port = free_port()
-        self.log_path = os.path.join(self.directory.name, "log")
+        self.log_path = os.path.join(self.directory, "log")
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [*before, RELAY, "serve", f"--listen={address}:{self.port}",
-                 f"--runtime-dir={runtime or self.directory.name + '/run'}",
-                 f"--state-dir={self.directory.name}/state", *options],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd or self.directory.name)
+                 f"--runtime-dir={runtime or self.directory + '/run'}",
+                 f"--state-dir={self.directory}/state", *options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd or self.directory)
         wait_until(lambda: self.process.poll() is not None or "listening on" in self.log(),
                    "the relay to begin or to end")
 
@@ -51,7 +58,7 @@ class Placed:
     def __exit__(self, *unused):
         self.process.terminate()
         self.process.wait(PATIENCE)
-        self.directory.cleanup()
+        wait_until(lambda: removed(self.directory), "the recorder to end")
 
 
 class Single:
@@ -61,25 +68,25 @@ class Single:
     def __init__(self, before=(), *options, runtime=None):
         if os.geteuid() != 0:
             raise Skip("this needs root")
-        self.directory = tempfile.TemporaryDirectory(prefix="relay-single-")
-        os.chmod(self.directory.name, 0o755)
-        self.runtime = runtime or os.path.join(self.directory.name, "run")
+        self.directory = tempfile.mkdtemp(prefix="relay-single-")
+        os.chmod(self.directory, 0o755)
+        self.runtime = runtime or os.path.join(self.directory, "run")
         self.command = [*before, RELAY, "worker", f"--runtime-dir={self.runtime}",
-                        f"--state-dir={self.directory.name}/state", *options]
+                        f"--state-dir={self.directory}/state", *options]
         self.workers = []
 
     def connect(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = Client(listener.getsockname())
             connection, _ = listener.accept()
-        with connection, open(os.path.join(self.directory.name, "log"), "ab") as log:
+        with connection, open(os.path.join(self.directory, "log"), "ab") as log:
             self.workers.append(subprocess.Popen(
                 self.command, stdin=connection, stdout=connection, stderr=log,
-                cwd=self.directory.name))
+                cwd=self.directory))
         return client
 
     def log(self):
-        with open(os.path.join(self.directory.name, "log"), encoding="utf-8") as file:
+        with open(os.path.join(self.directory, "log"), encoding="utf-8") as file:
             return file.read()
 
     def serves(self):
@@ -91,7 +98,7 @@ class Single:
         exchange(*pair)
 
     def forwarder(self):
-        path = os.path.join(self.directory.name, self.runtime)
+        path = os.path.join(self.directory, self.runtime)
         result = subprocess.run([RELAY, "status", "--json", f"--runtime-dir={path}"],
                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
         pid = json.loads(result.stdout)["forwarder"] if result.stdout else 0
@@ -108,7 +115,7 @@ class Single:
         if forwarder:
             os.kill(forwarder, signal.SIGTERM)
             wait_until(lambda: not alive(forwarder), "the forwarder to end")
-        self.directory.cleanup()
+        wait_until(lambda: removed(self.directory), "the recorder to end")
 
 
 def without(*calls):
@@ -205,10 +212,10 @@ def a_forwarder_that_a_worker_starts_has_nothing_of_that_worker():
         relay.serves()
         forwarder = relay.forwarder()
         held = [os.readlink(f"/proc/{forwarder}/fd/{number}") for number in range(3)]
-        assert held == ["/dev/null", "/dev/null", os.path.join(relay.directory.name, "log")], held
+        assert held == ["/dev/null", "/dev/null", os.path.join(relay.directory, "log")], held
         assert os.readlink(f"/proc/{forwarder}/cwd") == "/"
         assert os.getsid(forwarder) == forwarder
-        with open(f"{relay.directory.name}/state/relay.ident", encoding="ascii") as file:
+        with open(f"{relay.directory}/state/relay.ident", encoding="ascii") as file:
             key = base64.urlsafe_b64decode(json.load(file)["privateKey"] + "=")
         assert not any(key in area for area in memory(forwarder)), "the relay's private key"
 
@@ -217,10 +224,10 @@ def a_forwarder_that_a_worker_starts_has_nothing_of_that_worker():
 def names_are_those_of_the_directory_that_it_was_started_in(how):
     names = ("--state-dir=state", "--usage-db=usage.sqlite")
     with (Placed if how == "serve" else Single)((), *names, runtime="run") as relay:
-        os.chmod(relay.directory.name, 0o777)  # for the database
+        os.chmod(relay.directory, 0o777)  # for the database
         relay.serves()
         for name in ("run/table", "state/relay.ident", "usage.sqlite"):
-            path = os.path.join(relay.directory.name, name)
+            path = os.path.join(relay.directory, name)
             wait_until(lambda path=path: os.path.exists(path), path)
 
 
@@ -292,6 +299,131 @@ def with_few_descriptors_it_serves(how):
     with (Placed if how == "serve" else Single)(["prlimit", "--nofile=64"]) as relay:
         for _ in range(5):
             relay.serves()
+
+
+@behaviour(*(f"{how}, {given}" for how in ("serve", "worker")
+             for given in ("the runtime directory", "both directories")))
+def it_serves_in_a_root_that_is_read_only_but_for_what_is_given_to_it(how):
+    how, given = how.split(", ")
+    with tempfile.TemporaryDirectory(prefix="relay-given-") as top:
+        os.chmod(top, 0o755)
+        os.mkdir(f"{top}/given")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", f"{top}/given"], check=True)
+        names = ["run", "state"] if given == "both directories" else ["run"]
+        for name in names:
+            os.mkdir(f"{top}/given/{name}")
+        place = f"{top}/given/state" if "state" in names else f"{top}/state"
+        try:
+            with (Placed if how == "serve" else Single)(
+                    mounted(f"mount -o remount,bind,ro / && ! touch {top}/x 2>&-"),
+                    f"--state-dir={place}", runtime=f"{top}/given/run") as relay:
+                relay.serves()
+                made = ("made the identity" if "state" in names
+                        else f"cannot make the state directory {place}: Read-only")
+                assert relay.log().count(made) == 1, relay.log()
+        finally:
+            subprocess.run(["umount", f"{top}/given"], check=True)
+
+
+@behaviour("a directory of others", "a directory that others may write to")
+def what_is_not_for_the_relay_alone_is_not_given_to_it(which):
+    with tempfile.TemporaryDirectory(prefix="relay-given-") as top:
+        os.chmod(top, 0o755)
+        os.mkdir(f"{top}/run")
+        if which == "a directory of others":
+            os.mkdir(f"{top}/run/other")
+        else:
+            os.chmod(f"{top}/run", 0o777)
+        with Placed(runtime=f"{top}/run") as relay:
+            assert relay.process.wait(PATIENCE) == 1
+            assert os.stat(f"{top}/run").st_uid == 0
+            assert f"{top}/run" in relay.log(), relay.log()
+
+
+def with_user(directory):
+    """A command that runs another where there is, or is not, a user relay."""
+    with open("/etc/passwd", encoding="utf-8") as file:
+        users = "".join(entry for entry in file if not entry.startswith("relay:"))
+    for name, own in ("without", ""), ("with", "relay:x:31234:31234::/nonexistent:/bin/false\n"):
+        with open(f"{directory}/{name}", "w", encoding="utf-8") as file:
+            file.write(users + own)
+    return [mounted(f"mount --bind {directory}/{name} /etc/passwd") for name in ("without", "with")]
+
+
+@behaviour("serve", "worker")
+def a_user_that_is_made_later_gets_what_nobody_had(how):
+    with tempfile.TemporaryDirectory(prefix="relay-later-") as top:
+        os.chmod(top, 0o755)
+        identities = []
+        for before, uid in zip(with_user(top), (65534, 31234)):
+            with (Placed if how == "serve" else Single)(
+                    before, f"--state-dir={top}/state", runtime=f"{top}/run") as relay:
+                relay.serves()
+                with open(f"{top}/state/relay.ident", encoding="ascii") as file:
+                    identities.append(file.read())
+                for name in ("run", "run/table", "state", "state/relay.ident"):
+                    assert os.stat(f"{top}/{name}").st_uid == uid, name
+                assert "cannot" not in relay.log(), relay.log()
+        assert identities[0] == identities[1]
+
+
+@behaviour()
+def who_was_served_by_nobody_goes_on_and_the_later_user_finds_that_forwarder():
+    with tempfile.TemporaryDirectory(prefix="relay-later-") as top:
+        os.chmod(top, 0o755)
+        before, after = with_user(top)
+        with Single(before, f"--state-dir={top}/state", runtime=f"{top}/run") as relay:
+            token = new_token()
+            first = relay.connect().send(line(token, new_side()))
+            forwarder = wait_until(relay.forwarder, "a forwarder")
+            relay.workers[0].wait(PATIENCE)
+            with Single(after, f"--state-dir={top}/state", runtime=f"{top}/run") as later:
+                second = later.connect().send(line(token, new_side()))
+                for client in (first, second):
+                    client.expect(b"ok\n")
+                exchange(first, second)
+                assert later.forwarder() == forwarder
+
+
+@behaviour("root", "another")
+def what_keeps_a_worker_from_something_is_said_once_and_not_for_each_connection(user):
+    before = [] if user == "root" else ["setpriv", "--reuid=31234", "--regid=31234", "--clear-groups"]
+    with Single(before, "--state-dir=/dev/null/state", "--certfile=/dev/null/cert") as relay:
+        os.chmod(relay.directory, 0o777)
+        for _ in range(3):
+            relay.serves()
+        said = relay.log().splitlines()
+        for reason in ("cannot make the state directory /dev/null/state: Not a directory",
+                       "cannot read /dev/null/cert"):
+            assert sum(reason in text for text in said) == 1, said
+        assert len(said) == 3, said  # and that others are served
+
+
+POORER = {"no rename that spares": ["renameat2=EINVAL"],
+          "no hard links either": ["renameat2=EINVAL", "link=EPERM", "linkat=EPERM"],
+          "no reserving": ["fallocate=EOPNOTSUPP"]}
+
+
+@behaviour(*(f"{how}, {which}" for how in ("serve", "worker") for which in POORER))
+def it_serves_on_a_file_system_that_lacks_something(how):
+    how, which = how.split(", ")
+    with (Placed if how == "serve" else Single)(without(*POORER[which])) as relay:
+        relay.serves()
+        assert "made the identity" in relay.log(), relay.log()
+
+
+@behaviour(*POORER)
+def files_are_made_there_and_never_in_the_place_of_another(which):
+    with tempfile.TemporaryDirectory(prefix="relay-file-") as directory:
+        make = [*without(*POORER[which]), RELAY, "gen-ident", f"--output={directory}/ident"]
+        subprocess.run(make, check=True)
+        with open(f"{directory}/ident", encoding="ascii") as file:
+            first = file.read()
+        again = subprocess.run(make, stderr=subprocess.PIPE, check=False)
+        assert again.returncode == 1 and b"exists" in again.stderr, again
+        with open(f"{directory}/ident", encoding="ascii") as file:
+            assert file.read() == first != ""
+        assert os.listdir(directory) == ["ident"]
 
 
 if __name__ == "__main__":
