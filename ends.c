@@ -143,6 +143,7 @@ void ends_close(struct forwarder *forwarder, struct end *end)
     messages_close(end);
     close_descriptor(forwarder, end);
     secure_close(end->secure);
+    depart_lose(end);
     forwarder->ends--;
     if (end->queued)
         return; /* the work list hands it on */
@@ -215,6 +216,12 @@ void ends_check_delivery(struct forwarder *forwarder, struct end *end)
         deadline_set(&end->watch, &forwarder->delivering, forwarder->flow.now);
 }
 
+/* Whether it ends because relay does, or the server that it came by. */
+static bool is_stopped(const struct forwarder *forwarder, const struct end *end)
+{
+    return forwarder->stopping || end->departure != NULL;
+}
+
 /* Closes so that what was written arrives: input is discarded until the other side closes, as a
  * close with unread input is a reset, which may overtake it. A relay that stops does not wait for
  * that any longer once there is none. */
@@ -227,7 +234,7 @@ static void go_on_leaving(struct forwarder *forwarder, struct end *end)
         shut_down(end);
     for (int i = 0; more && i < DISCARDS_AT_ONCE; i++)
         more = discard_once(forwarder, end);
-    if (written && !end->cut && (has_left(end) || (forwarder->stopping && !more)))
+    if (written && !end->cut && (has_left(end) || (is_stopped(forwarder, end) && !more)))
         ends_close(forwarder, end);
     else if (more)
         ends_queue(forwarder, end);
@@ -256,7 +263,7 @@ static bool say_farewell(struct forwarder *forwarder, struct end *end, enum pair
         protocols[end->protocol]->farewell(outcome, reason, &words);
     if (coded != NULL && coded->close_code != 0)
         words = (struct words){.code = coded->close_code};
-    else if (coded != NULL && coded->verdict == CODEC_MORE && forwarder->stopping)
+    else if (coded != NULL && coded->verdict == CODEC_MORE && is_stopped(forwarder, end))
         words = (struct words){.code = WEBSOCKET_GOING_AWAY, .reason = "the relay stops"};
     else if (coded != NULL && coded->verdict == CODEC_MORE && end->cut)
         words = (struct words){.code = WEBSOCKET_UNEXPECTED, .reason = "the other side was lost"};
@@ -311,7 +318,7 @@ static bool is_cut(const struct forwarder *forwarder, const struct end *end)
         return false; /* the alert has said so */
     if (is_broken(end->peer))
         return end->coded == NULL || end->coded->codec->mutual_close;
-    return !messages_between(end) && !forwarder->stopping && !is_delivered(end->peer);
+    return !messages_between(end) && !is_stopped(forwarder, end) && !is_delivered(end->peer);
 }
 
 /* In the middle of a message no farewell would make sense to a client. */
@@ -343,6 +350,14 @@ void ends_part(struct forwarder *forwarder, struct end *end)
     start_leaving(forwarder, end);
     start_leaving(forwarder, peer);
     record_pair(forwarder, end->protocol, &entry); /* who reads it finds the slots free */
+}
+
+void ends_stop(struct forwarder *forwarder, struct end *end)
+{
+    if (end->state == END_JOINED)
+        ends_part(forwarder, end);
+    else if (end->state != END_LEAVING)
+        ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
 }
 
 /* A pair that has had its share is not read any more, and ends as if both had closed: what was read
@@ -576,6 +591,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .chunk = FLOW_CHUNK,
         .outlet = {.pipe = {-1, -1}},
         .start = usage_start_at(view->opened),
+        .server = handoff->server,
         .kernel_tls = handoff->kernel_tls,
         .secure = in_tls ? secure_open(&handoff->records) : NULL,
     };

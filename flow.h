@@ -33,6 +33,7 @@ enum end_state {
 };
 
 struct coded;
+struct departure;
 
 struct outlet {
     uint8_t *buffer;    /* NULL: empty */
@@ -75,10 +76,12 @@ struct end {
     struct secure *secure;   /* NULL: there is no TLS, or the kernel's */
     _Atomic uint64_t *bytes; /* from this end: its slot's count */
     struct usage_start start;
-    uint32_t discarded;    /* bytes that were read since it is leaving */
-    uint64_t acknowledged; /* bytes, when this was last looked at: ends.c */
-    struct deadline phase; /* of what it is doing: waiting, arriving, lingering, leaving */
-    struct deadline watch; /* set when something was written, until it is acknowledged */
+    uint32_t discarded;          /* bytes that were read since it is leaving */
+    uint64_t server;             /* which it came by: handoff.h */
+    struct departure *departure; /* of that server, with which it ends: depart.c; NULL: none */
+    uint64_t acknowledged;       /* bytes, when this was last looked at: ends.c */
+    struct deadline phase;       /* of what it is doing: waiting, arriving, lingering, leaving */
+    struct deadline watch;       /* set when something was written, until it is acknowledged */
 };
 
 /* What the flows of a process share. */

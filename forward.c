@@ -164,11 +164,25 @@ static void refuse_handoff(struct forwarder *forwarder, struct handoff *handoff,
     forget_secrets(handoff);
 }
 
+/* Those who came by a server end with it, if that has the forwarder that it uses end, too. */
+static void see_off(struct forwarder *forwarder, uint64_t server, int fd)
+{
+    const struct forward_setup *setup = forwarder->setup;
+    if (setup->forsaken == NULL) {
+        close(fd);
+        return;
+    }
+    forwarder->forsaken = setup->forsaken(setup->context);
+    depart(forwarder, server, fd, !forwarder->forsaken);
+}
+
 static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, int fd)
 {
     bool ours = is_ours(forwarder, handoff);
     if (handoff->kind == HANDOFF_TABLE)
         carry_over(forwarder, fd);
+    else if (handoff->kind == HANDOFF_LEAVE)
+        see_off(forwarder, handoff->server, fd);
     else if (handoff->kind == HANDOFF_RECORD)
         ends_record(forwarder, &handoff->record);
     else if (handoff->kind == HANDOFF_ASK)
@@ -235,11 +249,6 @@ static bool nothing_is_underway(struct forwarder *forwarder)
 
 /* ---- deadlines ------------------------------------------------------------------- */
 
-static struct end *end_of_phase(struct deadline *deadline)
-{
-    return (struct end *)((char *)deadline - offsetof(struct end, phase));
-}
-
 static struct end *end_of_watch(struct deadline *deadline)
 {
     return (struct end *)((char *)deadline - offsetof(struct end, watch));
@@ -296,6 +305,7 @@ static void expire(struct forwarder *forwarder)
         ends_lingered(forwarder, end_of_phase(due));
     while ((due = deadline_expired(&forwarder->leaving, now)) != NULL)
         ends_close(forwarder, end_of_phase(due));
+    depart_expire(forwarder, now);
     while ((due = deadline_expired(&forwarder->watching, now)) != NULL)
         ends_check_life(forwarder, end_of_watch(due));
     while ((due = deadline_expired(&forwarder->delivering, now)) != NULL)
@@ -363,6 +373,7 @@ static int64_t next_deadline(const struct forwarder *forwarder, int64_t next)
     next = deadline_next(&forwarder->arriving, next);
     next = deadline_next(&forwarder->lingering, next);
     next = deadline_next(&forwarder->leaving, next);
+    next = deadline_next(&forwarder->departing, next);
     next = deadline_next(&forwarder->resting, next);
     next = deadline_next(&forwarder->delivering, next);
     return deadline_next(&forwarder->watching, next);
@@ -488,6 +499,7 @@ static void prepare_deadlines(struct forwarder *forwarder)
 {
     forwarder->arriving.length = PAIR_ARRIVAL_TIME;
     forwarder->leaving.length = LEAVE;
+    forwarder->departing.length = LEAVE;
     forwarder->watching.length = WATCH;
     forwarder->resting.length = REST;
     forwarder->delivering.length = DELIVERY;
@@ -515,6 +527,7 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
         .listening = true,
         .descriptors_max = setup->descriptors_max,
         .idle_since = -1,
+        .setup = setup,
     };
     prepare_deadlines(forwarder);
     int error = flow_open(&forwarder->flow, setup->descriptors_max / 4);
@@ -535,8 +548,9 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
 
 /* Who comes from now on is the next forwarder's; and so is who waits in the socket, if the next one
  * has the same. If not, nobody can send to it any more, and those who are in it have to go, too. */
-static void leave_socket(struct forwarder *forwarder, const struct forward_setup *setup)
+static void leave_socket(struct forwarder *forwarder)
 {
+    const struct forward_setup *setup = forwarder->setup;
     struct pollfd entry = {.fd = forwarder->socket, .events = POLLRDHUP};
     if (setup->leave != NULL)
         setup->leave(setup->context);
@@ -547,22 +561,17 @@ static void leave_socket(struct forwarder *forwarder, const struct forward_setup
 }
 
 /* Everybody has to go; but what was read for them arrives first, and why they have to. */
-static void stop(
-    struct forwarder *forwarder, const struct forward_setup *setup, const sigset_t *while_waiting)
+static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
 {
     forwarder->stopping = true;
     notify_tell("STOPPING=1\nSTATUS=What was received is delivered, and connections are closed");
-    leave_socket(forwarder, setup);
+    leave_socket(forwarder);
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
         ends_queue(forwarder, end_of_phase(each)); /* who leaves already is waited for no longer */
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
         struct end *end = forwarder->slots[i];
-        if (end == NULL)
-            continue;
-        if (end->state == END_JOINED)
-            ends_part(forwarder, end);
-        else if (end->state != END_LEAVING)
-            ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
+        if (end != NULL)
+            ends_stop(forwarder, end);
     }
     int64_t until = runtime_now() + LEAVE;
     while (forwarder->ends > 0 && runtime_now() < until)
@@ -574,6 +583,7 @@ void forwarder_close(struct forwarder *forwarder)
     struct deadline *leaving;
     while ((leaving = deadline_expired(&forwarder->leaving, INT64_MAX)) != NULL)
         ends_close(forwarder, end_of_phase(leaving));
+    depart_expire(forwarder, INT64_MAX);
     do_work(forwarder);
     ends_bury(forwarder);
     lobby_close(forwarder);
@@ -621,7 +631,7 @@ int forward_run(const struct forward_setup *setup)
     int error = forwarder_open(&forwarder, setup);
     if (error == 0)
         error = prepare_signals(&while_waiting);
-    while (error == 0 && !stop_wanted) {
+    while (error == 0 && !stop_wanted && !forwarder.forsaken) {
         forwarder_round(&forwarder, &while_waiting, sleep_time(&forwarder));
         if (!idle_for_long(&forwarder))
             continue;
@@ -630,7 +640,7 @@ int forward_run(const struct forward_setup *setup)
         forwarder.idle_since = forwarder.flow.now;
     }
     if (error == 0)
-        stop(&forwarder, setup, &while_waiting);
+        stop(&forwarder, &while_waiting);
     forwarder_close(&forwarder);
     (void)log_look(true);
     return error;

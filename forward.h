@@ -17,6 +17,9 @@ struct forward_setup {
     size_t descriptors_max;
     /* Asked when there was nothing to do for options->idle_timeout: true ends the run. */
     bool (*retire)(void *context);
+    /* Asked when a server that uses this forwarder has been told to stop: whether no other does;
+     * true ends the run. NULL: servers come and go, and those who came by one stay. */
+    bool (*forsaken)(void *context);
     /* Told when the forwarder is about to stop: has nobody send to the socket any more, if it will
      * not be another forwarder's. NULL: it will be. */
     void (*leave)(void *context);

@@ -36,12 +36,14 @@ struct forwarder {
     size_t descriptors_max;
     struct deadline_list waiting[PAIR_PROTOCOLS_MAX];
     struct deadline_list arriving, lingering, leaving, watching, resting, delivering;
+    struct deadline_list departing; /* servers */
     struct deadline_list quiet[CODEC_KINDS], silent[CODEC_KINDS][FORWARDER_JITTERS];
     int epoll;
     int socket; /* handoffs come from here */
     int recorder;
     bool listening;          /* to the socket: not while short of descriptors */
     bool stopping;           /* who is connected is told so */
+    bool forsaken;           /* the last server that uses it is gone */
     bool behind;             /* this process stood still, and has not yet seen all that has come */
     int64_t attentive_since; /* since when it has been taking handoffs as they came */
     int64_t last_wait;       /* for events: nanoseconds */
@@ -57,7 +59,13 @@ struct forwarder {
     int64_t idle_since; /* -1: there is work */
     int table_fault;    /* pair_check() of the table, as it was said last */
     unsigned int sweeps;
+    const struct forward_setup *setup;
 };
+
+static inline struct end *end_of_phase(struct deadline *deadline)
+{
+    return (struct end *)((char *)deadline - offsetof(struct end, phase));
+}
 
 /* ---- forward.c ------------------------------------------------------------------- */
 
@@ -89,6 +97,9 @@ void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcom
     enum pair_reason reason);
 /* Ends a pair. */
 void ends_part(struct forwarder *forwarder, struct end *end);
+/* Ends a connection, and its peer's, because relay stops, or the server that they came by; one that
+ * leaves already goes on with that. */
+void ends_stop(struct forwarder *forwarder, struct end *end);
 /* The other side is gone, and nobody can be told. */
 void ends_lose(struct forwarder *forwarder, struct end *end);
 
@@ -104,6 +115,17 @@ void ends_close(struct forwarder *forwarder, struct end *end);
 void ends_record(struct forwarder *forwarder, const struct usage_record *entry);
 /* Frees those who were closed: no event of this round names them any more. */
 void ends_bury(struct forwarder *forwarder);
+
+/* ---- depart.c -------------------------------------------------------------------- */
+
+/* A server stops: all who came by it, and their peers, are ended. Its descriptor is closed when
+ * they have gone, or it is time (LEAVE); if there are no `others`, when the forwarder has ended,
+ * too. If there are, a byte is sent to it first. */
+void depart(struct forwarder *forwarder, uint64_t server, int fd, bool others);
+/* Closes those who have not left until `now`. */
+void depart_expire(struct forwarder *forwarder, int64_t now);
+/* One that is closed is waited for no longer. */
+void depart_lose(struct end *end);
 
 /* ---- carry.c --------------------------------------------------------------------- */
 

@@ -133,6 +133,8 @@ static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
     case HANDOFF_TABLE:
     case HANDOFF_ASK:
         return with_descriptor;
+    case HANDOFF_LEAVE:
+        return with_descriptor && handoff->server != 0;
     case HANDOFF_LOOK:
     case HANDOFF_RECORD:
         return !with_descriptor;
@@ -145,7 +147,8 @@ static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
 static bool brings_connection(const struct handoff *handoff)
 {
     return handoff->kind != HANDOFF_LOOK && handoff->kind != HANDOFF_RECORD &&
-           handoff->kind != HANDOFF_TABLE && handoff->kind != HANDOFF_ASK;
+           handoff->kind != HANDOFF_TABLE && handoff->kind != HANDOFF_ASK &&
+           handoff->kind != HANDOFF_LEAVE;
 }
 
 /* fault: what became of its descriptors, as passing_receive() says. */

@@ -25,7 +25,7 @@
 enum {
     HANDOFF_NAME_MAX = 256,
     HANDOFF_SESSION_MAX = 512,
-    HANDOFF_VERSION = 1,         /* that is written here */
+    HANDOFF_VERSION = 2,         /* that is written here */
     HANDOFF_NEEDS = 1,           /* the oldest reader that understands it */
     HANDOFF_APPENDED_MAX = 1024, /* bytes of fields that later versions may have */
     HANDOFF_MAGIC = 0x72656c68,
@@ -45,6 +45,8 @@ enum handoff_kind {
     HANDOFF_RECORD = 2,     /* a connection that ended with its worker */
     HANDOFF_TABLE = 3,      /* the descriptor is of the table that is at its path by now */
     HANDOFF_ASK = 4,        /* whether anybody reads this: that the descriptor is closed says so */
+    HANDOFF_LEAVE = 5,      /* `server` was told to stop, and waits on the socket that this brings:
+                               see forward.h */
 };
 
 struct handoff {
@@ -61,6 +63,7 @@ struct handoff {
     uint64_t table;                 /* pair_id() of the one that ref is of; 0: not said */
     struct terms terms;
     uint32_t session_size;
+    uint64_t server;                      /* `relay serve`: a number that it drew; 0: none */
     uint8_t session[HANDOFF_SESSION_MAX]; /* the codec's state */
 };
 
@@ -78,10 +81,10 @@ int handoff_reconnect(int socket, const char *path);
 int handoff_send(int socket, const struct handoff *handoff, int descriptor);
 /* Receives one, without waiting: -EAGAIN when there is none, or nobody can send any more; -EBADMSG
  * for anything but a well-formed handoff; -EMFILE when the descriptor was lost because this process
- * is short of them; -EPROTO when its writer is so new that only `ref` and `table` can be read. After
- * each of the last three all its descriptors are closed, and `ref` is the slot of the connection
- * that is lost with it: PAIR_NONE if it does not say so. *descriptor: owned by the caller, -1 if
- * none. */
+ * is short of them; -EPROTO when its writer is so new that only `ref` and `table` can be read.
+ * After each of the last three all its descriptors are closed, and `ref` is the slot of the
+ * connection that is lost with it: PAIR_NONE if it does not say so. *descriptor: owned by the
+ * caller, -1 if none. */
 int handoff_receive(int socket, struct handoff *handoff, int *descriptor);
 
 #endif

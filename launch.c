@@ -37,6 +37,7 @@ struct retirement {
     int recorder;    /* the parent's, -1: there is none */
     bool own_socket; /* else systemd's, which starts us again when it is needed */
     pid_t parent;    /* who has to be gone first; 0: nobody */
+    bool forsaken;   /* and who else has used it */
 };
 
 static void pause_briefly(void)
@@ -74,12 +75,21 @@ static bool retire(void *context)
     return true;
 }
 
+/* Whoever is about to use it holds users.lock, and whoever comes later waits for that until this
+ * forwarder has ended. */
+static bool is_forsaken(void *context)
+{
+    struct retirement *retirement = context;
+    retirement->forsaken = flock(retirement->users_lock, LOCK_EX | LOCK_NB) == 0;
+    return retirement->forsaken;
+}
+
 /* Whoever has connected to a socket that will be nobody's any more finds that out when it sends. */
 static void leave(void *context)
 {
     struct retirement *retirement = context;
     bool parent = retirement->parent != 0 && getppid() == retirement->parent;
-    if (retirement->own_socket && !parent)
+    if (retirement->own_socket && (!parent || retirement->forsaken))
         launch_abandon(retirement->runtime, retirement->socket);
 }
 
@@ -123,6 +133,7 @@ static int run(const struct options *options, struct retirement *retirement)
         .recorder = retirement->recorder,
         .descriptors_max = (size_t)runtime_raise_descriptors(),
         .retire = retire,
+        .forsaken = retirement->parent != 0 ? is_forsaken : NULL,
         .leave = leave,
         .context = retirement,
     };

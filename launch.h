@@ -31,7 +31,8 @@ int launch_socket(const struct runtime *runtime, bool patient, int *lock);
 void launch_abandon(const struct runtime *runtime, int socket);
 
 /* For a child process of `relay serve`, which is `parent`: forwards on its parent's socket, until
- * SIGTERM, or until it is idle and its parent gone. recorder: the write end of the pipe to the
+ * SIGTERM, until the last server that uses it has been told to stop, or until it is idle and its
+ * parent gone. recorder: the write end of the pipe to the
  * parent's recorder, -1: there is none. Returns the exit status. */
 int launch_child(const struct options *options, const struct runtime *runtime, int socket,
     int recorder, pid_t parent);

@@ -63,8 +63,9 @@ int porch_open(struct porch *porch);
 void porch_close(struct porch *porch);
 
 /* In a process of its own: keeps the porch, where so many may stand, and so many from one source,
- * or as many as its limit on descriptors allows. Keeps *pulse true. Closes all other descriptors. Returns the exit status, when nobody can send to it any more; or after
- * SIGTERM, once everybody was sent back for their end. */
+ * or as many as its limit on descriptors allows. Keeps *pulse true. Closes all other descriptors.
+ * Returns the exit status, when nobody can send to it any more; or after SIGTERM, once everybody
+ * was sent back for their end. */
 int porch_run(
     const struct porch *porch, size_t standing, size_t per_source, struct porch_pulse *pulse);
 /* In the parent: whether a connection waits for the porch to take it. */

@@ -21,12 +21,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sodium.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -55,6 +57,7 @@ enum {
     RETIRE_PAUSE = 1000,   /* between two retirements of idle workers */
     LEAVE_TIME = 1000,     /* for an idle worker to end, before it is killed */
     OVERTIME = 5000,       /* beyond a handshake's deadline, before its worker is killed */
+    DEPARTURE_TIME = 7000, /* for the forwarder to let everybody leave, which takes 5 s at most */
     FAILURE_PAUSE = 1000,  /* before a worker or forwarder that died at once is replaced */
 };
 
@@ -1079,8 +1082,86 @@ static void close_sockets(struct server *server)
     server->socket_count = 0;
 }
 
-/* The forwarder gets what workers hand over, and then has some time to let everybody leave. Who
- * comes meanwhile waits for the next server, if the socket is not our own. */
+/* The last handoff of this server, once nothing more comes by its workers. */
+static int tell_forwarder(struct server *server, int socket)
+{
+    const struct worker *worker = &server->worker;
+    struct handoff handoff = {
+        .kind = HANDOFF_LEAVE, .ref = PAIR_NONE, .dismissed = PAIR_NONE, .server = worker->server};
+    if (flock(worker->users_lock, LOCK_UN) < 0)
+        return -errno;
+    int error = handoff_send(worker->forwarder, &handoff, socket);
+    if (error != -ECONNREFUSED && error != -ENOTCONN && error != -EPIPE)
+        return error;
+    error = handoff_reconnect(worker->forwarder, server->runtime.socket);
+    return error == 0 ? handoff_send(worker->forwarder, &handoff, socket) : error;
+}
+
+/* Waits until the forwarder has closed its side, but not for ever. Returns whether it goes on. */
+static bool wait_for_forwarder(struct server *server, int socket)
+{
+    char byte;
+    bool goes_on = false;
+    int64_t until = runtime_now() + DEPARTURE_TIME;
+    for (;;) {
+        ssize_t size = recv(socket, &byte, 1, MSG_DONTWAIT);
+        goes_on = goes_on || size > 0;
+        if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR) || runtime_now() >= until)
+            return goes_on;
+        wait_for_events(server, BUSY_CHECK / 10);
+    }
+}
+
+/* Whether there is one: systemd would start it for a handoff. */
+static bool has_forwarder(const struct server *server)
+{
+    return server->handoff_socket >= 0 ? server->forwarder > 0
+                                       : runtime_has_forwarder(&server->runtime);
+}
+
+/* The connections that came by this server end. Returns whether the forwarder goes on, for
+ * others. */
+static bool leave_forwarder(struct server *server)
+{
+    int ends[2];
+    if (!has_forwarder(server))
+        return false;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
+        log_error_errno("cannot tell the forwarder that this server stops");
+        return false;
+    }
+    int error = tell_forwarder(server, ends[1]);
+    close(ends[1]);
+    bool goes_on = error == 0 && wait_for_forwarder(server, ends[0]);
+    close(ends[0]);
+    if (error != 0 && error != -ECONNREFUSED && error != -ENOENT) {
+        errno = -error;
+        log_error_errno("cannot tell the forwarder that this server stops");
+    }
+    return goes_on;
+}
+
+/* The forwarder gets what workers hand over, and then has some time to let everybody leave; one of
+ * our own ends then, unless other servers use it. */
+static void stop_forwarder(struct server *server)
+{
+    bool goes_on = leave_forwarder(server);
+    if (server->handoff_socket < 0)
+        return;
+    if (!goes_on) {
+        launch_abandon(&server->runtime, server->handoff_socket);
+        if (server->forwarder > 0)
+            (void)kill(server->forwarder, SIGTERM);
+        while (server->forwarder > 0)
+            wait_for_events(server, BUSY_CHECK);
+    }
+    /* Whoever makes the next one needs both. */
+    close(server->handoff_socket);
+    close(server->forward_lock);
+    server->handoff_socket = server->forward_lock = -1;
+}
+
+/* Who comes meanwhile waits for the next server, if the socket is not our own. */
 static void stop(struct server *server)
 {
     notify_tell("STOPPING=1\nSTATUS=Handshakes come to their end");
@@ -1092,12 +1173,7 @@ static void stop(struct server *server)
     } else {
         finish_handshakes(server);
     }
-    if (server->handoff_socket >= 0)
-        launch_abandon(&server->runtime, server->handoff_socket);
-    if (server->forwarder > 0)
-        (void)kill(server->forwarder, SIGTERM);
-    while (server->forwarder > 0)
-        wait_for_events(server, BUSY_CHECK);
+    stop_forwarder(server);
     stop_workers(server);
     close_sockets(server);
     remove_pid_file(server);
@@ -1146,6 +1222,7 @@ static int prepare_as_user(struct server *server)
         return -1;
     if (worker_open(&server->worker, options, &server->runtime) < 0 || find_forwarder(server) < 0)
         return -1;
+    randombytes_buf(&server->worker.server, sizeof server->worker.server);
     if (open_board(server) == 0 && open_signals(server) == 0 && open_porch(server) == 0)
         return 0;
     log_error_errno("cannot serve");

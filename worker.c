@@ -164,6 +164,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     handoff->kind = HANDOFF_CONNECTION;
     handoff->table = pair_id(worker->table);
     handoff->terms = worker->terms;
+    handoff->server = worker->server;
     handoff->ref = ref;
     handoff->dismissed = meeting.dismissed;
     error = send_handoff(worker, handoff, greeting->fd, greeting->deadline);

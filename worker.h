@@ -19,6 +19,7 @@ struct worker {
     int state_error;    /* why the state directory could not be made: a negative errno, or 0 */
     int forwarder;      /* connected handoff socket */
     struct terms terms; /* on which connections are handed over */
+    uint64_t server;    /* of which this is a worker: handoff.h */
     int users_lock;     /* while it is held, no forwarder retires */
     bool (*seek)(void); /* has a forwarder made, as none answers; false: none will be */
     bool closing;       /* takes no more connections: only says so */

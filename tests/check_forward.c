@@ -1,7 +1,9 @@
-/* The forwarder: what becomes of a handoff that it cannot use. */
+/* The forwarder: what becomes of a handoff that it cannot use, and of those who came by a server
+ * that stops. */
 #include "forwarder.h"
 #include "handoff.h"
 #include "passing.h"
+#include "proto/proto.h"
 #include "runtime.h"
 #include "suite.h"
 
@@ -24,9 +26,17 @@ static struct pair_table *table;
 static struct forwarder forwarder;
 static struct options options = {.wait_timeout = 60, .linger = 60};
 static int receiver, sender, client;
+static bool last; /* what is answered when it is asked whether no other server uses it */
 
-static void set_up(void)
+static bool is_last(void *context)
 {
+    (void)context;
+    return last;
+}
+
+static void open_forwarder(bool (*forsaken)(void *context))
+{
+    static struct forward_setup setup;
     strcpy(directory, "/tmp/check-forward-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(directory));
     (void)snprintf(table_path, sizeof table_path, "%s/table", directory);
@@ -37,12 +47,24 @@ static void set_up(void)
     sender = handoff_connect(socket_path, TIMEOUT);
     ck_assert_int_ge(receiver, 0);
     ck_assert_int_ge(sender, 0);
-    struct forward_setup setup = {.options = &options,
+    setup = (struct forward_setup){.options = &options,
         .table = table,
         .socket = receiver,
         .recorder = -1,
-        .descriptors_max = 1024};
+        .descriptors_max = 1024,
+        .forsaken = forsaken};
     ck_assert_int_eq(forwarder_open(&forwarder, &setup), 0);
+}
+
+/* Of a server's; and one that servers come and go at. */
+static void set_up(void)
+{
+    open_forwarder(is_last);
+}
+
+static void set_up_for_all(void)
+{
+    open_forwarder(NULL);
 }
 
 static void tear_down(void)
@@ -61,7 +83,9 @@ static struct pair_ref send_off(const char *name)
 {
     const struct pair_limits unlimited = {0, 0};
     struct iovec part = {(void *)(uintptr_t)name, strlen(name)};
-    struct pair_request request = {.rule = PAIR_SIDES, .key = pair_key(table, 0, &part, 1)};
+    struct pair_request request = {.rule = PAIR_SIDES,
+        .key = pair_key(table, 0, &part, 1),
+        .protocol = (uint8_t)(protocol_count - 1)}; /* transit */
     struct pair_meeting meeting;
     struct pair_ref ref;
     ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, runtime_now() + TIMEOUT, &ref), 0);
@@ -224,6 +248,124 @@ START_TEST(the_peer_of_one_that_cannot_be_used_waits_again)
 }
 END_TEST
 
+/* ---- servers that stop ----------------------------------------------------------- */
+
+enum {
+    FIRST = 1,
+    SECOND = 2
+};
+
+/* A client who came by that server, and waits. */
+static int wait_at(uint64_t server, const char *name)
+{
+    struct handoff handoff = handoff_of(send_off(name));
+    handoff.server = server;
+    send_as(&handoff, HANDOFF_NEEDS, true);
+    return client;
+}
+
+/* Returns the side that the server listens on. */
+static int stop_server(uint64_t server)
+{
+    struct handoff handoff = handoff_of(PAIR_NONE);
+    int ends[2];
+    handoff.kind = HANDOFF_LEAVE;
+    handoff.server = server;
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
+    ck_assert_int_eq(handoff_send(sender, &handoff, ends[1]), 0);
+    close(ends[1]);
+    return ends[0];
+}
+
+static ssize_t said_to(int fd)
+{
+    char byte;
+    return read(fd, &byte, 1);
+}
+
+START_TEST(who_came_by_a_server_that_stops_is_ended_and_who_came_by_another_stays)
+{
+    int ended = wait_at(FIRST, "a"), stays = wait_at(SECOND, "b"), nobodys = wait_at(0, "c");
+    last = false;
+    int server = stop_server(FIRST);
+    take_turn();
+    ck_assert_int_eq(said_to(ended), 0);
+    ck_assert_int_eq(said_to(stays), -1);
+    ck_assert_int_eq(said_to(nobodys), -1);
+    ck_assert_int_eq(said_to(server), 1);
+    ck_assert_int_eq(said_to(server), 0);
+    ck_assert(!forwarder.forsaken);
+    ck_assert_uint_eq(pair_used(table), 2);
+}
+END_TEST
+
+START_TEST(a_pair_ends_with_the_server_of_either)
+{
+    for (uint64_t stops = FIRST; stops <= SECOND; stops++) {
+        int first = wait_at(FIRST, "a"), second = wait_at(SECOND, "a");
+        char ok[4];
+        last = false;
+        take_turn();
+        ck_assert_int_eq(read(first, ok, sizeof ok), 3);
+        ck_assert_int_eq(read(second, ok, sizeof ok), 3);
+        int server = stop_server(stops);
+        take_turn();
+        ck_assert_int_eq(said_to(first), 0);
+        ck_assert_int_eq(said_to(second), 0);
+        ck_assert_int_eq(said_to(server), 1);
+        ck_assert_int_eq(said_to(server), 0);
+        ck_assert_uint_eq(pair_used(table), 0);
+    }
+}
+END_TEST
+
+START_TEST(the_last_server_waits_until_the_forwarder_has_ended)
+{
+    int ended = wait_at(FIRST, "a");
+    last = true;
+    int server = stop_server(FIRST);
+    take_turn();
+    ck_assert_int_eq(said_to(ended), 0);
+    ck_assert(forwarder.forsaken);
+    ck_assert_int_eq(said_to(server), -1);
+}
+END_TEST
+
+START_TEST(who_does_not_leave_in_time_is_closed)
+{
+    int first = wait_at(FIRST, "a"), second = wait_at(FIRST, "a");
+    static char bytes[1 << 20];
+    ssize_t size;
+    last = false;
+    take_turn();
+    while ((size = write(first, bytes, sizeof bytes)) > 0)
+        take_turn();
+    int server = stop_server(FIRST);
+    take_turn();
+    ck_assert_int_eq(said_to(server), 1);
+    ck_assert_int_eq(said_to(server), -1);
+    ck_assert_uint_gt(forwarder.ends, 0);
+    depart_expire(&forwarder, INT64_MAX);
+    ck_assert_int_eq(said_to(server), 0);
+    take_turn();
+    ck_assert_uint_eq(forwarder.ends, 0);
+    while ((size = read(second, bytes, sizeof bytes)) > 0)
+        continue;
+    ck_assert_int_eq(size, 0);
+}
+END_TEST
+
+START_TEST(a_forwarder_that_serves_all_goes_on_with_everybody)
+{
+    int stays = wait_at(FIRST, "a");
+    int server = stop_server(FIRST);
+    take_turn();
+    ck_assert_int_eq(said_to(stays), -1);
+    ck_assert_int_eq(said_to(server), 0);
+    ck_assert_uint_eq(pair_used(table), 1);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("forward");
@@ -240,5 +382,16 @@ int main(void)
     tcase_add_test(tests, one_of_another_table_frees_no_slot_of_this_one);
     tcase_add_test(tests, the_peer_of_one_that_cannot_be_used_waits_again);
     suite_add_tcase(suite, tests);
+    TCase *servers = tcase_create("servers");
+    tcase_add_checked_fixture(servers, set_up, tear_down);
+    tcase_add_test(servers, who_came_by_a_server_that_stops_is_ended_and_who_came_by_another_stays);
+    tcase_add_test(servers, a_pair_ends_with_the_server_of_either);
+    tcase_add_test(servers, the_last_server_waits_until_the_forwarder_has_ended);
+    tcase_add_test(servers, who_does_not_leave_in_time_is_closed);
+    suite_add_tcase(suite, servers);
+    TCase *standing = tcase_create("for all");
+    tcase_add_checked_fixture(standing, set_up_for_all, tear_down);
+    tcase_add_test(standing, a_forwarder_that_serves_all_goes_on_with_everybody);
+    suite_add_tcase(suite, standing);
     return run_suite(suite);
 }

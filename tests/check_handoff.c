@@ -274,6 +274,49 @@ START_TEST(a_handoff_of_the_next_version_is_understood)
 }
 END_TEST
 
+/* The first version's, which ends with its session's size. */
+START_TEST(a_handoff_of_the_first_version_is_understood_and_what_it_does_not_say_is_zero)
+{
+    enum {
+        FIRST_SIZE = offsetof(struct handoff, session_size) + sizeof(uint32_t)
+    };
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10), received;
+    struct wire wire;
+    int fd;
+    handoff.server = 7;
+    make_wire(&wire, &handoff);
+    wire.head.version = 1;
+    wire.head.fixed_size = FIRST_SIZE;
+    memcpy((uint8_t *)&wire + HEAD + FIRST_SIZE, "xxxxxxxxxx", 10);
+    send_raw(&wire, HEAD + FIRST_SIZE + 10, 1);
+    memset(&received, 0xaa, sizeof received);
+    ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
+    ck_assert_mem_eq(&received, &handoff, FIRST_SIZE);
+    ck_assert_uint_eq(received.server, 0);
+    ck_assert_mem_eq(received.session, "xxxxxxxxxx", 10);
+    close(fd);
+}
+END_TEST
+
+START_TEST(a_server_that_leaves_names_itself_and_brings_a_descriptor)
+{
+    struct handoff handoff = make_handoff(HANDOFF_LEAVE, 0), received;
+    struct wire wire;
+    int fd;
+    handoff.server = 7;
+    ck_assert_int_eq(handoff_send(sender, &handoff, carried), 0);
+    ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
+    ck_assert_uint_eq(received.server, 7);
+    close(fd);
+    make_wire(&wire, &handoff);
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 0);
+    expect_refusal(-EBADMSG);
+    wire.handoff.server = 0;
+    send_raw(&wire, HEAD + WITHOUT_SESSION, 1);
+    expect_refusal(-EBADMSG);
+}
+END_TEST
+
 START_TEST(one_that_needs_a_later_reader_says_so_and_names_its_slot)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
@@ -299,6 +342,7 @@ START_TEST(kinds_codecs_and_protocols_keep_their_numbers)
     ck_assert_int_eq(HANDOFF_RECORD, 2);
     ck_assert_int_eq(HANDOFF_TABLE, 3);
     ck_assert_int_eq(HANDOFF_ASK, 4);
+    ck_assert_int_eq(HANDOFF_LEAVE, 5);
     ck_assert_int_eq(CODEC_PLAIN, 0);
     ck_assert_int_eq(CODEC_WEBSOCKET, 1);
     ck_assert_int_eq(CODEC_CHANNEL, 2);
@@ -363,7 +407,7 @@ END_TEST
 
 START_TEST(an_unknown_kind_is_refused_and_names_its_slot)
 {
-    static const uint32_t kinds[] = {HANDOFF_ASK + 1, 1000, UINT32_MAX};
+    static const uint32_t kinds[] = {HANDOFF_LEAVE + 1, 1000, UINT32_MAX};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
     struct wire wire;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
@@ -490,6 +534,9 @@ int main(void)
     tcase_add_test(tests, a_name_larger_than_its_room_is_refused_and_names_its_slot);
     tcase_add_test(tests, what_is_no_handoff_or_of_an_older_layout_than_any_is_refused);
     tcase_add_test(tests, a_handoff_of_the_next_version_is_understood);
+    tcase_add_test(
+        tests, a_handoff_of_the_first_version_is_understood_and_what_it_does_not_say_is_zero);
+    tcase_add_test(tests, a_server_that_leaves_names_itself_and_brings_a_descriptor);
     tcase_add_test(tests, one_that_needs_a_later_reader_says_so_and_names_its_slot);
     tcase_add_test(tests, kinds_codecs_and_protocols_keep_their_numbers);
     tcase_add_test(tests, keys_of_TLS_arrive_and_those_that_cannot_be_are_refused);

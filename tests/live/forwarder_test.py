@@ -84,24 +84,21 @@ def a_server_goes_on_when_the_one_that_ran_the_forwarder_is_stopped():
 
 
 @behaviour()
-def who_comes_to_another_server_meanwhile_waits_for_the_next_forwarder():
+def who_comes_while_a_forwarder_that_was_told_to_stop_ends_waits_for_the_next():
     with Relay() as relay, another_server(relay) as server:
-        token, data = new_token(), os.urandom(1 << 16)
-        reader, sender = (relay.connect().send(line(token, new_side())) for _ in range(2))
-        reader.expect(b"ok\n")
-        sender.expect(b"ok\n")
-        send_until_blocked(sender, data)
-        relay.process.terminate()
-        wait_until(lambda: not os.path.exists(f"{relay.runtime}/forward.sock"), "it to be stopping")
+        reader, sender = make_pair(relay)
+        send_until_blocked(sender, os.urandom(1 << 16))
+        last = relay.forwarder()
+        os.kill(last, signal.SIGTERM)
+        wait_until(lambda: relay.status()["states"]["joined"] == 0, "it to be stopping")
         token = new_token()
         early = [server.connect().send(line(token, new_side())) for _ in range(2)]
         early[0].expect_silence()
-        assert relay.process.poll() is None, "the first has not ended yet"
+        assert alive(last), "it has not ended yet"
         reader.close()
         for client in early:
             client.expect(b"ok\n")
         exchange(*early)
-        assert relay.process.wait(PATIENCE) == 0
 
 
 @behaviour()
