@@ -16,13 +16,41 @@
 enum {
     FIXED_SIZE = offsetof(struct handoff, session),
     FIRST_FIXED_SIZE = offsetof(struct handoff, session_size) + sizeof(uint32_t), /* version 1 */
+    BEHIND_MAX = HANDOFF_SESSION_MAX + HANDOFF_LONG_NAME_MAX,
 };
 
 /* As long as the longest that is understood. */
 struct datagram {
     struct handoff_head head;
-    uint8_t rest[FIXED_SIZE + HANDOFF_APPENDED_MAX + HANDOFF_SESSION_MAX];
+    uint8_t rest[FIXED_SIZE + HANDOFF_APPENDED_MAX + BEHIND_MAX];
 };
+
+/* ---- the name -------------------------------------------------------------------- */
+
+int handoff_set_name(struct handoff *handoff, const void *name, size_t size)
+{
+    bool is_long = size > sizeof handoff->name;
+    if (size > sizeof handoff->long_name)
+        return -EMSGSIZE;
+    memcpy(is_long ? handoff->long_name : handoff->name, name, size);
+    handoff->long_name_size = is_long ? (uint32_t)size : 0;
+    handoff->name_size = is_long ? 0 : (uint16_t)size;
+    return 0;
+}
+
+const uint8_t *handoff_name(const struct handoff *handoff, size_t *size)
+{
+    bool is_long = handoff->long_name_size > 0;
+    *size = is_long ? handoff->long_name_size : handoff->name_size;
+    return is_long ? handoff->long_name : handoff->name;
+}
+
+uint16_t handoff_needs(const struct handoff *handoff)
+{
+    return handoff->long_name_size > 0 ? HANDOFF_NEEDS_LONG_NAME : HANDOFF_NEEDS;
+}
+
+/* ---- the socket ------------------------------------------------------------------ */
 
 static int make_address(const char *path, struct sockaddr_un *address)
 {
@@ -86,15 +114,19 @@ int handoff_reconnect(int socket, const char *path)
 
 int handoff_send(int socket, const struct handoff *handoff, int descriptor)
 {
-    struct datagram datagram = {.head = {.magic = HANDOFF_MAGIC,
-                                    .version = HANDOFF_VERSION,
-                                    .needs = HANDOFF_NEEDS,
-                                    .fixed_size = FIXED_SIZE,
-                                    .session_size = handoff->session_size}};
-    if (handoff->session_size > sizeof handoff->session)
+    struct datagram datagram = {
+        .head = {.magic = HANDOFF_MAGIC,
+            .version = HANDOFF_VERSION,
+            .needs = handoff_needs(handoff),
+            .fixed_size = FIXED_SIZE,
+            .session_size = handoff->session_size + handoff->long_name_size}};
+    if (handoff->session_size > sizeof handoff->session ||
+        handoff->long_name_size > sizeof handoff->long_name)
         return -EINVAL;
     size_t size = FIXED_SIZE + handoff->session_size; /* without its unused end */
     memcpy(datagram.rest, handoff, size);
+    memcpy(datagram.rest + size, handoff->long_name, handoff->long_name_size);
+    size += handoff->long_name_size;
     int error =
         passing_send(socket, &datagram, sizeof datagram.head + size, descriptor, MSG_NOSIGNAL);
     sodium_memzero(datagram.rest, size);
@@ -108,19 +140,29 @@ static bool is_whole(const struct datagram *datagram, size_t size)
     return size >= sizeof *head && head->magic == HANDOFF_MAGIC &&
            head->fixed_size >= FIRST_FIXED_SIZE &&
            head->fixed_size <= FIXED_SIZE + HANDOFF_APPENDED_MAX &&
-           head->session_size <= HANDOFF_SESSION_MAX &&
+           head->session_size <= BEHIND_MAX &&
            size == sizeof *head + head->fixed_size + head->session_size;
 }
 
-/* Puts the parts where they are here, whatever the writer's version. */
-static void unpack(const struct datagram *datagram, struct handoff *handoff)
+/* Puts the parts where they are here, whatever the writer's version. False: what follows the fixed
+ * part is not as long as that says. */
+static bool unpack(const struct datagram *datagram, struct handoff *handoff)
 {
     const struct handoff_head *head = &datagram->head;
     size_t known = head->fixed_size < FIXED_SIZE ? head->fixed_size : FIXED_SIZE;
-    memset(handoff, 0, sizeof *handoff);
+    const uint8_t *behind = datagram->rest + head->fixed_size;
+    size_t long_name_size, session_size;
+    memset(handoff, 0, FIXED_SIZE);
     memcpy(handoff, datagram->rest, known);
-    memcpy(handoff->session, datagram->rest + head->fixed_size, head->session_size);
-    handoff->session_size = head->session_size;
+    long_name_size = handoff->long_name_size;
+    if (long_name_size > head->session_size || long_name_size > sizeof handoff->long_name ||
+        head->session_size - long_name_size > sizeof handoff->session)
+        return false;
+    session_size = head->session_size - long_name_size;
+    memcpy(handoff->session, behind, session_size);
+    memcpy(handoff->long_name, behind + session_size, long_name_size);
+    handoff->session_size = (uint32_t)session_size;
+    return true;
 }
 
 static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
@@ -158,10 +200,10 @@ static int take(const struct datagram *datagram, size_t size, struct handoff *ha
     int error = fault;
     if (!is_whole(datagram, size))
         return -EBADMSG;
-    unpack(datagram, handoff);
+    bool unpacked = unpack(datagram, handoff);
     if (datagram->head.needs > HANDOFF_VERSION)
         error = -EPROTO;
-    else if (!is_well_formed(handoff, with_descriptor))
+    else if (!unpacked || !is_well_formed(handoff, with_descriptor))
         error = -EBADMSG;
     if (error != 0 && !brings_connection(handoff))
         handoff->ref = PAIR_NONE;

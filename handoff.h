@@ -9,7 +9,10 @@
  * know. Numbers of kinds, codecs and protocols keep their meaning for ever; a codec whose session
  * changes gets a new number. What an older reader would misunderstand raises HANDOFF_NEEDS; and a
  * forwarder says in the table which version it reads (pair_reads()), so that a worker knows before
- * it takes a client. */
+ * it takes a client.
+ *
+ * Version 3 has names of more than HANDOFF_NAME_MAX bytes, behind the session; only a datagram with
+ * such a name needs a reader of it. */
 #ifndef RELAY_HANDOFF_H
 #define RELAY_HANDOFF_H
 
@@ -24,9 +27,11 @@
 
 enum {
     HANDOFF_NAME_MAX = 256,
+    HANDOFF_LONG_NAME_MAX = 1 << 15,
     HANDOFF_SESSION_MAX = 512,
-    HANDOFF_VERSION = 2,         /* that is written here */
+    HANDOFF_VERSION = 3,         /* that is written here */
     HANDOFF_NEEDS = 1,           /* the oldest reader that understands it */
+    HANDOFF_NEEDS_LONG_NAME = 3, /* and where the name is a long one */
     HANDOFF_APPENDED_MAX = 1024, /* bytes of fields that later versions may have */
     HANDOFF_MAGIC = 0x72656c68,
 };
@@ -35,8 +40,8 @@ enum {
 struct handoff_head {
     uint32_t magic;
     uint16_t version, needs;
-    uint32_t fixed_size;   /* of the writer's struct handoff, less its session */
-    uint32_t session_size; /* of what follows that */
+    uint32_t fixed_size;   /* of the writer's struct handoff, less its session and what follows */
+    uint32_t session_size; /* of these two */
 };
 
 enum handoff_kind {
@@ -59,13 +64,22 @@ struct handoff {
     bool kernel_tls;        /* the kernel carries TLS on the descriptor: kernel_tls.h */
     struct records records; /* else, if it has a suite: what the descriptor carries is in TLS */
     uint16_t name_size;
-    uint8_t name[HANDOFF_NAME_MAX]; /* whom the protocol's forwarding side knows it as */
+    uint8_t name[HANDOFF_NAME_MAX]; /* see handoff_name() */
     uint64_t table;                 /* pair_id() of the one that ref is of; 0: not said */
     struct terms terms;
     uint32_t session_size;
     uint64_t server;                      /* `relay serve`: a number that it drew; 0: none */
+    uint32_t long_name_size;              /* not 0: it is in the place of `name` */
     uint8_t session[HANDOFF_SESSION_MAX]; /* the codec's state */
+    uint8_t long_name[HANDOFF_LONG_NAME_MAX];
 };
+
+/* Whom the protocol's forwarding side knows the connection as. -EMSGSIZE: the name has more than
+ * HANDOFF_LONG_NAME_MAX bytes. */
+int handoff_set_name(struct handoff *handoff, const void *name, size_t size);
+const uint8_t *handoff_name(const struct handoff *handoff, size_t *size);
+/* The oldest reader that understands it. */
+uint16_t handoff_needs(const struct handoff *handoff);
 
 /* Binds the forwarder's socket at path, mode 0600, replacing a dead one. Returns it, or a
  * negative errno. Close-on-exec, as every descriptor here. */

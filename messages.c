@@ -37,15 +37,17 @@ static_assert(sizeof(struct held_piece) <= CODEC_HEAD, "a held piece has room fo
 int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
 {
     const struct codec *codec = codecs[handoff->codec];
-    struct coded *coded = calloc(1, sizeof *coded + codec->state_size + handoff->name_size);
+    size_t name_size;
+    const uint8_t *name = handoff_name(handoff, &name_size);
+    struct coded *coded = calloc(1, sizeof *coded + codec->state_size + name_size);
     if (coded == NULL)
         return -ENOMEM;
     coded->codec = codec;
     coded->end = end;
     end->chunk = PARKED_CHUNK;
     coded->name = (uint8_t *)coded->state + codec->state_size;
-    coded->name_size = handoff->name_size;
-    memcpy(coded->name, handoff->name, handoff->name_size);
+    coded->name_size = name_size;
+    memcpy(coded->name, name, name_size);
     end->coded = coded;
     int error = codec->open(coded->state, handoff->session, handoff->session_size, now);
     if (error != 0)

@@ -145,12 +145,24 @@ static enum pair_outcome refusal(enum pair_reason reason)
     return reason == PAIR_DUPLICATE ? PAIR_ERRORY : PAIR_LONELY;
 }
 
+/* Whether the forwarder is of this version or a later one. */
+static bool reads(const struct worker *worker, uint16_t version)
+{
+    uint32_t known = pair_reads(worker->table);
+    return known == 0 || known >= version;
+}
+
 /* Meets and hands off. PAIR_HAPPY: the connection is the forwarder's. */
 static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     const struct pair_request *request, struct handoff *handoff, const struct greeting *greeting,
     enum pair_reason *reason)
 {
     struct pair_meeting meeting;
+    if (!reads(worker, handoff_needs(handoff))) {
+        log_repeated(LOG_ERR, "refused a connection: the forwarder that runs is of a version that "
+                              "cannot take it over; restart it");
+        return PAIR_FULL;
+    }
     int error = pair_meet(worker->table, ref, request, &meeting);
     if (error != 0) {
         log_no_entry(error);
@@ -237,8 +249,7 @@ static enum pair_outcome find_source(
 /* Whether the forwarder reads what this worker writes; that it does not is said once. */
 static bool is_understood(struct worker *worker)
 {
-    uint32_t reads = pair_reads(worker->table);
-    if (reads == 0 || reads >= HANDOFF_NEEDS)
+    if (reads(worker, HANDOFF_NEEDS))
         return true;
     if (!worker->misunderstood)
         log_error("connections are refused: the forwarder that runs is of a version that cannot "

@@ -278,6 +278,8 @@ static bool accept_key(struct text key, char accept[HTTP_ACCEPT_SIZE + 1])
 /* The first of those that are offered. */
 static void choose_subprotocol(struct text offered, struct http_request *request)
 {
+    if (offered.size == 0)
+        return;
     struct text first = trim(take_until(&offered, ','));
     if (first.size > HTTP_SUBPROTOCOL_MAX || !is_token(first))
         return;

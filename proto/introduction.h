@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 enum {
-    INTRODUCTION_ID_MAX = 256,         /* bytes in the id of a peer or of a document, at least 1 */
+    INTRODUCTION_ID_MAX = 1 << 15,     /* bytes in the id of a peer or of a document, at least 1 */
     INTRODUCTION_DOCUMENTS_MAX = 1024, /* in one message */
 };
 

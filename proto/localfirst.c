@@ -5,6 +5,7 @@
 
 #include "documents.h"
 #include "http.h"
+#include "introduction.h"
 #include "proto.h"
 #include "websocket.h"
 
@@ -20,11 +21,11 @@ enum {
     COST_REPEATED = 6000, /* of an introduction that was made before, besides */
 };
 
-/* Takes the prefix off the front, if it is one of whole segments. */
-static bool take_prefix(const char **at, const char *end, const char *prefix)
+/* Takes a segment off the front, if it is this one. */
+static bool take_name(const char **at, const char *end, const char *name)
 {
-    size_t size = strlen(prefix);
-    if ((size_t)(end - *at) < size || memcmp(*at, prefix, size) != 0)
+    size_t size = strlen(name);
+    if ((size_t)(end - *at) < size || memcmp(*at, name, size) != 0)
         return false;
     if (*at + size < end && (*at)[size] != '/')
         return false;
@@ -32,30 +33,48 @@ static bool take_prefix(const char **at, const char *end, const char *prefix)
     return true;
 }
 
-static bool take_id(const char **at, const char *end, struct localfirst_id *id)
+/* What is in the room has `used` bytes. */
+static bool take_id(const char **at, const char *end, struct localfirst_path *path, size_t *used,
+    struct localfirst_id *id)
 {
-    id->size = http_segment(at, end, id->bytes, sizeof id->bytes);
+    id->bytes = path->room + *used;
+    id->size = http_segment(at, end, path->room + *used, sizeof path->room - *used);
+    *used += id->size;
     return id->size > 0;
+}
+
+/* The endpoint whose name is the segment at the front. */
+static enum localfirst_endpoint parse_endpoint(
+    const char *at, const char *end, struct localfirst_path *ret)
+{
+    enum localfirst_endpoint endpoint = LOCALFIRST_NONE;
+    size_t used = 0;
+    if (take_name(&at, end, "/introduction"))
+        endpoint = LOCALFIRST_INTRODUCTION;
+    else if (take_name(&at, end, "/connection"))
+        endpoint = LOCALFIRST_CONNECTION;
+    else
+        return LOCALFIRST_NONE;
+    bool good = take_id(&at, end, ret, &used, &ret->local);
+    if (endpoint == LOCALFIRST_CONNECTION)
+        good = good && take_id(&at, end, ret, &used, &ret->remote) &&
+               take_id(&at, end, ret, &used, &ret->document);
+    return good && at == end ? endpoint : LOCALFIRST_WRONG;
 }
 
 enum localfirst_endpoint localfirst_parse(
     const char *path, size_t size, struct localfirst_path *ret)
 {
-    const char *at = path, *end = path + size;
-    enum localfirst_endpoint endpoint;
-    bool good;
-    ret->remote.size = ret->document.size = 0;
-    if (take_prefix(&at, end, "/introduction")) {
-        endpoint = LOCALFIRST_INTRODUCTION;
-        good = take_id(&at, end, &ret->local);
-    } else if (take_prefix(&at, end, "/connection")) {
-        endpoint = LOCALFIRST_CONNECTION;
-        good = take_id(&at, end, &ret->local) && take_id(&at, end, &ret->remote) &&
-               take_id(&at, end, &ret->document);
-    } else {
-        return LOCALFIRST_NONE;
+    enum localfirst_endpoint found = LOCALFIRST_NONE;
+    const char *end = path + size;
+    for (const char *at = path; at < end; at++) {
+        enum localfirst_endpoint here = *at == '/' ? parse_endpoint(at, end, ret) : LOCALFIRST_NONE;
+        if (here == LOCALFIRST_INTRODUCTION || here == LOCALFIRST_CONNECTION)
+            return here;
+        if (here == LOCALFIRST_WRONG)
+            found = LOCALFIRST_WRONG;
     }
-    return good && at == end ? endpoint : LOCALFIRST_WRONG;
+    return found;
 }
 
 /* ---- the greeting ---------------------------------------------------------------- */
@@ -91,7 +110,7 @@ static void request_connection(const struct greeting *greeting, const struct loc
     request->side = pair_side(greeting->table, path->local.bytes, path->local.size);
 }
 
-static void request_introductions(const struct greeting *greeting,
+static bool request_introductions(const struct greeting *greeting,
     const struct localfirst_path *path, struct pair_request *request, struct handoff *handoff)
 {
     struct iovec parts[] = {part(&path->local)};
@@ -99,8 +118,7 @@ static void request_introductions(const struct greeting *greeting,
     request->key = pair_key(greeting->table, greeting->protocol, parts, 1);
     request->side = SIDE_PEER;
     handoff->lobby = true;
-    handoff->name_size = (uint16_t)path->local.size;
-    memcpy(handoff->name, path->local.bytes, path->local.size);
+    return handoff_set_name(handoff, path->local.bytes, path->local.size) == 0;
 }
 
 static bool localfirst_greet_path(struct greeting *greeting, const char *path, size_t size,
@@ -113,8 +131,7 @@ static bool localfirst_greet_path(struct greeting *greeting, const char *path, s
         request_connection(greeting, &parsed, request);
         return true;
     case LOCALFIRST_INTRODUCTION:
-        request_introductions(greeting, &parsed, request, handoff);
-        return true;
+        return request_introductions(greeting, &parsed, request, handoff);
     case LOCALFIRST_NONE:
     case LOCALFIRST_WRONG:
         break;

@@ -3,29 +3,32 @@
  *      /introduction/:localPeerId                              wait for news of others
  *      /connection/:localPeerId/:remotePeerId/:documentId      be paired
  *
- * Segments are percent-decoded; a decoded id has 1 to INTRODUCTION_ID_MAX bytes of UTF-8. */
+ * Both may be under a prefix, as where a relay is behind another site; the first of the segments
+ * that makes a good path of the rest is the endpoint's name. Segments are percent-decoded; an id
+ * has at least 1 byte of UTF-8, and as many as the request's head has room for. */
 #ifndef RELAY_LOCALFIRST_H
 #define RELAY_LOCALFIRST_H
 
-#include "introduction.h"
+#include "http.h"
 
 #include <stddef.h>
 
 enum localfirst_endpoint {
     LOCALFIRST_NONE,  /* another path: another protocol's */
-    LOCALFIRST_WRONG, /* one of the two prefixes, but not of its form: 404 */
+    LOCALFIRST_WRONG, /* it has one of the two names, but not its form: 404 */
     LOCALFIRST_INTRODUCTION,
     LOCALFIRST_CONNECTION,
 };
 
 struct localfirst_id {
+    const char *bytes; /* in the path's room */
     size_t size;
-    char bytes[INTRODUCTION_ID_MAX];
 };
 
 struct localfirst_path {
     struct localfirst_id local;
     struct localfirst_id remote, document; /* LOCALFIRST_CONNECTION */
+    char room[HTTP_HEAD_MAX];
 };
 
 /* Reads the path of a request, without its query. */

@@ -363,6 +363,67 @@ START_TEST(a_name_larger_than_its_room_is_refused_and_names_its_slot)
 }
 END_TEST
 
+START_TEST(names_up_to_the_longest_arrive_and_longer_ones_are_refused)
+{
+    static const size_t sizes[] = {
+        0, 1, HANDOFF_NAME_MAX, HANDOFF_NAME_MAX + 1, 20000, HANDOFF_LONG_NAME_MAX};
+    static uint8_t name[HANDOFF_LONG_NAME_MAX + 1];
+    for (size_t i = 0; i < sizeof name; i++)
+        name[i] = (uint8_t)(i * 7);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct handoff sent = make_handoff(HANDOFF_CONNECTION, 100), received;
+        size_t size;
+        int fd;
+        ck_assert_int_eq(handoff_set_name(&sent, name, sizes[i]), 0);
+        ck_assert_int_eq(handoff_send(sender, &sent, carried), 0);
+        ck_assert_int_eq(handoff_receive(receiver, &received, &fd), 0);
+        const uint8_t *arrived = handoff_name(&received, &size);
+        ck_assert_uint_eq(size, sizes[i]);
+        ck_assert_int_eq(memcmp(arrived, name, size), 0);
+        ck_assert_mem_eq(&sent, &received, WITHOUT_SESSION + 100);
+        close(fd);
+    }
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
+    ck_assert_int_eq(handoff_set_name(&handoff, name, sizeof name), -EMSGSIZE);
+}
+END_TEST
+
+/* What an older reader would not find needs a later one; all else is for every reader. */
+START_TEST(only_a_long_name_needs_a_reader_of_it)
+{
+    static const uint8_t name[HANDOFF_NAME_MAX + 1];
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10);
+    struct handoff_head head;
+    for (size_t size = HANDOFF_NAME_MAX; size <= HANDOFF_NAME_MAX + 1; size++) {
+        ck_assert_int_eq(handoff_set_name(&handoff, name, size), 0);
+        ck_assert_int_eq(handoff_send(sender, &handoff, -1), 0);
+        ck_assert_int_eq(recv(receiver, &head, sizeof head, 0), sizeof head);
+        ck_assert_uint_eq(
+            head.needs, size > HANDOFF_NAME_MAX ? HANDOFF_NEEDS_LONG_NAME : HANDOFF_NEEDS);
+        ck_assert_uint_eq(head.needs, handoff_needs(&handoff));
+    }
+}
+END_TEST
+
+START_TEST(a_long_name_beyond_the_datagram_or_the_maximum_is_refused)
+{
+    static const uint32_t sizes[] = {HANDOFF_LONG_NAME_MAX + 1, UINT32_MAX, 11};
+    struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 10);
+    static struct wire wire;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        handoff.long_name_size = sizes[i];
+        make_wire(&wire, &handoff);
+        send_raw(&wire, HEAD + WITHOUT_SESSION + 10, 1);
+        expect_refusal_of(-EBADMSG, handoff.ref);
+    }
+    handoff.long_name_size = 10; /* and no session */
+    make_wire(&wire, &handoff);
+    wire.head.session_size = HANDOFF_SESSION_MAX + 11;
+    send_raw(&wire, HEAD + WITHOUT_SESSION + HANDOFF_SESSION_MAX + 11, 1);
+    expect_refusal_of(-EBADMSG, handoff.ref);
+}
+END_TEST
+
 START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
@@ -539,6 +600,9 @@ int main(void)
     tcase_add_test(tests, a_server_that_leaves_names_itself_and_brings_a_descriptor);
     tcase_add_test(tests, one_that_needs_a_later_reader_says_so_and_names_its_slot);
     tcase_add_test(tests, kinds_codecs_and_protocols_keep_their_numbers);
+    tcase_add_test(tests, names_up_to_the_longest_arrive_and_longer_ones_are_refused);
+    tcase_add_test(tests, only_a_long_name_needs_a_reader_of_it);
+    tcase_add_test(tests, a_long_name_beyond_the_datagram_or_the_maximum_is_refused);
     tcase_add_test(tests, keys_of_TLS_arrive_and_those_that_cannot_be_are_refused);
     tcase_add_test(tests, one_without_exactly_one_descriptor_is_refused_and_names_its_slot);
     tcase_add_test(tests, a_look_comes_with_none);

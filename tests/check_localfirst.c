@@ -49,12 +49,42 @@ START_TEST(ids_are_percent_decoded)
 }
 END_TEST
 
-START_TEST(any_other_form_under_the_prefixes_is_wrong)
+START_TEST(both_may_be_under_a_prefix)
+{
+    ck_assert_int_eq(parse("/relay/introduction/alice"), LOCALFIRST_INTRODUCTION);
+    expect_id(&path.local, "alice");
+    ck_assert_int_eq(parse("//introduction/alice"), LOCALFIRST_INTRODUCTION);
+    ck_assert_int_eq(parse("/a%zz/b//connection/alice/bob/doc"), LOCALFIRST_CONNECTION);
+    expect_id(&path.local, "alice");
+    expect_id(&path.remote, "bob");
+    expect_id(&path.document, "doc");
+}
+END_TEST
+
+START_TEST(the_first_name_that_makes_a_good_path_of_the_rest_counts)
+{
+    ck_assert_int_eq(parse("/introduction/connection"), LOCALFIRST_INTRODUCTION);
+    expect_id(&path.local, "connection");
+    ck_assert_int_eq(parse("/introduction/introduction/x"), LOCALFIRST_INTRODUCTION);
+    expect_id(&path.local, "x");
+    ck_assert_int_eq(parse("/connection/introduction/x/y"), LOCALFIRST_CONNECTION);
+    expect_id(&path.local, "introduction");
+    ck_assert_int_eq(parse("/connection/connection/x/y/z"), LOCALFIRST_CONNECTION);
+    expect_id(&path.local, "x");
+    ck_assert_int_eq(parse("/connection/x/introduction/y"), LOCALFIRST_CONNECTION);
+    expect_id(&path.document, "y");
+    ck_assert_int_eq(parse("/connection/x/y/introduction/z"), LOCALFIRST_INTRODUCTION);
+    expect_id(&path.local, "z");
+}
+END_TEST
+
+START_TEST(any_other_form_with_one_of_the_names_is_wrong)
 {
     static const char *const wrong[] = {"/introduction", "/introduction/", "/introduction//",
         "/introduction/a/", "/introduction/a/b", "/introduction//a", "/introduction/%zz",
         "/introduction/%ff", "/connection", "/connection/", "/connection/a", "/connection/a/b",
-        "/connection/a/b/", "/connection/a/b/c/", "/connection/a/b/c/d", "/connection/a//c"};
+        "/connection/a/b/", "/connection/a/b/c/", "/connection/a/b/c/d", "/connection/a//c",
+        "/relay/introduction", "/relay/introduction/a/b", "/relay/connection/a/b"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         ck_assert_int_eq(parse(wrong[i]), LOCALFIRST_WRONG);
 }
@@ -63,22 +93,26 @@ END_TEST
 START_TEST(other_paths_are_not_of_this_protocol)
 {
     static const char *const others[] = {"", "/", "/introductions/a", "/introduction2",
-        "/connectionless/a/b/c", "/Introduction/a", "//introduction/a", "/x/introduction/a",
-        "introduction/a"};
+        "/connectionless/a/b/c", "/Introduction/a", "/x/introductions/a", "introduction/a",
+        "/%69ntroduction/a"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         ck_assert_int_eq(parse(others[i]), LOCALFIRST_NONE);
 }
 END_TEST
 
-START_TEST(an_id_has_256_bytes_at_most)
+START_TEST(ids_have_all_the_room_of_a_head)
 {
-    char words[600] = "/introduction/";
-    size_t start = strlen(words);
-    memset(words + start, 'i', INTRODUCTION_ID_MAX);
+    static char words[HTTP_HEAD_MAX + 1] = "/connection/a/b/";
+    static const char start[] = "/introduction/";
+    size_t size = strlen(words);
+    memset(words + size, 'd', HTTP_HEAD_MAX - size);
+    ck_assert_int_eq(parse(words), LOCALFIRST_CONNECTION);
+    expect_id(&path.document, words + size);
+    expect_id(&path.local, "a");
+    memcpy(words, start, strlen(start));
+    memset(words + strlen(start), 'i', size - strlen(start));
     ck_assert_int_eq(parse(words), LOCALFIRST_INTRODUCTION);
-    ck_assert_uint_eq(path.local.size, INTRODUCTION_ID_MAX);
-    words[start + INTRODUCTION_ID_MAX] = 'i';
-    ck_assert_int_eq(parse(words), LOCALFIRST_WRONG);
+    expect_id(&path.local, words + strlen(start));
 }
 END_TEST
 
@@ -89,9 +123,11 @@ int main(void)
     tcase_add_test(tests, an_introduction_names_its_peer);
     tcase_add_test(tests, a_connection_names_both_peers_and_a_document);
     tcase_add_test(tests, ids_are_percent_decoded);
-    tcase_add_test(tests, any_other_form_under_the_prefixes_is_wrong);
+    tcase_add_test(tests, both_may_be_under_a_prefix);
+    tcase_add_test(tests, the_first_name_that_makes_a_good_path_of_the_rest_counts);
+    tcase_add_test(tests, any_other_form_with_one_of_the_names_is_wrong);
     tcase_add_test(tests, other_paths_are_not_of_this_protocol);
-    tcase_add_test(tests, an_id_has_256_bytes_at_most);
+    tcase_add_test(tests, ids_have_all_the_room_of_a_head);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -61,6 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int error = handoff_receive(ends[1], &handoff, &fd);
     if (error == 0) {
         if (handoff.session_size > HANDOFF_SESSION_MAX || handoff.name_size > HANDOFF_NAME_MAX ||
+            handoff.long_name_size > HANDOFF_LONG_NAME_MAX ||
             (fd >= 0) != (handoff.kind == HANDOFF_CONNECTION || handoff.kind == HANDOFF_TABLE ||
                              handoff.kind == HANDOFF_ASK))
             abort();

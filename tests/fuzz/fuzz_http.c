@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             abort();
         __attribute__((fallthrough));
     case LOCALFIRST_INTRODUCTION:
-        if (path.local.size == 0 || path.local.size > INTRODUCTION_ID_MAX)
+        if (path.local.size == 0 || path.local.size > request.path_size)
             abort();
         break;
     default:

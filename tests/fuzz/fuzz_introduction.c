@@ -9,7 +9,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct introduction_text ids[INTRODUCTION_DOCUMENTS_MAX];
-    static uint8_t out[INTRODUCTION_DOCUMENTS_MAX * (INTRODUCTION_ID_MAX + 3) + 512];
     static const struct introduction_text peer = {"peer", 4};
     struct introduction_documents documents;
     size_t count = 0, room = size > 0 ? data[0] : 0;
@@ -22,8 +21,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (documents.left > 0 ||
         (kind != INTRODUCTION_JOIN && kind != INTRODUCTION_LEAVE && count > 0))
         abort();
-    if (introduction_write(out, sizeof out, peer, ids, count) == 0)
+    size_t enough = introduction_room(peer, ids, count);
+    uint8_t *out = malloc(enough);
+    if (introduction_write(out, enough, peer, ids, count) == 0)
         abort();
+    free(out);
     uint8_t *small = malloc(room + 1);
     (void)introduction_write(small, room, peer, ids, count);
     free(small);

@@ -267,7 +267,8 @@ def a_forwarder_that_records_otherwise_says_so_and_is_succeeded():
             client.close()
 
         def rows():
-            with contextlib.suppress(sqlite3.Error), sqlite3.connect(database) as connection:
+            with contextlib.suppress(sqlite3.Error), sqlite3.connect(
+                    f"file:{database}?mode=ro", uri=True) as connection:
                 return connection.execute("SELECT count(*) FROM usage").fetchone()[0]
             return 0
 

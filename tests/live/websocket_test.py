@@ -595,7 +595,8 @@ def other_forms_of_the_two_paths_are_404():
     with Relay() as relay:
         for path in ("/introduction", "/introduction/", "/introduction/alice/more", "/connection",
                      "/connection/alice", "/connection/alice/bob", "/connection/alice/bob/",
-                     "/connection/alice//doc", "/connection/alice/bob/doc/more"):
+                     "/connection/alice//doc", "/connection/alice/bob/doc/more",
+                     "/relay/introduction", "/relay/connection/alice/bob"):
             response = try_upgrade(relay, path)
             assert response.status == 404, f"{path}: {response.status}"
         assert get(relay, "/nothing/here").status == 404
@@ -785,18 +786,28 @@ def a_peer_holds_1024_documents_and_is_closed_with_1008_for_one_more():
 
 
 @behaviour()
-def ids_of_256_bytes_are_taken_and_longer_ones_refused():
-    longest, longer = "ü" * 128, "ü" * 128 + "x"
+def ids_may_be_as_long_as_a_request_has_room_for():
+    longest = "ü" * 5000
+    encoded = "%C3%BC" * 5000
     with Relay() as relay:
-        alice = introduced(relay, "%C3%BC" * 128, longest).settle()
+        alice = introduced(relay, encoded, longest).settle()
         expect_introduction(introduced(relay, "bob", longest), longest, longest)
         expect_introduction(alice, "bob", longest)
+        exchange(connection(relay, encoded, "bob", "doc"), connection(relay, "bob", encoded, "doc"))
+        exchange(connection(relay, "alice", "bob", "x" * 32000), connection(relay, "bob", "alice", "x" * 32000))
         for say in (join, leave):
-            say(introduced(relay, "carol"), "doc", longer).expect_close(1008, TOO_MUCH)
-        for path in (f"/introduction/{'x' * 257}", f"/connection/{'x' * 257}/bob/doc",
-                     f"/connection/alice/{'x' * 257}/doc", f"/connection/alice/bob/{'x' * 257}"):
-            assert try_upgrade(relay, path).status == 404, path
+            say(introduced(relay, "carol"), "doc", "x" * 32769).expect_close(1008, TOO_MUCH)
+        assert try_upgrade(relay, f"/introduction/{'x' * 32768}").status == 431
         alice.settle()
+
+
+@behaviour("relay", "a/b%20c/d")
+def both_paths_may_be_under_a_prefix(prefix):
+    with Relay() as relay:
+        alice = join(WebSocket(relay, f"/{prefix}/introduction/alice"), "doc").settle()
+        expect_introduction(introduced(relay, "bob", "doc"), "alice", "doc")
+        expect_introduction(alice, "bob", "doc")
+        exchange(WebSocket(relay, f"/{prefix}/connection/alice/bob/doc"), connection(relay, "bob", "alice", "doc"))
 
 
 @behaviour("in one frame", "in fragments")
