@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <time.h>
@@ -55,6 +56,14 @@ static bool error_is_connection(void)
     struct stat in, error;
     return fstat(STDIN_FILENO, &in) == 0 && fstat(STDERR_FILENO, &error) == 0 &&
            S_ISSOCK(error.st_mode) && in.st_dev == error.st_dev && in.st_ino == error.st_ino;
+}
+
+/* Some of its kind leave nothing there that anybody reads. */
+static bool error_is_nowhere(void)
+{
+    struct stat in, error;
+    return fstat(STDIN_FILENO, &in) == 0 && fstat(STDERR_FILENO, &error) == 0 &&
+           S_ISSOCK(in.st_mode) && S_ISCHR(error.st_mode) && error.st_rdev == makedev(1, 3);
 }
 
 static void keep_from_connection(void)
@@ -114,7 +123,7 @@ void log_setup(bool debug)
     syslog_socket = -1;
     if (connection)
         keep_from_connection();
-    if (connection || (wanted != NULL && strcmp(wanted, "syslog") == 0))
+    if (connection || error_is_nowhere() || (wanted != NULL && strcmp(wanted, "syslog") == 0))
         use_syslog();
     else
         sink = find_sink();

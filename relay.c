@@ -122,8 +122,11 @@ static int play(const struct role *role, const char *called, int argc, char **ar
 
 int main(int argc, char **argv)
 {
+    bool says_nothing = fcntl(STDERR_FILENO, F_GETFD) < 0;
     int error = runtime_open_streams();
     argv = process_prepare(argc, argv);
+    if (says_nothing)
+        (void)setenv("RELAY_LOG", "syslog", 0); /* without memory there is no log */
     const char *slash = strrchr(argv[0] == NULL ? "relay" : argv[0], '/');
     const char *name = slash == NULL ? argv[0] : slash + 1;
     log_setup(false);

@@ -13,6 +13,7 @@ import tempfile
 
 from harness import (PATIENCE, RELAY, Client, Skip, alive, behaviour, children, exchange, free_port,
                      line, new_side, new_token, run, wait_until)
+from websocket_client import Response, frame, upgrade_request
 
 
 def removed(path):
@@ -24,7 +25,7 @@ def removed(path):
 class Placed:
     """`relay serve` in surroundings that `before`, a command, makes for it."""
 
-    def __init__(self, before=(), *options, address="127.0.0.1", runtime=None, cwd=None):
+    def __init__(self, before=(), *options, address="127.0.0.1", runtime=None, cwd=None, ready=None):
         if os.geteuid() != 0:
             raise Skip("this needs root")
         self.directory = tempfile.mkdtemp(prefix="relay-placed-")
@@ -37,17 +38,20 @@ class Placed:
                  f"--runtime-dir={runtime or self.directory + '/run'}",
                  f"--state-dir={self.directory}/state", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd or self.directory)
-        wait_until(lambda: self.process.poll() is not None or "listening on" in self.log(),
-                   "the relay to begin or to end")
+        ready = ready or (lambda: "listening on" in self.log())
+        wait_until(lambda: self.process.poll() is not None or ready(), "the relay to begin or to end")
 
     def log(self):
         with open(self.log_path, encoding="utf-8") as file:
             return file.read()
 
+    def connect(self):
+        return Client(("127.0.0.1", self.port))
+
     def serves(self):
         assert self.process.poll() is None, self.log()
         token = new_token()
-        pair = [Client(("127.0.0.1", self.port)).send(line(token, new_side())) for _ in range(2)]
+        pair = [self.connect().send(line(token, new_side())) for _ in range(2)]
         for client in pair:
             client.expect(b"ok\n")
         exchange(*pair)
@@ -424,6 +428,102 @@ def files_are_made_there_and_never_in_the_place_of_another(which):
         with open(f"{directory}/ident", encoding="ascii") as file:
             assert file.read() == first != ""
         assert os.listdir(directory) == ["ident"]
+
+
+class Syslog:
+    """The syslog daemon of a /dev of its own, into which `before` puts a command."""
+
+    def __init__(self, place):
+        self.path = os.path.join(place, "syslog")
+        self.lines = []
+        devices = " ".join(("null", "zero", "random", "urandom"))
+        self.before = mounted(
+            f"mkdir -p {place}/dev && mount -t tmpfs tmpfs {place}/dev && ln -s {self.path} {place}/dev/log && "
+            f"for name in {devices}; do touch {place}/dev/$name && "
+            f"mount --bind /dev/$name {place}/dev/$name; done && mount --rbind {place}/dev /dev")
+        self.start()
+
+    def start(self):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        self.socket.setblocking(False)
+        os.chmod(self.path, 0o666)
+
+    def start_again(self):
+        self.socket.close()
+        os.unlink(self.path)
+        self.start()
+
+    def has(self, words):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.lines.append(self.socket.recv(4096).decode())
+        return any(words in text for text in self.lines)
+
+
+@contextlib.contextmanager
+def syslog():
+    with tempfile.TemporaryDirectory(prefix="relay-syslog-") as place:
+        os.chmod(place, 0o755)
+        daemon = Syslog(place)
+        with daemon.socket:
+            yield daemon
+
+
+def started_by_inetd(command, error):
+    """What the client reads of a program that is started for it, and the program's exit status.
+    error: what inetd has made of its standard error."""
+    client, connection = socket.socketpair()
+    client.settimeout(PATIENCE)
+    with client:
+        with connection:
+            process = subprocess.Popen(
+                ["sh", "-c", f'exec "$@" {error}', "sh", *command], stdin=connection,
+                stdout=connection, stderr=connection)
+        read = b""
+        while part := client.recv(1000):
+            read += part
+        return read, process.wait(PATIENCE)
+
+
+@behaviour("", "2>&-", "2>/dev/null", "1>/dev/null 2>&1", "1>&- 2>&-")
+def a_wrong_option_in_a_line_of_inetd_is_in_the_syslog_and_not_in_the_clients_stream(error):
+    for arguments in ["worker", "--no-such-option"], ["--wait-timeout=never"], ["no-such-role"]:
+        with syslog() as daemon:
+            command = [*daemon.before, RELAY, *arguments]
+            assert started_by_inetd(command, error) == (b"", 2)
+            assert daemon.has("relay["), daemon.lines
+            assert daemon.has(arguments[-1].partition("=")[0].lstrip("-")), daemon.lines
+
+
+@behaviour()
+def what_a_server_whose_standard_error_is_closed_has_to_say_is_in_the_syslog():
+    with syslog() as daemon:
+        result = subprocess.run(
+            ["sh", "-c", 'exec "$@" 2>&-', "sh", *daemon.before, RELAY, "serve", "--user=12x"],
+            timeout=PATIENCE, check=False)
+        assert result.returncode == 1, result
+        assert daemon.has("there is no user 12x"), daemon.lines
+
+
+@behaviour("serve", "worker")
+def a_forwarder_that_runs_says_what_it_has_to_say_after_syslogd_was_started_again(how):
+    with syslog() as daemon:
+        before = [*daemon.before, "env", "RELAY_LOG=syslog"]
+        with (Placed(before, "--debug", ready=lambda: daemon.has("listening on"))
+              if how == "serve" else Single(before, "--debug")) as relay:
+            relay.serves()
+            wait_until(lambda: daemon.has("handed over"), "the worker's line")
+            for _ in range(2):
+                daemon.start_again()
+                daemon.lines.clear()
+                with relay.connect() as client:
+                    client.send(upgrade_request("/introduction/peer"))
+                    assert Response(client).status == 101
+                    client.send(frame(3, b"of no use"))
+                    while client.receive_some(1000):
+                        pass
+                wait_until(lambda: daemon.has("closed a connection"), "the forwarder's line")
 
 
 if __name__ == "__main__":
