@@ -188,6 +188,7 @@ def a_pair_of_clients_of_both_ends_with_either():
         for client in clients:
             client.expect(b"ok\n")
         clients[0].send(data)
+        wait_until(lambda: first.status()["incomplete_bytes"] == len(data), "it to be read")
         first.stop()
         clients[1].expect(data).expect_end()
 
