@@ -104,7 +104,8 @@ static int open_users_lock(const struct runtime *runtime)
 }
 
 /* Unless the parent has one. */
-static int start_recorder(const struct options *options, struct pair_table *table, int *recorder)
+static int start_recorder(const struct options *options, const struct runtime *runtime,
+    struct pair_table *table, int *recorder)
 {
     int pipe[2];
     if (!usage_wanted(&options->usage) || *recorder >= 0)
@@ -112,8 +113,10 @@ static int start_recorder(const struct options *options, struct pair_table *tabl
     int error = recorder_open(pipe);
     if (error == 0) {
         pid_t keeper = fork();
-        if (keeper == 0)
-            recorder_keep(&options->usage, table, pipe[0]);
+        if (keeper == 0) {
+            pair_close(table);
+            recorder_keep(&options->usage, runtime->table, pipe[0]);
+        }
         error = keeper < 0 ? -errno : 0;
         close(pipe[0]);
         *recorder = pipe[1];
@@ -143,7 +146,8 @@ static int run(const struct options *options, struct retirement *retirement)
     pair_adopt(setup.table);
     pair_set_forwarder(setup.table, HANDOFF_VERSION);
     retirement->users_lock = open_users_lock(retirement->runtime);
-    if (retirement->users_lock < 0 || start_recorder(options, setup.table, &setup.recorder) < 0)
+    if (retirement->users_lock < 0 ||
+        start_recorder(options, retirement->runtime, setup.table, &setup.recorder) < 0)
         goto close;
     process_name("relay-forward", "forwarder", options->runtime_directory);
     if (records_prepare() != 0) {

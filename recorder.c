@@ -9,6 +9,7 @@
 
 #include "database.h"
 #include "log.h"
+#include "pair.h"
 #include "process.h"
 #include "runtime.h"
 
@@ -61,7 +62,8 @@ struct trouble {
 
 struct recorder {
     const struct usage_options *options;
-    struct pair_table *table;
+    const char *table; /* its path: another one may stand there by the next look */
+    struct pair_stats counts;
     struct backlog *backlog;
     struct database database;
     struct trouble lines, rows;
@@ -203,16 +205,21 @@ static void note_success(struct trouble *trouble, const char *what, uint64_t *lo
 
 /* ---- the database ---------------------------------------------------------------- */
 
-static struct database_current count_current(const struct recorder *recorder)
+/* While there is no table, the counts are the last ones. */
+static struct database_current count_current(struct recorder *recorder)
 {
-    struct pair_stats stats;
-    pair_stats(recorder->table, &stats);
+    struct pair_table *table;
+    const struct pair_stats *counts = &recorder->counts;
+    if (pair_open_existing(recorder->table, &table) == 0) {
+        pair_stats(table, &recorder->counts);
+        pair_close(table);
+    }
     return (struct database_current){
         .rebooted = recorder->rebooted,
         .updated = runtime_epoch() / 1000000,
-        .connected = stats.states[PAIR_JOINED],
-        .waiting = stats.tokens,
-        .incomplete_bytes = (int64_t)stats.incomplete_bytes,
+        .connected = counts->states[PAIR_JOINED],
+        .waiting = counts->tokens,
+        .incomplete_bytes = (int64_t)counts->incomplete_bytes,
     };
 }
 
@@ -389,8 +396,7 @@ static _Noreturn void record(struct recorder *recorder)
 
 /* One that is killed is replaced; what was sent meanwhile is in the pipe. Signals to stop are for
  * the forwarder: the end of all this is the end of the pipe. */
-_Noreturn void recorder_keep(
-    const struct usage_options *options, struct pair_table *table, int pipe)
+_Noreturn void recorder_keep(const struct usage_options *options, const char *table, int pipe)
 {
     struct recorder recorder = {
         .options = options,

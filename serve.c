@@ -527,8 +527,8 @@ static _Noreturn void be_recorders_keeper(struct server *server)
 {
     notify_close();
     ident_free(server->worker.identity);
-    tls_close(server->worker.tls);
-    recorder_keep(&server->options->usage, server->worker.table, server->records[0]);
+    worker_close(&server->worker);
+    recorder_keep(&server->options->usage, server->runtime.table, server->records[0]);
 }
 
 /* The pipe stays, so that whoever keeps the recorder can be replaced, and loses nothing by it. */

@@ -1,5 +1,6 @@
 """Usage records and the status, as operators and their munin plugins read them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -49,8 +50,13 @@ class Records:
         with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True) as database:
             return database.execute(statement).fetchall()
 
+    def has_rows(self, count):
+        with contextlib.suppress(sqlite3.Error):  # it is just being made
+            return self.query("SELECT count(*) FROM usage")[0][0] >= count
+        return False
+
     def wait_rows(self, count):
-        wait_until(lambda: self.query("SELECT count(*) FROM usage")[0][0] >= count, "rows")
+        wait_until(lambda: self.has_rows(count), "rows")
         return self.query("SELECT started, total_time, waiting_time, total_bytes, result FROM usage")
 
 
@@ -147,6 +153,28 @@ def the_database_is_what_munin_plugins_read():
         rows = records.wait_rows(2)
         assert rows[1][2] is None and rows[1][4] == "lonely", rows
         assert os.stat(records.database).st_mode & 0o777 == 0o600
+
+
+@behaviour("serve", "accept")
+def the_current_row_is_of_the_table_that_is_made_anew(how):
+    with Records(how=how, database=True) as records:
+        relay = records.relay
+        in_one_file(make_pair(relay))
+        records.wait_rows(1)
+        waiting = relay.connect().send(line(new_token()))
+        relay.wait_for(waiting=1)
+        os.unlink(os.path.join(relay.runtime, "table"))
+        pair = make_pair(relay)
+        exchange(*pair)
+        relay.wait_for(joined=2)
+        in_one_file(make_pair(relay))
+        records.wait_rows(2)
+        status = relay.status()
+        expected = (status["states"]["joined"], status["tokens"])
+        assert expected[0] == 2, status
+        counts = records.query("SELECT connected, waiting FROM current")
+        assert counts == [expected], counts
+        waiting.close()
 
 
 @behaviour()
