@@ -262,7 +262,7 @@ static bool say_farewell(struct forwarder *forwarder, struct end *end, enum pair
     if (coded == NULL || coded->verdict == CODEC_MORE)
         protocols[end->protocol]->farewell(outcome, reason, &words);
     if (coded != NULL && coded->close_code != 0)
-        words = (struct words){.code = coded->close_code};
+        words = (struct words){.code = coded->close_code, .reason = coded->close_reason};
     else if (coded != NULL && coded->verdict == CODEC_MORE && is_stopped(forwarder, end))
         words = (struct words){.code = WEBSOCKET_GOING_AWAY, .reason = "the relay stops"};
     else if (coded != NULL && coded->verdict == CODEC_MORE && end->cut)

@@ -204,7 +204,7 @@ static bool hear(void *context, struct end *from, struct piece *piece)
         size = coded->held_size;
     }
     lobby_charge(forwarder->lobby, COST_HEARD);
-    coded->unwelcome = !rules_of(from)->hear(forwarder->lobby, from, message, size);
+    coded->unwelcome = !rules_of(from)->hear(forwarder->lobby, from, message, size, piece->text);
     messages_drop_held(from);
     enqueue(forwarder->lobby, from); /* there may be something to do now */
     return !coded->unwelcome;
@@ -327,6 +327,12 @@ struct end *lobby_caller(
 void lobby_dismiss(struct lobby *lobby, struct end *end)
 {
     ends_dismiss(lobby->forwarder, end, PAIR_LONELY, PAIR_NO_LISTENER);
+}
+
+void lobby_say_why(struct end *end, uint16_t code, const char *reason)
+{
+    end->coded->close_code = code;
+    end->coded->close_reason = reason;
 }
 
 const uint8_t *lobby_name(const struct end *end, size_t *size)

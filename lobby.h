@@ -29,8 +29,9 @@ struct lobby_rules {
     bool (*enter)(struct lobby *lobby, struct end *end);
     /* One has gone: forget it. */
     void (*leave)(struct lobby *lobby, struct end *end);
-    /* A whole message from one. False: it ends the connection. */
-    bool (*hear)(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size);
+    /* A whole message from one, text or binary. False: it ends the connection. */
+    bool (*hear)(
+        struct lobby *lobby, struct end *end, const uint8_t *message, size_t size, bool text);
     /* Takes one step of what the messages heard from one have made necessary, if there is any to
      * take. Returns whether there are more; no other takes a step before that. NULL: never any. */
     bool (*work)(struct lobby *lobby, struct end *end);
@@ -53,6 +54,8 @@ void lobby_charge(struct lobby *lobby, int64_t cost);
 struct end *lobby_caller(
     struct lobby *lobby, struct end *listener, const struct iovec *parts, size_t count);
 void lobby_dismiss(struct lobby *lobby, struct end *end);
+/* What one whose message ends its connection is told in the place of farewell()'s words. */
+void lobby_say_why(struct end *end, uint16_t code, const char *reason);
 /* The name that its handoff gave. */
 const uint8_t *lobby_name(const struct end *end, size_t *size);
 /* What the protocol keeps about it. */

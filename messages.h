@@ -29,6 +29,7 @@ struct coded {
     bool speaking;            /* a message to it has begun, and is not whole yet */
     bool unwelcome;           /* it spoke before its time, or what its protocol does not allow */
     uint16_t close_code;      /* what it is then told; 0: what its protocol says */
+    const char *close_reason; /* beside; NULL: none */
     uint8_t *held;            /* messages for a peer to come, or one not whole yet for the lobby */
     size_t held_size, held_room;
     size_t replies;        /* bytes of its outlet that answer what it sent */

@@ -213,10 +213,21 @@ static void leave(struct lobby *lobby, struct end *end, struct introduction_docu
     }
 }
 
+/* Of version 3, which speaks JSON: nothing of that is binary. */
+static bool is_of_another_version(const uint8_t *message, size_t size, bool text)
+{
+    return text && size > 0 && message[0] == '{';
+}
+
 static bool localfirst_hear(
-    struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
+    struct lobby *lobby, struct end *end, const uint8_t *message, size_t size, bool text)
 {
     struct introduction_documents documents;
+    if (is_of_another_version(message, size, text)) {
+        lobby_say_why(end, WEBSOCKET_UNSUPPORTED,
+            "this is JSON, of clients of version 3; this relay is for clients of version 4");
+        return false;
+    }
     if (lobby_member(end) == NULL)
         return true; /* a newer one speaks for this peer */
     switch (introduction_read(message, size, &documents)) {

@@ -220,8 +220,9 @@ static bool offset_announce(struct lobby *lobby, struct end *listener, struct en
 
 /* RejectConnection, the only thing that a listener says. */
 static bool offset_hear(
-    struct lobby *lobby, struct end *listener, const uint8_t *message, size_t size)
+    struct lobby *lobby, struct end *listener, const uint8_t *message, size_t size, bool text)
 {
+    (void)text;
     uint8_t memory[SCRATCH_SIZE];
     struct capnp_scratch scratch = {memory, sizeof memory};
     struct connection_key rejected;

@@ -712,6 +712,18 @@ def heartbeats_and_unknown_messages_are_ignored():
         expect_introduction(bob, "alice", "doc")
 
 
+@behaviour()
+def a_client_of_version_3_is_told_which_version_this_relay_is_for():
+    with Relay() as relay:
+        alice = introduced(relay, "alice", "doc").settle()
+        for message in ('{"type":"Join","documentIds":["doc"]}', '{"type":"Heartbeat"}'):
+            why = WebSocket(relay, "/introduction/bob").send_text(message).expect_close(1003).reason
+            assert "version 3" in why and "version 4" in why, why
+        for message in "", "Hello", "[]":
+            introduced(relay, "carol").send_text(message).settle()
+        alice.settle()  # and has heard of nobody
+
+
 MALFORMED = [b"\x01\x02\x03", b"", b"\xc1", b"\x81", b"\x82\xa4type\xa4Join", b"\xdf\xff\xff\xff\xff",
              b"\x82\xa4type\xa4Join\xabdocumentIds\xdd\xff\xff\xff\xff",
              b"\x81\xa4type\xdb\xff\xff\xff\xff", b"\x91" * 10_000, os.urandom(2000),
