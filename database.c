@@ -200,29 +200,6 @@ static int open_with(struct database *database, int busy_time)
     return error;
 }
 
-/* Whether no patience helps, as the path was given wrongly. */
-static bool is_hopeless(const char *path, int error)
-{
-    char directory[PATH_MAX];
-    struct stat status;
-    if ((error & PRIMARY) == SQLITE_NOTADB || (error & PRIMARY) == SQLITE_MISMATCH)
-        return true;
-    name_directory(path, directory);
-    return (stat(path, &status) == 0 && S_ISDIR(status.st_mode)) ||
-           (stat(directory, &status) < 0 && (errno == ENOENT || errno == ENOTDIR));
-}
-
-int database_check(const char *path)
-{
-    struct database database = {.path = path};
-    int error = open_with(&database, 0);
-    database_close(&database);
-    if (error == SQLITE_OK || !is_hopeless(path, error))
-        return 0;
-    log_error("cannot use the usage database %s: %s", path, database.reason);
-    return -1;
-}
-
 /* ---- writing --------------------------------------------------------------------- */
 
 /* Has it open under its path: another file may be there by now, or none. */

@@ -30,11 +30,6 @@ struct database_current {
     int64_t connected, waiting, incomplete_bytes;
 };
 
-/* Looks at start whether it can ever be used, and makes it if it is missing. Logs, returns -1 when
- * the file is something else, or its directory is missing; 0 also for what may mend itself, or can
- * be mended while relay runs. Waits for nobody. */
-int database_check(const char *path);
-
 /* Writes records and the current row in one transaction. 0, or SQLite's (extended) error code and
  * the reason in words: then nothing was written. Waits for others for an instant only. */
 int database_write(struct database *database, const struct usage_record *records, size_t count,

@@ -119,14 +119,13 @@ static void check_certificate(struct check *check)
         return;
     }
     bool usable = tls_load(options, &tls) == 0 && tls_is_usable(tls, &until);
-    tls_close(tls);
     if (usable)
         show_end(options->certfile, until);
     else
         show("certificate", "%s cannot be used: TLS is not served", options->certfile);
-    if (usable && until < runtime_epoch() / 1000000)
-        log_error("the certificate %s is not valid any more", options->certfile);
-    else if (usable)
+    bool current = !usable || tls_is_current(tls);
+    tls_close(tls);
+    if (usable && current)
         return;
     check->wrong = true;
     check->useless = check->useless || (!usable && options->certificate_needed);
@@ -250,12 +249,17 @@ static void check_records(struct check *check)
     }
     if (usage->database == NULL)
         return;
-    bool there = access(usage->database, F_OK) == 0;
+    struct stat status;
+    bool there = stat(usage->database, &status) == 0;
     show("usage records", "%s%s", usage->database, there ? "" : ", which is to be made");
-    if (there ? access(usage->database, R_OK | W_OK) < 0 : !can_be_made(usage->database, false)) {
+    if (there && !S_ISREG(status.st_mode))
+        log_error("cannot write to the usage database %s: it is no file", usage->database);
+    else if (there ? access(usage->database, R_OK | W_OK) < 0
+                   : !can_be_made(usage->database, false))
         log_error_errno("cannot write to the usage database %s", usage->database);
-        check->wrong = true;
-    }
+    else
+        return;
+    check->wrong = true;
 }
 
 /* While it is root, as it is written then. */

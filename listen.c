@@ -64,6 +64,12 @@ bool listen_is_listening(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens != 0;
 }
 
+bool listen_is_client(int fd)
+{
+    struct sockaddr_storage peer;
+    return listen_peer(fd, &peer) == 0 && (peer.ss_family == AF_INET || peer.ss_family == AF_INET6);
+}
+
 void listen_defer(int fd)
 {
     int defer = DEFER_TIME;
@@ -117,6 +123,11 @@ static void remove_left_over(const char *path, const struct sockaddr_un *address
         log_warning_errno("cannot remove the socket %s, which a dead process has left", path);
 }
 
+static bool is_unix(const char *address)
+{
+    return strncmp(address, "unix:", 5) == 0;
+}
+
 static bool is_path_good(const char *path)
 {
     bool good = path[0] != '\0' && strlen(path) < sizeof((struct sockaddr_un *)0)->sun_path;
@@ -133,12 +144,17 @@ static int open_unix(const char *path, int *sockets)
     if (!is_path_good(path))
         return -1;
     memcpy(address.sun_path, path, strlen(path));
+    bool taken = lstat(path, &status) == 0;
+    if (taken && !S_ISSOCK(status.st_mode)) {
+        log_error("cannot listen on unix:%s: there is something else, which is no socket", path);
+        return -1;
+    }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         log_error_errno("cannot listen on unix:%s", path);
         return -1;
     }
-    if (lstat(path, &status) == 0 && S_ISSOCK(status.st_mode))
+    if (taken)
         remove_left_over(path, &address);
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0) {
         log_error_errno("cannot listen on unix:%s", path);
@@ -158,26 +174,35 @@ static bool is_port(const char *text)
 }
 
 /* Takes HOST and PORT apart; an empty host means every address. */
-static int split_address(const char *address, char *host, size_t size, const char **port)
+static bool find_parts(const char *address, char *host, size_t size, const char **port)
 {
     const char *colon = strrchr(address, ':');
     if (colon == NULL || !is_port(colon + 1))
-        return -1;
+        return false;
     const char *begin = address, *end = colon;
     if (*begin == '[') {
         begin++;
         end--;
         if (end < begin || *end != ']')
-            return -1;
+            return false;
     } else if (memchr(begin, ':', (size_t)(end - begin)) != NULL) {
-        return -1; /* an IPv6 address needs its brackets */
+        return false; /* an IPv6 address needs its brackets */
     }
     if ((size_t)(end - begin) >= size)
-        return -1;
+        return false;
     memcpy(host, begin, (size_t)(end - begin));
     host[end - begin] = '\0';
     *port = colon + 1;
-    return 0;
+    return true;
+}
+
+static int split_address(const char *address, char *host, size_t size, const char **port)
+{
+    if (find_parts(address, host, size, port))
+        return 0;
+    log_error("cannot listen on %s: expected HOST:PORT, [V6]:PORT, :PORT (0 to 65535) or unix:PATH",
+        address);
+    return -1;
 }
 
 /* An address that is taken may be so by workers of a server that was killed this instant. */
@@ -255,12 +280,8 @@ static struct addrinfo *resolve(const char *address)
     const char *port;
     struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
     struct addrinfo *list;
-    if (split_address(address, host, sizeof host, &port) < 0) {
-        log_error(
-            "cannot listen on %s: expected HOST:PORT, [V6]:PORT, :PORT (0 to 65535) or unix:PATH",
-            address);
+    if (split_address(address, host, sizeof host, &port) < 0)
         return NULL;
-    }
     int error = getaddrinfo(host[0] == '\0' ? NULL : host, port, &hints, &list);
     if (error == 0)
         return list;
@@ -268,9 +289,22 @@ static struct addrinfo *resolve(const char *address)
     return NULL;
 }
 
+int listen_understand(const struct options *options)
+{
+    char host[HOST_MAX];
+    const char *port;
+    for (size_t i = 0; i < options->listen_count; i++) {
+        const char *address = options->listen[i];
+        if (is_unix(address) ? !is_path_good(address + 5)
+                             : split_address(address, host, sizeof host, &port) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 int listen_check(const char *address)
 {
-    if (strncmp(address, "unix:", 5) == 0)
+    if (is_unix(address))
         return is_path_good(address + 5) ? 0 : -1;
     struct addrinfo *list = resolve(address);
     if (list == NULL)
@@ -281,18 +315,33 @@ int listen_check(const char *address)
 
 int listen_refuse(const struct options *options)
 {
-    if (!options->listen_given)
-        return 0;
-    log_error(
-        "--listen=%s does not hold where systemd has the sockets, or inetd: expected it to be left "
-        "out, and ListenStream= in their unit, or the port in inetd's line",
-        options->listen[0]);
-    return -1;
+    const char *directory = getenv("RUNTIME_DIRECTORY");
+    if (options->listen_given) {
+        log_error("--listen=%s does not hold where systemd has the sockets, or inetd: expected it "
+                  "to be left out, and ListenStream= in their unit, or the port in inetd's line",
+            options->listen[0]);
+        return -1;
+    }
+    if (directory != NULL && strcmp(directory, options->runtime_directory) != 0) {
+        log_error("--runtime-dir=%s does not hold where systemd has made %s: expected it to be "
+                  "left out, and RuntimeDirectory= in all units",
+            options->runtime_directory, directory);
+        return -1;
+    }
+    return 0;
+}
+
+void listen_remove(const struct options *options)
+{
+    for (size_t i = 0; i < options->listen_count; i++)
+        if (is_unix(options->listen[i]))
+            (void)unlink(
+                options->listen[i] + 5); /* else it stays, and the next server removes it */
 }
 
 int listen_open(const char *address, const struct options *options, int *sockets, size_t size)
 {
-    if (strncmp(address, "unix:", 5) == 0)
+    if (is_unix(address))
         return open_unix(address + 5, sockets);
     struct addrinfo *list = resolve(address);
     if (list == NULL)

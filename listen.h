@@ -15,12 +15,17 @@
  * `sockets` (at most `size`) and returns how many; logs, returns -1 on failure. */
 int listen_open(const char *address, const struct options *options, int *sockets, size_t size);
 
-/* Whether the address can be understood and its host is known. Logs, returns -1 if not. */
+/* Whether the addresses of --listen can be understood. Logs, returns -1 if not. */
+int listen_understand(const struct options *options);
+/* Whether the host of an address is known, too. */
 int listen_check(const char *address);
 
-/* For who has its sockets from systemd: logs and returns -1 if an address was given, which would
- * not hold. */
+/* For a process whose sockets come from systemd: logs and returns -1 if an address or a directory
+ * was given, which would not hold. */
 int listen_refuse(const struct options *options);
+
+/* Removes the Unix sockets that listen_open() has made, as far as this process may. */
+void listen_remove(const struct options *options);
 
 /* Sets what every connection needs: no delay, the session's rate, and keepalive probes by which
  * a silently vanished peer is gone after two minutes. On a listening socket it holds for all
@@ -29,6 +34,9 @@ void listen_tune(int fd, const struct options *options);
 
 /* Whether a descriptor is a socket that listens. */
 bool listen_is_listening(int fd);
+
+/* Whether a descriptor is the connection of a client of the network. */
+bool listen_is_client(int fd);
 
 /* Has a listening socket be woken for a client once that has spoken, or after a second. */
 void listen_defer(int fd);

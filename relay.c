@@ -113,6 +113,9 @@ static int play(const struct role *role, const char *called, int argc, char **ar
         sandbox_setup(!options.no_sandbox);
         status = options.check || options.check_unit ? inspect_main(&options, role->name)
                                                      : role->run(&options);
+    } else if (status == 0 && options.check_unit) {
+        log_error("a unit serves nobody with --help or --version");
+        status = EXIT_USAGE;
     }
     free(argv);
     if (status != 0 && is_passed && role->run == worker_main)

@@ -4,7 +4,6 @@
  * workers nudge the parent by an eventfd when idle ones become scarce. */
 #include "serve.h"
 
-#include "database.h"
 #include "handoff.h"
 #include "launch.h"
 #include "listen.h"
@@ -41,7 +40,7 @@ enum {
     SPARE_START = 4,
     SPARE_MAX = 8,
     SOCKETS_MAX = 2 * OPTIONS_LISTEN_MAX, /* an address may be two sockets: IPv4 and IPv6 */
-    HURRY_AFTER = 1000,    /* milliseconds of greeting, before others may be let in instead */
+    HURRY_AFTER = 500,     /* milliseconds of greeting, before others may be let in instead */
     HOLDERS_PART = 2,      /* of the workers at most one in so many is kept by half a greeting */
     CROWDS = 1024,         /* sources that are told apart among those who keep workers */
     PORCH_PART = 2,        /* of all connections at most one in so many stands on the porch, */
@@ -1175,6 +1174,8 @@ static void stop(struct server *server)
     }
     stop_forwarder(server);
     stop_workers(server);
+    if (!server->sockets_passed)
+        listen_remove(server->options);
     close_sockets(server);
     remove_pid_file(server);
     (void)log_look(true);
@@ -1209,7 +1210,10 @@ static int prepare_as_root(struct server *server)
         worker_prepare(&server->worker, options) < 0 || open_sockets(server) < 0 ||
         unblock_sockets(server) < 0 || write_pid_file(server) < 0)
         return -1;
-    return server->worker.tls != NULL ? start_keeper(server) : 0;
+    if (server->worker.tls == NULL)
+        return 0;
+    (void)tls_is_current(server->worker.tls); /* logged; clients will see to it */
+    return start_keeper(server);
 }
 
 static int prepare_as_user(struct server *server)
@@ -1218,8 +1222,6 @@ static int prepare_as_user(struct server *server)
     if (runtime_drop_root(options) < 0)
         return -1;
     runtime_share_log(options);
-    if (options->usage.database != NULL && database_check(options->usage.database) < 0)
-        return -1;
     if (worker_open(&server->worker, options, &server->runtime) < 0 || find_forwarder(server) < 0)
         return -1;
     randombytes_buf(&server->worker.server, sizeof server->worker.server);
@@ -1241,8 +1243,13 @@ int serve_main(const struct options *options)
         .forwarder = -1};
     notify_open(options->notify_fd);
     bool passed = sd_listen_fds(0) > 0 || listen_is_listening(STDIN_FILENO);
-    if (passed && listen_refuse(options) < 0)
+    if ((passed ? listen_refuse(options) : listen_understand(options)) < 0)
         return EXIT_USAGE;
+    if (!passed && listen_is_client(STDIN_FILENO)) {
+        log_error("standard input is a client's connection, which `relay worker` serves: expected "
+                  "a socket that listens (inetd's wait), or no socket");
+        return EXIT_USAGE;
+    }
     if (runtime_raise_descriptors() == 0 || sandbox_check() < 0)
         return EXIT_RUN_TIME;
     if (prepare_as_root(&server) < 0 || prepare_as_user(&server) < 0) {

@@ -140,6 +140,16 @@ static void log_no_entry(int error)
         log_repeated(LOG_ERR, "refused a connection: cannot use the table: %s", strerror(-error));
 }
 
+static void log_no_handoff(int error)
+{
+    errno = -error;
+    if (error == -ETOOMANYREFS)
+        log_repeated(LOG_ERR, "cannot hand a connection to the forwarder: as many are on their way "
+                              "as a process of this user may have descriptors");
+    else
+        log_repeated_errno(LOG_ERR, "cannot hand a connection to the forwarder");
+}
+
 static enum pair_outcome refusal(enum pair_reason reason)
 {
     return reason == PAIR_DUPLICATE ? PAIR_ERRORY : PAIR_LONELY;
@@ -182,8 +192,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     error = send_handoff(worker, handoff, greeting->fd, greeting->deadline);
     if (error != 0) {
         send_look(worker, meeting.dismissed);
-        errno = -error;
-        log_repeated_errno(LOG_ERR, "cannot hand a connection to the forwarder");
+        log_no_handoff(error);
         return PAIR_FULL;
     }
     (void)pair_sent(worker->table, ref); /* stale: the forwarder is done with it already */
@@ -306,8 +315,10 @@ static void log_caller(
     if (address->ss_family == AF_INET || address->ss_family == AF_INET6)
         (void)getnameinfo((const struct sockaddr *)address, sizeof *address, host, sizeof host,
             port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV); /* or they stay as they are */
-    log_debug("a connection from %s port %s (%s): %s", host, port,
-        protocols[greeting->protocol]->name,
+    /* Not every proxy says the port. */
+    bool has_port = strcmp(port, "0") != 0;
+    log_debug("a connection from %s%s%s (%s): %s", host, has_port ? " port " : "",
+        has_port ? port : "", protocols[greeting->protocol]->name,
         outcome == PAIR_HAPPY ? "handed over" : pair_outcome_name(outcome));
 }
 

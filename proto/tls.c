@@ -149,9 +149,15 @@ static bool use_certificate(SSL_CTX *context, const struct certificate *certific
     return good;
 }
 
+/* In words that say more than OpenSSL's, where those would puzzle. */
 static const char *reason(void)
 {
-    const char *text = ERR_reason_error_string(ERR_peek_error());
+    unsigned long error = ERR_peek_error();
+    const char *text = ERR_reason_error_string(error);
+    if (ERR_GET_REASON(error) == ERR_R_INTERRUPTED_OR_CANCELLED)
+        return "the key is encrypted, and nobody is there to give its password";
+    if (ERR_GET_LIB(error) == ERR_LIB_OSSL_DECODER)
+        return "there is no private key in the key's file";
     return text == NULL ? "OpenSSL does not say why" : text;
 }
 
@@ -226,6 +232,24 @@ int tls_load(const struct options *options, struct tls **ret)
     return 0;
 }
 
+/* Whether now is within its time. Logs if it is not: clients will refuse it. */
+static bool is_current(const struct options *options, const SSL_CTX *context)
+{
+    const X509 *certificate = SSL_CTX_get0_certificate(context);
+    if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
+        log_warning("the certificate %s is not valid any more", options->certfile);
+    else if (X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0)
+        log_warning("the certificate %s is not valid yet", options->certfile);
+    else
+        return true;
+    return false;
+}
+
+bool tls_is_current(const struct tls *tls)
+{
+    return tls->context == NULL || is_current(tls->options, tls->context);
+}
+
 bool tls_is_usable(const struct tls *tls, int64_t *until)
 {
     struct tm end;
@@ -251,8 +275,11 @@ void tls_close(struct tls *tls)
 static bool is_usable(const struct options *options, const struct certificate *certificate)
 {
     SSL_CTX *context = make_context_or_log(options, certificate);
+    bool usable = context != NULL;
+    if (usable)
+        (void)is_current(options, context); /* logged; it is the operator's */
     SSL_CTX_free(context);
-    return context != NULL;
+    return usable;
 }
 
 pid_t tls_keep(struct tls *tls)

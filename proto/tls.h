@@ -18,6 +18,8 @@ int tls_load(const struct options *options, struct tls **ret);
 /* Whether it has a certificate that can be used, and until when that is valid: seconds since the
  * epoch. */
 bool tls_is_usable(const struct tls *tls, int64_t *until);
+/* Whether that certificate, if there is one, is valid at this time. Logs if it is not. */
+bool tls_is_current(const struct tls *tls);
 void tls_close(struct tls *tls);
 
 /* Starts the process that notices a renewed certificate (keeper.h), for processes forked from
