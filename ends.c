@@ -246,6 +246,7 @@ static void start_leaving(struct forwarder *forwarder, struct end *end)
     end->state = END_LEAVING;
     end->peer = NULL;
     end->ended = end->gone;
+    messages_forget(end);
     deadline_set(&end->phase, &forwarder->leaving, forwarder->flow.now);
     if (end->cut)
         ends_check_delivery(forwarder, end);
@@ -296,7 +297,8 @@ void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcom
 /* What came from this end has all been delivered, and no more will come. */
 static bool is_delivered(const struct end *end)
 {
-    return end->ended && (end->peer->finished || !flow_pending(end->peer));
+    return end->ended &&
+           (end->peer->finished || (!flow_pending(end->peer) && !messages_are_held(end)));
 }
 
 /* Whether what an end sent has stopped before its own end: its connection has failed, or was closed
@@ -453,6 +455,7 @@ static void welcome(struct forwarder *forwarder, struct end *end, struct end *pe
     struct words words = {.size = 0};
     end->peer = peer;
     end->state = END_JOINED;
+    messages_settle(end);
     deadline_clear(&end->phase);
     protocols[end->protocol]->welcome(
         coded == NULL ? NULL : coded->name, coded == NULL ? 0 : coded->name_size, &words);
@@ -593,7 +596,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .start = usage_start_at(view->opened),
         .server = handoff->server,
         .kernel_tls = handoff->kernel_tls,
-        .secure = in_tls ? secure_open(&handoff->records) : NULL,
+        .secure = in_tls ? secure_open(&handoff->records, &end->account) : NULL,
     };
     event.data.ptr = end;
     int error = in_tls && end->secure == NULL ? -ENOMEM : 0;
@@ -744,6 +747,21 @@ void ends_check_life(struct forwarder *forwarder, struct end *end)
         ends_lose(forwarder, end);
     else if (vital == VITAL_WAITING)
         deadline_set(&end->watch, &forwarder->watching, forwarder->flow.now);
+}
+
+void ends_collect(struct forwarder *forwarder)
+{
+    struct budget_account *account;
+    while ((account = budget_debtor(forwarder->flow.now)) != NULL) {
+        struct end *end = (struct end *)((char *)account - offsetof(struct end, account));
+        log_repeated(LOG_WARNING,
+            "closed a connection (%s): all hold too much, and it held %zu KiB, for long",
+            protocols[end->protocol]->name, account->held >> 10);
+        if (end->state == END_JOINED)
+            ends_lose(forwarder, end);
+        else
+            ends_close(forwarder, end);
+    }
 }
 
 /* One whose socket is full has enough on its way. */

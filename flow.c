@@ -3,7 +3,6 @@
  * said EAGAIN, and there is no call but those that move something. */
 #include "flow.h"
 
-#include "budget.h"
 #include "messages.h"
 #include "proto/codec.h"
 
@@ -117,10 +116,11 @@ static void await_writable(struct end *end)
 
 /* ---- outlets --------------------------------------------------------------------- */
 
-static void drop_buffer(struct outlet *outlet)
+static void drop_buffer(struct end *end)
 {
+    struct outlet *outlet = &end->outlet;
     free(outlet->buffer);
-    budget_give(outlet->room);
+    budget_give(&end->account, outlet->room);
     outlet->buffer = NULL;
     outlet->start = outlet->size = outlet->room = 0;
 }
@@ -139,8 +139,9 @@ static void compact(struct outlet *outlet, uint8_t *buffer)
  * would have to be moved than was written; a buffer that has to grow does so by half, and takes
  * along only what waits. So a byte is moved a few times at most, however slowly its reader reads,
  * and a buffer is at most half as large again as what has to be in it. False: no memory. */
-static bool extend_outlet(struct outlet *outlet, size_t size)
+static bool extend_outlet(struct end *end, size_t size)
 {
+    struct outlet *outlet = &end->outlet;
     size_t waits = outlet->size - outlet->start, wanted = waits + size;
     if (size <= outlet->room - outlet->size)
         return true;
@@ -154,8 +155,8 @@ static bool extend_outlet(struct outlet *outlet, size_t size)
         return false;
     compact(outlet, buffer);
     free(outlet->buffer);
-    budget_take(room);
-    budget_give(outlet->room);
+    budget_take(&end->account, room);
+    budget_give(&end->account, outlet->room);
     outlet->buffer = buffer;
     outlet->room = room;
     return true;
@@ -168,7 +169,7 @@ bool flow_pending(const struct end *end)
 
 static void drop_outlet(struct flow *flow, struct end *end)
 {
-    drop_buffer(&end->outlet);
+    drop_buffer(end);
     give_pipe_back(flow, &end->outlet);
 }
 
@@ -176,11 +177,12 @@ void flow_break(struct flow *flow, struct end *end)
 {
     end->ended = end->gone = end->finished = true;
     drop_outlet(flow, end);
+    messages_forget(end);
 }
 
 void flow_lose(struct end *end)
 {
-    drop_buffer(&end->outlet);
+    drop_buffer(end);
     end->finished = end->lost = true;
     end->writable = false;
     end->readable = end->hung_up = true;
@@ -229,7 +231,7 @@ static void keep(struct end *to, const struct iovec *parts, size_t count, size_t
     size_t size = 0;
     for (size_t i = 0; i < count; i++)
         size += parts[i].iov_len;
-    if (!extend_outlet(outlet, size - done)) {
+    if (!extend_outlet(to, size - done)) {
         give_up(to);
         return;
     }
@@ -309,7 +311,7 @@ static void flush_buffer(struct end *to)
         outlet->start += send_some(to, &rest, 1);
     }
     if (outlet->start == outlet->size)
-        drop_buffer(outlet);
+        drop_buffer(to);
 }
 
 static void flush_pipe(struct end *to)
@@ -468,10 +470,11 @@ bool flow_closes_plainly(const struct end *end)
 
 static void copy_once(struct flow *flow, struct end *from)
 {
-    size_t size = flow_read(flow, from, budget_share(FLOW_CHUNK_MIN, FLOW_CHUNK));
+    size_t chunk = budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, FLOW_CHUNK);
+    size_t size = flow_read(flow, from, chunk);
     if (size == 0)
         return;
-    from->splicing = size == FLOW_CHUNK && carries_plain(from) && carries_plain(from->peer);
+    from->splicing = size == chunk && carries_plain(from) && carries_plain(from->peer);
     flow_count(flow, from, size);
     flow_say(from->peer, flow->scratch, size);
 }
@@ -538,6 +541,7 @@ bool flow_move(struct flow *flow, struct end *from)
     int turns = messages_between(from) ? 1 : TURNS;
     for (int turn = 0; turn < turns; turn++) {
         flow_flush(to);
+        messages_release(flow, from);
         if (!can_move(flow, from))
             break;
         move_once(flow, from);

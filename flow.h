@@ -8,6 +8,7 @@
 #ifndef RELAY_FLOW_H
 #define RELAY_FLOW_H
 
+#include "budget.h"
 #include "deadline.h"
 #include "pair.h"
 #include "secure.h"
@@ -20,7 +21,7 @@
 
 enum {
     FLOW_CHUNK = 65536,            /* read at once when copying bytes */
-    FLOW_CHUNK_MIN = 4096,         /* the least, when there is too much that others hold */
+    FLOW_CHUNK_MIN = 16384,        /* the least, when there is too much that others hold */
     FLOW_MESSAGES_CHUNK = 1 << 20, /* at most when reading messages, while they go on at once */
     FLOW_PARTS = 64,               /* written at once */
 };
@@ -70,7 +71,8 @@ struct end {
     uint32_t chunk;  /* read at once when reading messages: see messages.c */
     struct pair_ref ref;
     struct end *peer;
-    struct end *next; /* in that list, or in the list of the dead */
+    struct end *next;              /* in that list, or in the list of the dead */
+    struct budget_account account; /* of all that is held for it */
     struct outlet outlet;
     struct coded *coded;     /* messages.h; NULL: it carries bytes */
     struct secure *secure;   /* NULL: there is no TLS, or the kernel's */

@@ -455,6 +455,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
             handle_end(forwarder, events[i].data.ptr, events[i].events);
     }
     do_work(forwarder);
+    ends_collect(forwarder);
     lobby_turn(forwarder);
     if (!is_behind(forwarder)) {
         expire(forwarder);

@@ -112,6 +112,9 @@ void ends_were_quiet(struct forwarder *forwarder, struct end *end);
 void ends_were_silent(struct forwarder *forwarder, struct end *end);
 void ends_close(struct forwarder *forwarder, struct end *end);
 
+/* Ends those of whom the budget says that they hold too much. */
+void ends_collect(struct forwarder *forwarder);
+
 void ends_record(struct forwarder *forwarder, const struct usage_record *entry);
 /* Frees those who were closed: no event of this round names them any more. */
 void ends_bury(struct forwarder *forwarder);

@@ -1,7 +1,6 @@
 /* The lobby: who is in it, who calls whom, and the messages they say. */
 #include "lobby.h"
 
-#include "budget.h"
 #include "forwarder.h"
 #include "proto/proto.h"
 
@@ -239,7 +238,7 @@ static void serve_first(struct forwarder *forwarder)
     if (!end->hung_up && rules_of(end)->work != NULL && rules_of(end)->work(lobby, end))
         return;
     dequeue(lobby, end);
-    if (!is_in_debt(forwarder, end))
+    if (!is_in_debt(forwarder, end) && !messages_are_full(end))
         read_one(forwarder, end);
     else if (end->hung_up)
         ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
@@ -293,7 +292,8 @@ void lobby_wake(struct forwarder *forwarder, struct end *end)
 bool lobby_tell(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
 {
     struct forwarder *forwarder = lobby->forwarder;
-    if (end->outlet.size - end->outlet.start > budget_share(TOLD_MIN, TOLD_MAX) ||
+    if (end->outlet.size - end->outlet.start >
+            budget_allowance(BUDGET_WAITING, TOLD_MIN, TOLD_MAX) ||
         !messages_say(&forwarder->flow, end, message, size))
         return false;
     lobby_charge(lobby, COST_TOLD + (int64_t)size * COST_TOLD_BYTE);

@@ -2,7 +2,6 @@
  * call for as many as came with one read. */
 #include "messages.h"
 
-#include "budget.h"
 #include "proto/proto.h"
 #include "proto/websocket.h"
 
@@ -13,15 +12,15 @@
 #include <string.h>
 
 enum {
-    HELD_MAX = 1 << 18, /* past it, an end that is not paired is not read */
-    HELD_MIN = 1 << 12, /* the same, when there is too much that others hold */
-    HELD_END_MIN = 1 << 19,
-    HELD_END = 1 << 21,     /* past it, one whose few bytes have unpacked to so much is closed */
-    PARKED_CHUNK = 1 << 14, /* read at once from an end that is not paired */
-    REPLIES_MAX = 1 << 12,  /* not yet written: past it, who asks for them is not read */
+    HELD_MAX = 1 << 18,       /* past it, an end that is not paired is not read */
+    HELD_MIN = 1 << 12,       /* the same, when there is too much that others hold */
+    HELD_MIN_LOBBY = 1 << 16, /* and where it is one message that must become whole */
+    PARKED_CHUNK = 1 << 14,   /* read at once from an end that is not paired */
+    REPLIES_MAX = 1 << 12,    /* not yet written: past it, who asks for them is not read */
     HELD_ROOM_MIN = 256,
     CHUNK_MIN = 1 << 12,
-    EVENTS_FAIR = 1 << 9, /* at once, of one connection, before others have their turn: about */
+    EVENT_BYTES = 1 << 14, /* passed on are as much work as an event */
+    EVENTS_FAIR = 1 << 9,  /* at once, of one connection, before others have their turn: about */
 };
 
 /* In front of each piece that is held, where its encoder wants room. */
@@ -49,7 +48,8 @@ int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
     coded->name_size = name_size;
     memcpy(coded->name, name, name_size);
     end->coded = coded;
-    int error = codec->open(coded->state, handoff->session, handoff->session_size, now);
+    int error =
+        codec->open(coded->state, handoff->session, handoff->session_size, now, &end->account);
     if (error != 0)
         messages_close(end);
     return error;
@@ -62,7 +62,7 @@ void messages_close(struct end *end)
         return;
     deadline_clear(&coded->quiet);
     deadline_clear(&coded->silent);
-    messages_drop_held(end);
+    messages_forget(end);
     coded->codec->close(coded->state);
     end->coded = NULL;
     free(coded);
@@ -156,22 +156,22 @@ static void write_replies(struct end *end)
 static void adapt_chunk(struct end *from, size_t events)
 {
     bool slow = from->peer != NULL && flow_pending(from->peer);
+    bool whole = from->coded != NULL && !from->coded->codec->in_place;
+    size_t most = whole ? FLOW_CHUNK : FLOW_MESSAGES_CHUNK;
     if (events > EVENTS_FAIR && from->chunk > CHUNK_MIN)
         from->chunk /= 2;
     else if (slow && from->chunk > FLOW_CHUNK)
         from->chunk = FLOW_CHUNK;
-    else if (!slow && from->readable && events < EVENTS_FAIR / 4 &&
-             from->chunk < FLOW_MESSAGES_CHUNK)
+    else if (!slow && from->readable && events < EVENTS_FAIR / 4 && from->chunk < most)
         from->chunk *= 2;
 }
 
 /* Decodes what was read, and gives each piece to take(), until that has had enough. Returns how
  * many events there were. */
-static size_t decode_all(
-    struct flow *flow, struct end *from, size_t size, messages_taker *take, void *context)
+static size_t decode_all(const struct flow *flow, struct end *from, uint8_t *input, size_t size,
+    messages_taker *take, void *context)
 {
     struct coded *coded = from->coded;
-    uint8_t *input = flow->scratch;
     struct piece piece;
     for (size_t events = 0;; events++) {
         enum codec_event event =
@@ -200,10 +200,10 @@ static size_t decode_all(
     }
 }
 
-static size_t decode(
-    struct flow *flow, struct end *from, size_t size, messages_taker *take, void *context)
+static size_t decode(const struct flow *flow, struct end *from, uint8_t *input, size_t size,
+    messages_taker *take, void *context)
 {
-    size_t events = decode_all(flow, from, size, take, context);
+    size_t events = decode_all(flow, from, input, size, take, context);
     write_replies(from);
     return events;
 }
@@ -230,44 +230,36 @@ static bool is_held_up(const struct end *end)
 
 void messages_move(struct flow *flow, struct end *from)
 {
-    size_t chunk = budget_share(FLOW_CHUNK_MIN, from->chunk);
+    uint64_t moved = flow->moved;
+    size_t chunk = budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, from->chunk);
     size_t size = flow_read(flow, from, chunk), events = 0;
     if (size == 0)
         return;
     if (from->coded != NULL) {
-        events = decode(flow, from, size, pass_on, flow);
+        events = decode(flow, from, flow->scratch, size, pass_on, flow);
     } else {
         struct piece piece = {flow->scratch, size, false, true, true};
         flow_count(flow, from, size);
         put(flow, from->peer, &piece);
     }
     write_parts(flow, from->peer);
-    adapt_chunk(from, events);
+    adapt_chunk(from, events + (size_t)(flow->moved - moved) / EVENT_BYTES);
 }
 
 bool messages_are_full(const struct end *end)
 {
-    return end->state == END_PARKED && end->coded != NULL &&
-           end->coded->held_size >= budget_share(HELD_MIN, HELD_MAX);
+    const struct coded *coded = end->coded;
+    if (coded == NULL || (end->state != END_PARKED && end->state != END_LOBBY))
+        return false;
+    if (end->state == END_LOBBY)
+        return coded->held_size >= budget_allowance(BUDGET_WAITING, HELD_MIN_LOBBY, SIZE_MAX);
+    return coded->held_size >= budget_allowance(BUDGET_WAITING, HELD_MIN, HELD_MAX);
 }
 
 bool messages_may_read(const struct end *end)
 {
-    return !is_held_up(end) && !messages_are_full(end);
+    return !is_held_up(end) && !messages_are_full(end) && !messages_are_held(end);
 }
-
-bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context)
-{
-    if (from->readable && !from->ended && messages_may_read(from)) {
-        size_t chunk = from->chunk < PARKED_CHUNK ? from->chunk : PARKED_CHUNK;
-        size_t size = flow_read(flow, from, chunk);
-        if (size > 0)
-            adapt_chunk(from, decode(flow, from, size, take, context));
-    }
-    return from->fd >= 0 && from->readable && !from->ended && messages_may_read(from);
-}
-
-/* ---- holding --------------------------------------------------------------------- */
 
 /* Makes room for `size` bytes more. NULL: no memory. */
 static uint8_t *extend_held(struct coded *coded, size_t size)
@@ -280,7 +272,7 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
         uint8_t *held = realloc(coded->held, room);
         if (held == NULL)
             return NULL;
-        budget_take(room - coded->held_room);
+        budget_take(&coded->end->account, room - coded->held_room);
         coded->held = held;
         coded->held_room = room;
     }
@@ -289,11 +281,41 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
     return at;
 }
 
+/* A few bytes of a frame may say a lot, so that frames are not opened until there is a peer. */
+static bool is_held_as_it_came(const struct end *end)
+{
+    return end->state == END_PARKED && !end->coded->codec->in_place;
+}
+
+static void hold_as_it_came(const struct flow *flow, struct end *from, size_t size)
+{
+    uint8_t *at = extend_held(from->coded, size);
+    if (at == NULL) {
+        from->ended = from->broken = true;
+        return;
+    }
+    memcpy(at, flow->scratch, size);
+    from->coded->heard = true;
+}
+
+bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context)
+{
+    if (from->readable && !from->ended && messages_may_read(from)) {
+        size_t chunk = from->chunk < PARKED_CHUNK ? from->chunk : PARKED_CHUNK;
+        size_t size = flow_read(flow, from, chunk);
+        if (size > 0 && is_held_as_it_came(from))
+            hold_as_it_came(flow, from, size);
+        else if (size > 0)
+            adapt_chunk(from, decode(flow, from, flow->scratch, size, take, context));
+    }
+    return from->fd >= 0 && from->readable && !from->ended && messages_may_read(from);
+}
+
+/* ---- holding --------------------------------------------------------------------- */
+
 bool messages_hold(struct end *from, const struct piece *piece)
 {
     struct held_piece head = {(uint32_t)piece->size, piece->text, piece->first, piece->last};
-    if (from->coded->held_size > budget_share(HELD_END_MIN, HELD_END))
-        return false;
     uint8_t *at = extend_held(from->coded, CODEC_HEAD + piece->size);
     if (at == NULL)
         return false;
@@ -302,22 +324,69 @@ bool messages_hold(struct end *from, const struct piece *piece)
     return true;
 }
 
-void messages_release(struct flow *flow, struct end *from)
+bool messages_are_held(const struct end *end)
+{
+    return end->coded != NULL && end->state == END_JOINED && end->coded->held_size > 0;
+}
+
+/* What streams have held while they waited counts as that until it is gone: a peer that does not
+ * read it must not turn it into what pairs hold. */
+void messages_settle(struct end *end)
+{
+    if (end->coded != NULL && !end->coded->codec->in_place)
+        budget_move(&end->account, BUDGET_FRAMES);
+    else if (!messages_are_held(end))
+        budget_move(&end->account, BUDGET_STREAMS);
+}
+
+static void release_frames(struct flow *flow, struct end *from)
 {
     struct coded *coded = from->coded;
-    if (coded == NULL || coded->held_size == 0)
-        return;
-    for (size_t at = 0; at < coded->held_size;) {
+    size_t left = coded->held_size - coded->released, size = left < FLOW_CHUNK ? left : FLOW_CHUNK;
+    uint8_t *input = coded->held + coded->released;
+    coded->released += size;
+    (void)decode(flow, from, input, size, pass_on, flow);
+    write_parts(flow, from->peer);
+}
+
+static void release_pieces(struct flow *flow, struct end *from)
+{
+    struct coded *coded = from->coded;
+    size_t until = coded->released + FLOW_CHUNK;
+    while (coded->released < coded->held_size && coded->released < until) {
         struct held_piece head;
-        memcpy(&head, coded->held + at, sizeof head);
-        struct piece piece = {
-            coded->held + at + CODEC_HEAD, head.size, head.text, head.first, head.last};
+        uint8_t *at = coded->held + coded->released;
+        memcpy(&head, at, sizeof head);
+        struct piece piece = {at + CODEC_HEAD, head.size, head.text, head.first, head.last};
         flow_count(flow, from, piece.size);
         put(flow, from->peer, &piece);
-        at += CODEC_HEAD + head.size;
+        coded->released += CODEC_HEAD + head.size;
     }
     write_parts(flow, from->peer);
+}
+
+static bool is_releasing(const struct end *from)
+{
+    const struct coded *coded = from->coded;
+    return coded->released < coded->held_size && !from->peer->finished &&
+           coded->verdict == CODEC_MORE && !coded->unwelcome;
+}
+
+void messages_release(struct flow *flow, struct end *from)
+{
+    const struct end *to = from->peer;
+    if (!messages_are_held(from))
+        return;
+    while (is_releasing(from) && !flow_pending(to)) {
+        if (from->coded->codec->in_place)
+            release_pieces(flow, from);
+        else
+            release_frames(flow, from);
+    }
+    if (is_releasing(from))
+        return;
     messages_drop_held(from);
+    messages_settle(from);
 }
 
 bool messages_assemble(struct end *from, const struct piece *piece, size_t limit)
@@ -336,7 +405,17 @@ void messages_drop_held(struct end *end)
 {
     struct coded *coded = end->coded;
     free(coded->held);
-    budget_give(coded->held_room);
+    budget_give(&end->account, coded->held_room);
     coded->held = NULL;
-    coded->held_size = coded->held_room = 0;
+    coded->held_size = coded->held_room = coded->released = 0;
+}
+
+void messages_forget(struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded == NULL)
+        return;
+    messages_drop_held(end);
+    if (coded->codec->forget != NULL)
+        coded->codec->forget(coded->state);
 }

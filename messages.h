@@ -32,6 +32,7 @@ struct coded {
     const char *close_reason; /* beside; NULL: none */
     uint8_t *held;            /* messages for a peer to come, or one not whole yet for the lobby */
     size_t held_size, held_room;
+    size_t released;       /* bytes of it that the peer was told */
     size_t replies;        /* bytes of its outlet that answer what it sent */
     struct deadline quiet; /* until something has to be sent */
     struct deadline silent;
@@ -61,7 +62,12 @@ static inline bool messages_between(const struct end *end)
 
 /* Reads once from an end, and passes on what that was to its peer. */
 void messages_move(struct flow *flow, struct end *from);
-/* Passes on what was held for the peer of `from`. */
+/* It has a peer: what is held for it counts as what pairs hold. */
+void messages_settle(struct end *end);
+/* Whether something is held for the peer of an end that has one. */
+bool messages_are_held(const struct end *end);
+/* Passes on what is held for the peer of `from`, as far as that takes it now. Until all of it is,
+ * nothing more is read. */
 void messages_release(struct flow *flow, struct end *from);
 
 /* What a piece read from an end without a peer is: true to go on reading. */
@@ -73,11 +79,13 @@ bool messages_may_read(const struct end *end);
 /* Whether all is held for its peer to come that may be. */
 bool messages_are_full(const struct end *end);
 
-/* Appends a piece to what is held. False: there is no memory for it, or it is far too much. */
+/* Appends a piece to what is held. False: there is no memory for it. */
 bool messages_hold(struct end *from, const struct piece *piece);
 /* Appends its bytes alone, to a message of at most `limit` bytes. */
 bool messages_assemble(struct end *from, const struct piece *piece, size_t limit);
 void messages_drop_held(struct end *end);
+/* Drops that, and what its codec has of a message that is not whole: nothing more is passed on. */
+void messages_forget(struct end *end);
 
 /* Writes a whole message to an end. False: there is no memory for it. */
 bool messages_say(struct flow *flow, struct end *end, const uint8_t *message, size_t size);

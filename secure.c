@@ -2,7 +2,6 @@
  * the kernel: a socket that is short of room might never get the rest of a record. */
 #include "secure.h"
 
-#include "budget.h"
 #include "runtime.h"
 
 #include <errno.h>
@@ -19,18 +18,20 @@ enum {
 /* Everything sealed passes through here, on its way in or out. */
 static uint8_t sealed[SECURE_CHUNK + RECORDS_RECORD_MAX];
 
-struct secure *secure_open(const struct records *session)
+struct secure *secure_open(const struct records *session, struct budget_account *account)
 {
     struct secure *secure = calloc(1, sizeof *secure);
-    if (secure != NULL)
-        secure->records = *session;
+    if (secure == NULL)
+        return NULL;
+    secure->records = *session;
+    secure->account = account;
     return secure;
 }
 
 static void drop_kept(struct secure *secure)
 {
     free(secure->kept);
-    budget_give(secure->kept_size);
+    budget_give(secure->account, secure->kept_size);
     secure->kept = NULL;
     secure->kept_size = 0;
 }
@@ -54,7 +55,7 @@ static bool keep(struct secure *secure, const uint8_t *bytes, size_t size)
     secure->kept = malloc(size);
     if (secure->kept == NULL)
         return false;
-    budget_take(size);
+    budget_take(secure->account, size);
     memcpy(secure->kept, bytes, size);
     secure->kept_size = size;
     return true;

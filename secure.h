@@ -3,6 +3,7 @@
 #ifndef RELAY_SECURE_H
 #define RELAY_SECURE_H
 
+#include "budget.h"
 #include "records.h"
 
 #include <stdbool.h>
@@ -16,6 +17,7 @@ enum {
 
 struct secure {
     struct records records;
+    struct budget_account *account; /* whose what it keeps is */
     uint8_t *kept; /* what has come of a record that is not whole, or whose turn it was not */
     size_t kept_size;
     int64_t forgiven; /* when a KeyUpdate was forgiven last: milliseconds, CLOCK_MONOTONIC */
@@ -25,8 +27,8 @@ struct secure {
     bool failed;      /* nothing that comes can be opened any more */
 };
 
-/* Takes a handoff's session. NULL: there is no memory for it. */
-struct secure *secure_open(const struct records *session);
+/* Takes a handoff's session, for whoever has this account. NULL: there is no memory for it. */
+struct secure *secure_open(const struct records *session, struct budget_account *account);
 /* Wipes and frees it; NULL: nothing to do. */
 void secure_close(struct secure *secure);
 

@@ -45,12 +45,13 @@ static void say_farewell(
     uint8_t speech[PROTOCOL_SPEECH_MAX];
     const struct codec *codec = codecs[greeting->codec];
     struct words words = greeting->refusal;
+    struct budget_account account = {.held = 0};
     void *state = NULL;
     if (words.code == 0)
         protocols[greeting->protocol]->farewell(outcome, reason, &words);
     if (codec != NULL && (state = calloc(1, codec->state_size)) == NULL)
         return;
-    if (codec == NULL || codec->open(state, NULL, 0, runtime_now()) == 0) {
+    if (codec == NULL || codec->open(state, NULL, 0, runtime_now(), &account) == 0) {
         size_t size = protocol_speech(codec, state, &words, true, runtime_now(), speech);
         greeting_say(greeting, speech, size);
     }

@@ -36,11 +36,13 @@ static double now(void)
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+static struct budget_account account = {.share = BUDGET_FRAMES};
+
 static void *open_channel(const struct channel_session *session)
 {
     void *state = calloc(1, channel_codec.state_size);
     if (state == NULL ||
-        channel_codec.open(state, (const uint8_t *)session, sizeof *session, 0) != 0)
+        channel_codec.open(state, (const uint8_t *)session, sizeof *session, 0, &account) != 0)
         fail("cannot open a channel");
     return state;
 }

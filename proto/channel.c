@@ -6,8 +6,6 @@
  * are the process's: one message is decoded, then encoded, at a time. */
 #include "channel.h"
 
-#include "../budget.h"
-
 #include <assert.h>
 #include <endian.h>
 #include <errno.h>
@@ -23,6 +21,9 @@ enum {
     OVERHEAD = CHANNEL_HEADER + NONCE_SIZE + TAG_SIZE,
     VERSION_SIZE = 4, /* zeros */
     PADDING_MAX = 255,
+
+    WAITING_FRAME_MIN = 1 << 17, /* from who has no peer: padding, and little else */
+    WAITING_FRAME_MAX = 1 << 21, /* when there is much that others hold, and when there is not */
 
     QUIET_TIME = 16000,
     SILENT_TIME = 32000,
@@ -42,7 +43,8 @@ struct channel {
     struct channel_session session;
     int64_t rekey_at;
     int64_t rekeys_paid; /* until when, for those that the other side began */
-    uint8_t *partial;    /* the beginning of a frame, NULL when there is none */
+    struct budget_account *account;
+    uint8_t *partial; /* the beginning of a frame, NULL when there is none */
     size_t held, room;
 };
 
@@ -368,9 +370,11 @@ static enum codec_event take_rekey(
 
 /* ---- the codec ---------------------------------------------------------------------- */
 
-static int channel_open(void *state, const uint8_t *session, size_t size, int64_t now)
+static int channel_open(
+    void *state, const uint8_t *session, size_t size, int64_t now, struct budget_account *account)
 {
     struct channel *channel = state;
+    channel->account = account;
     if (size != sizeof channel->session)
         return -EINVAL;
     memcpy(&channel->session, session, size);
@@ -380,10 +384,17 @@ static int channel_open(void *state, const uint8_t *session, size_t size, int64_
 
 static void drop_partial(struct channel *channel)
 {
+    if (channel->partial == NULL)
+        return;
     free(channel->partial);
-    budget_give(channel->room);
+    budget_give(channel->account, channel->room);
     channel->partial = NULL;
     channel->held = channel->room = 0;
+}
+
+static void channel_forget(void *state)
+{
+    drop_partial(state);
 }
 
 static void channel_close(void *state)
@@ -402,18 +413,26 @@ int channel_suspend(const void *state, struct channel_session *session)
     return 0;
 }
 
+/* Only tunnels have long frames. */
+static size_t frame_limit(const struct channel *channel)
+{
+    if (channel->account->share == BUDGET_FRAMES)
+        return CHANNEL_HEADER + CHANNEL_FRAME_MAX;
+    return budget_allowance(BUDGET_WAITING, WAITING_FRAME_MIN, WAITING_FRAME_MAX);
+}
+
 /* Holds on to so many bytes of input. The room for a frame is at most twice what came of it. */
 static int hold(struct channel *channel, uint8_t **input, size_t *size, size_t count, size_t whole)
 {
     size_t needed = channel->held + count;
-    if (whole > CHANNEL_HEADER && whole > budget_left() / 2)
-        return -ENOBUFS;
+    if (whole > frame_limit(channel))
+        return -EMSGSIZE;
     if (needed > channel->room) {
         size_t room = needed * 2 < whole ? needed * 2 : whole;
         uint8_t *partial = realloc(channel->partial, room);
         if (partial == NULL)
             return -ENOMEM;
-        budget_take(room - channel->room);
+        budget_take(channel->account, room - channel->room);
         channel->partial = partial;
         channel->room = room;
     }
@@ -561,6 +580,7 @@ const struct codec channel_codec = {
     .state_size = sizeof(struct channel),
     .open = channel_open,
     .close = channel_close,
+    .forget = channel_forget,
     .decode = channel_decode,
     .encode = channel_encode,
     .farewell = channel_farewell,

@@ -10,6 +10,8 @@
 #ifndef RELAY_CODEC_H
 #define RELAY_CODEC_H
 
+#include "../budget.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -42,10 +44,15 @@ enum codec_event {
 struct codec {
     const char *name;
     size_t state_size;
-    /* Makes a state (zeroed before) of a handoff's session, at `now`. 0 or a negative errno;
-     * close() is called in any case, wipes what is secret and frees what it allocated. */
-    int (*open)(void *state, const uint8_t *session, size_t size, int64_t now);
+    /* Makes a state (zeroed before) of a handoff's session, at `now`. What it allocates counts
+     * as the account's. 0 or a negative errno; close() is called in any case, wipes what is secret
+     * and frees what it allocated. */
+    int (*open)(void *state, const uint8_t *session, size_t size, int64_t now,
+        struct budget_account *account);
     void (*close)(void *state);
+    /* Drops what it has of a message that is not whole. Nothing is decoded after that. NULL: it
+     * never has any. */
+    void (*forget)(void *state);
 
     /* Decodes *size bytes at *input, and moves both on past what it used up. Called until it
      * says CODEC_MORE, CODEC_CLOSED or CODEC_FAILED. A piece, or a reply, is valid until the

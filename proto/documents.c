@@ -14,6 +14,7 @@
 enum {
     TABLE_MIN = 8,
     DROPPED_AT_ONCE = 16, /* holdings of one who has left */
+    MEMORY_MIN = 1 << 14, /* of a peer's documents, when there is too much that others hold */
 };
 
 struct document {
@@ -58,6 +59,7 @@ struct documents_peer {
     char id[];
 };
 
+static struct budget_account account = {.share = BUDGET_DOCUMENTS};
 static struct index peers, documents;
 static struct documents_peer *gone; /* by their `next` */
 
@@ -92,7 +94,7 @@ static struct document *find_or_make_document(struct documents_id id)
         free(document);
         return NULL;
     }
-    budget_take(sizeof *document + id.size);
+    budget_take(&account, sizeof *document + id.size);
     return document;
 }
 
@@ -101,7 +103,7 @@ static void drop_if_unheld(struct document *document)
     if (document->holders != NULL)
         return;
     index_remove(&documents, &document->entry);
-    budget_give(sizeof *document + document->entry.size);
+    budget_give(&account, sizeof *document + document->entry.size);
     free(document);
 }
 
@@ -136,7 +138,7 @@ static bool make_room(struct documents_peer *peer)
     struct holding **table = calloc(room, sizeof(struct holding *));
     if (table == NULL)
         return false;
-    budget_take((room - peer->room) * sizeof(struct holding *));
+    budget_take(&account, (room - peer->room) * sizeof(struct holding *));
     free(peer->table);
     peer->table = table;
     peer->room = room;
@@ -211,7 +213,7 @@ static void link_holding(struct holding *holding)
     peer->table[find_place(peer, document)] = holding;
     peer->count++;
     peer->bytes += document->entry.size;
-    budget_take(sizeof *holding);
+    budget_take(&account, sizeof *holding);
 }
 
 static void unlink_holding(struct holding *holding)
@@ -235,7 +237,7 @@ static void unlink_holding(struct holding *holding)
         peer->first = holding->next;
     peer->count--;
     peer->bytes -= holding->document->entry.size;
-    budget_give(sizeof *holding);
+    budget_give(&account, sizeof *holding);
 }
 
 static void drop_holding(struct holding *holding)
@@ -246,11 +248,18 @@ static void drop_holding(struct holding *holding)
     drop_if_unheld(document);
 }
 
+/* What a peer's documents take, had it them for itself. */
+static size_t memory_of(const struct documents_peer *peer)
+{
+    return peer->bytes + peer->count * (sizeof(struct holding) + sizeof(struct document));
+}
+
 static int add_holding(struct documents_peer *peer, struct documents_id id)
 {
     if (peer->count == DOCUMENTS_PER_PEER || id.size > DOCUMENTS_BYTES - peer->bytes)
         return -ENOSPC;
-    if (budget_share(0, 1) == 0 || !make_room(peer))
+    if (memory_of(peer) > budget_allowance(BUDGET_DOCUMENTS, MEMORY_MIN, SIZE_MAX) ||
+        !make_room(peer))
         return -ENOMEM;
     struct document *document = find_or_make_document(id);
     if (document == NULL)
@@ -346,7 +355,7 @@ struct documents_peer *documents_enter(struct documents_id id, void *context)
         free(peer);
         return NULL;
     }
-    budget_take(sizeof *peer + id.size);
+    budget_take(&account, sizeof *peer + id.size);
     return peer;
 }
 
@@ -373,7 +382,8 @@ bool documents_tidy(void)
         drop_holding(peer->first); /* NOLINT(clang-analyzer-unix.Malloc) */
     if (peer->first == NULL) {
         gone = peer->next;
-        budget_give(sizeof *peer + peer->entry.size + peer->room * sizeof(struct holding *));
+        budget_give(
+            &account, sizeof *peer + peer->entry.size + peer->room * sizeof(struct holding *));
         free(peer->table);
         free(peer);
     }

@@ -124,10 +124,12 @@ static enum pair_outcome read_init(
     const struct greeting *greeting, struct channel_session *session, struct init_connection *init)
 {
     enum pair_outcome outcome = PAIR_FULL;
+    struct budget_account account = {.held = 0};
     uint8_t *buffer = malloc(CODEC_HEAD + CHANNEL_HEADER + FIRST_FRAME_MAX);
     void *state = calloc(1, channel_codec.state_size);
     if (buffer != NULL && state != NULL &&
-        channel_codec.open(state, (const uint8_t *)session, sizeof *session, runtime_now()) == 0)
+        channel_codec.open(
+            state, (const uint8_t *)session, sizeof *session, runtime_now(), &account) == 0)
         outcome = PAIR_LONELY;
     while (outcome == PAIR_LONELY) {
         ssize_t size = read_frame(greeting, buffer + CODEC_HEAD, FIRST_FRAME_MAX);

@@ -411,11 +411,13 @@ static size_t websocket_farewell(void *state, uint16_t code, const char *reason,
 
 /* ---- the codec ------------------------------------------------------------------- */
 
-static int websocket_open(void *state, const uint8_t *session, size_t size, int64_t now)
+static int websocket_open(
+    void *state, const uint8_t *session, size_t size, int64_t now, struct budget_account *account)
 {
     (void)state;
     (void)session;
     (void)now;
+    (void)account;
     return size == 0 ? 0 : -EBADMSG;
 }
 

@@ -100,13 +100,15 @@ struct end {
     uint8_t *room; /* its input, and CODEC_HEAD in front */
 };
 
+static struct budget_account account = {.share = BUDGET_FRAMES};
+
 static struct end open_end(const struct channel_session *session)
 {
     struct end end = {calloc(1, channel_codec.state_size), malloc(CODEC_HEAD + FRAME_ROOM)};
     ck_assert_ptr_nonnull(end.state);
     ck_assert_ptr_nonnull(end.room);
     ck_assert_int_eq(
-        channel_codec.open(end.state, (const uint8_t *)session, sizeof *session, 0), 0);
+        channel_codec.open(end.state, (const uint8_t *)session, sizeof *session, 0, &account), 0);
     return end;
 }
 
@@ -961,9 +963,10 @@ START_TEST(a_session_of_another_size_is_refused)
 {
     struct channel_session session = {.has_pending = 0};
     void *state = calloc(1, channel_codec.state_size);
-    ck_assert_int_eq(channel_codec.open(state, (const uint8_t *)&session, 0, 0), -EINVAL);
+    ck_assert_int_eq(channel_codec.open(state, (const uint8_t *)&session, 0, 0, &account), -EINVAL);
     ck_assert_int_eq(
-        channel_codec.open(state, (const uint8_t *)&session, sizeof session - 1, 0), -EINVAL);
+        channel_codec.open(state, (const uint8_t *)&session, sizeof session - 1, 0, &account),
+        -EINVAL);
     channel_codec.close(state);
     free(state);
 }

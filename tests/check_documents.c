@@ -105,7 +105,7 @@ static void leave_all(void)
     for (int i = 0; i < PEERS_MAX; i++)
         leave(i);
     tidy();
-    ck_assert_uint_eq(budget_used(), 0);
+    ck_assert_uint_eq(budget_used(BUDGET_DOCUMENTS), 0);
 }
 
 START_TEST(peers_are_introduced_for_all_that_they_have_in_common)
@@ -270,10 +270,10 @@ START_TEST(a_step_introduces_one_and_forgets_a_few)
     }
     ck_assert_uint_eq(introductions.count, 99);
     leave(0);
-    size_t used = budget_used(), steps = 1;
+    size_t used = budget_used(BUDGET_DOCUMENTS), steps = 1;
     for (; documents_tidy(); steps++) {
-        ck_assert_uint_lt(used - budget_used(), 64 << 10);
-        used = budget_used();
+        ck_assert_uint_lt(used - budget_used(BUDGET_DOCUMENTS), 64 << 10);
+        used = budget_used(BUDGET_DOCUMENTS);
     }
     ck_assert_uint_ge(steps, 200 / 16);
 }
@@ -282,7 +282,7 @@ END_TEST
 START_TEST(thousands_of_documents_are_found_and_forgotten)
 {
     char document[TEXT_MAX];
-    size_t before = budget_used();
+    size_t before = budget_used(BUDGET_DOCUMENTS);
     for (int i = 0; i < 20; i++) {
         enter(i);
         for (int k = 0; k < 1000; k++) {
@@ -306,7 +306,7 @@ START_TEST(thousands_of_documents_are_found_and_forgotten)
     for (int i = 0; i <= 20; i++)
         leave(i);
     tidy();
-    ck_assert_uint_eq(budget_used(), before);
+    ck_assert_uint_eq(budget_used(BUDGET_DOCUMENTS), before);
 }
 END_TEST
 
@@ -433,14 +433,22 @@ START_TEST(many_documents_of_many_peers_are_weighed_up_to_a_bound)
 }
 END_TEST
 
-START_TEST(nobody_joins_while_others_hold_too_much)
+START_TEST(a_peer_may_join_some_documents_whatever_others_hold_and_no_more_then)
 {
+    struct budget_account others = {.share = BUDGET_DOCUMENTS};
+    char document[TEXT_MAX];
+    int joined = 0, error = 0;
     enter(0);
-    add(0, "before");
-    budget_take(BUDGET);
-    ck_assert_int_eq(documents_add(peers[0], id_of("now")), -ENOMEM);
-    add(0, "before");
-    budget_give(BUDGET);
+    budget_take(&others, BUDGET_DOCUMENTS_SIZE);
+    for (; error == 0; joined++) {
+        (void)snprintf(document, sizeof document, "%d", joined);
+        error = documents_add(peers[0], id_of(document));
+    }
+    ck_assert_int_eq(error, -ENOMEM);
+    ck_assert_int_gt(joined, 64);
+    ck_assert_int_lt(joined, 256);
+    add(0, "0");
+    budget_give(&others, BUDGET_DOCUMENTS_SIZE);
     add(0, "now");
 }
 END_TEST
@@ -469,7 +477,7 @@ int main(void)
     tcase_add_test(test_case, a_peer_holds_so_many_documents_and_no_more);
     tcase_add_test(test_case, a_match_introduces_so_many_peers_the_latest_first);
     tcase_add_test(test_case, many_documents_of_many_peers_are_weighed_up_to_a_bound);
-    tcase_add_test(test_case, nobody_joins_while_others_hold_too_much);
+    tcase_add_test(test_case, a_peer_may_join_some_documents_whatever_others_hold_and_no_more_then);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);
 }

@@ -45,7 +45,7 @@ static void teardown(void)
     close(end.fd);
     close(client);
     flow_close(&flow);
-    ck_assert_uint_eq(budget_used(), 0);
+    ck_assert_uint_eq(budget_used(end.account.share), 0);
 }
 
 static void make_bytes(uint8_t *bytes, uint64_t place, size_t size)
@@ -92,12 +92,12 @@ static void pass(says *say, size_t part)
         read_some(part);
         while (waiting() < WAITS)
             write_part(say, part);
-        if (end.outlet.room > BOUND || budget_used() != end.outlet.room)
+        if (end.outlet.room > BOUND || budget_used(end.account.share) != end.outlet.room)
             break;
     }
     ck_assert_ptr_nonnull(end.outlet.buffer);
     ck_assert_uint_le(end.outlet.room, BOUND);
-    ck_assert_uint_eq(budget_used(), end.outlet.room);
+    ck_assert_uint_eq(budget_used(end.account.share), end.outlet.room);
 }
 
 static void read_all(void)
@@ -105,7 +105,7 @@ static void read_all(void)
     while (read_back < written)
         read_some(PART);
     ck_assert(!flow_pending(&end));
-    ck_assert_uint_eq(budget_used(), 0);
+    ck_assert_uint_eq(budget_used(end.account.share), 0);
 }
 
 START_TEST(an_outlet_that_is_never_emptied_stays_within_what_waits_in_it)
@@ -126,10 +126,10 @@ START_TEST(what_waits_for_a_reader_that_is_lost_counts_no_more)
 {
     while (waiting() < WAITS)
         write_part(flow_say, PART);
-    ck_assert_uint_ge(budget_used(), WAITS);
+    ck_assert_uint_ge(budget_used(end.account.share), WAITS);
     flow_lose(&end);
     ck_assert(end.finished && !flow_pending(&end));
-    ck_assert_uint_eq(budget_used(), 0);
+    ck_assert_uint_eq(budget_used(end.account.share), 0);
 }
 END_TEST
 

@@ -72,6 +72,8 @@ static void join(void)
     first.peer = &second;
     second.peer = &first;
     first.state = second.state = END_JOINED;
+    messages_settle(&first);
+    messages_settle(&second);
 }
 
 static void setup(void)
@@ -92,7 +94,8 @@ static void teardown(void)
     close_end(&first, first_client);
     close_end(&second, second_client);
     flow_close(&flow);
-    ck_assert_uint_eq(budget_used(), 0);
+    for (enum budget_share share = 0; share < BUDGET_SHARES; share++)
+        ck_assert_uint_eq(budget_used(share), 0);
 }
 
 /* ---- what a client sends and gets ------------------------------------------------ */
@@ -120,6 +123,13 @@ static size_t make_frame(uint8_t *frame, uint8_t head, const void *payload, size
 static void client_writes(int client, const void *bytes, size_t size)
 {
     ck_assert_int_eq(send(client, bytes, size, MSG_NOSIGNAL), (ssize_t)size);
+}
+
+static void client_sends_bytes(int client, uint8_t head, const void *payload, size_t size)
+{
+    uint8_t frame[HEAD_MAX + 4096];
+    ck_assert_uint_le(size, 4096);
+    client_writes(client, frame, make_frame(frame, head, payload, size));
 }
 
 static void client_sends(int client, uint8_t head, const char *payload)
@@ -489,6 +499,7 @@ START_TEST(what_is_held_is_bounded_and_the_rest_waits_in_the_socket)
     for (size_t i = 0; i < sent; i++) {
         second.writable = true;
         flow_flush(&second);
+        messages_release(&flow, &first);
         expect_frame(second_client, FINAL | BINARY, "x");
     }
     move(&first);
@@ -496,10 +507,41 @@ START_TEST(what_is_held_is_bounded_and_the_rest_waits_in_the_socket)
 }
 END_TEST
 
+START_TEST(what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clients_hold)
+{
+    static const char text[4000];
+    int size = 1;
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    while (messages_may_read(&first)) {
+        client_sends_bytes(first_client, FINAL | BINARY, text, sizeof text);
+        first.readable = true;
+        (void)messages_read(&flow, &first, hold, NULL);
+    }
+    size_t held = first.account.held;
+    ck_assert_int_eq(setsockopt(second.fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
+    join();
+    messages_release(&flow, &first);
+    ck_assert(messages_are_held(&first) && !messages_may_read(&first));
+    ck_assert_uint_le(second.account.held, 2 * FLOW_CHUNK);
+    ck_assert_uint_eq(budget_used(BUDGET_WAITING), held);
+    ck_assert_uint_eq(budget_used(BUDGET_STREAMS), second.account.held);
+    while (messages_are_held(&first)) {
+        uint8_t part[FRAME_MAX];
+        ck_assert_int_gt(recv(second_client, part, sizeof part, 0), 0);
+        second.writable = true;
+        flow_flush(&second);
+        messages_release(&flow, &first);
+    }
+    ck_assert(messages_may_read(&first));
+    ck_assert_uint_eq(budget_used(BUDGET_WAITING), 0);
+}
+END_TEST
+
 START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
 {
+    struct budget_account others = {.held = 0};
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
-    budget_take(BUDGET - (1 << 20));
+    budget_take(&others, BUDGET_WAITING_SIZE - (1 << 20));
     for (int i = 0; i < 100000 && messages_may_read(&first); i++) {
         client_sends(first_client, FINAL | BINARY, "x");
         first.readable = true;
@@ -507,7 +549,7 @@ START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
     }
     ck_assert_uint_ge(first.coded->held_size, 1 << 12);
     ck_assert_uint_lt(first.coded->held_size, 1 << 15);
-    budget_give(BUDGET - (1 << 20));
+    budget_give(&others, BUDGET_WAITING_SIZE - (1 << 20));
     ck_assert(messages_may_read(&first));
 }
 END_TEST
@@ -566,6 +608,8 @@ int main(void)
     tcase_add_test(test_case, what_is_held_comes_first_and_as_it_was);
     tcase_add_test(test_case, what_is_held_becomes_bytes_for_one_without_a_codec);
     tcase_add_test(test_case, what_is_held_is_bounded_and_the_rest_waits_in_the_socket);
+    tcase_add_test(
+        test_case, what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clients_hold);
     tcase_add_test(test_case, the_less_is_left_for_all_the_less_one_may_hold);
     tcase_add_test(test_case, a_farewell_is_said_once_and_nothing_behind_it);
     tcase_add_test(test_case, a_message_is_assembled_up_to_its_limit);

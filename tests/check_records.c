@@ -65,6 +65,7 @@ static SSL *client;
 static int client_fd, server_fd;
 static struct handoff handoff;
 static struct secure *server;
+static struct budget_account account;
 static uint8_t buffer[BUFFER_SIZE], pattern[BUFFER_SIZE];
 
 /* ---- a certificate, a client, a connection --------------------------------------- */
@@ -173,7 +174,7 @@ static enum pair_outcome greet(const struct suite *suite, const char *text, size
 static void open_session(void)
 {
     ck_assert(records_are_sound(&handoff.records));
-    server = secure_open(&handoff.records);
+    server = secure_open(&handoff.records, &account);
     ck_assert_ptr_nonnull(server);
 }
 
@@ -713,7 +714,7 @@ START_TEST(a_record_may_not_be_too_large)
     send_as(&from, _i, DATA, pattern, RECORDS_DATA_MAX);
     ck_assert_uint_eq(server_reads_all(&end), RECORDS_DATA_MAX);
     struct secure *kept = server;
-    server = secure_open(&kept->records);
+    server = secure_open(&kept->records, &account);
     send_as(&from, _i, DATA, pattern, RECORDS_DATA_MAX + 1);
     server_fails(RECORDS_RECORD_OVERFLOW);
     secure_close(server);
@@ -735,7 +736,7 @@ START_TEST(nothing_may_come_unsealed)
     connect_client(_i);
     for (size_t i = 0; i < sizeof records / sizeof records[0]; i++) {
         struct secure *kept = server;
-        server = secure_open(&kept->records);
+        server = secure_open(&kept->records, &account);
         size_t size = 5u + records[i][4];
         ck_assert_int_eq(send(client_fd, records[i], size, 0), (ssize_t)size);
         bool unexpected = records[i][0] != DATA && server->records.tls_1_3;
@@ -752,7 +753,7 @@ static void expect_refused(int suite, uint8_t type, const char *hex, enum record
     uint8_t bytes[64];
     size_t size = from_hex(hex, bytes, sizeof bytes);
     struct secure *kept = server;
-    server = secure_open(&kept->records);
+    server = secure_open(&kept->records, &account);
     struct records from = other_side(&server->records);
     send_as(&from, suite, type, bytes, size);
     server_fails(alert);
@@ -800,7 +801,7 @@ START_TEST(a_key_update_may_come_in_pieces)
     connect_client(_i);
     for (size_t piece = 1; piece < sizeof message; piece++) {
         struct secure *kept = server;
-        server = secure_open(&kept->records);
+        server = secure_open(&kept->records, &account);
         struct records from = other_side(&server->records);
         for (size_t at = 0; at < sizeof message; at += piece)
             send_as(&from, _i, HANDSHAKE, message + at,
@@ -824,7 +825,7 @@ START_TEST(nothing_may_come_between_the_pieces_of_a_key_update)
     connect_client(_i);
     for (int i = 0; i < 2; i++) {
         struct secure *kept = server;
-        server = secure_open(&kept->records);
+        server = secure_open(&kept->records, &account);
         struct records from = other_side(&server->records);
         send_as(&from, _i, HANDSHAKE, half, sizeof half);
         send_as(&from, _i, i == 0 ? DATA : ALERT, end, sizeof end);

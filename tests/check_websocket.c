@@ -101,11 +101,13 @@ static void note(const char *kind, const void *payload, size_t size)
     put(&transcript, ")", 1);
 }
 
+static struct budget_account account;
+
 static void open_codec(void)
 {
     free(state);
     state = calloc(1, websocket_codec.state_size);
-    ck_assert_int_eq(websocket_codec.open(state, NULL, 0, 0), 0);
+    ck_assert_int_eq(websocket_codec.open(state, NULL, 0, 0, &account), 0);
     relayed.size = transcript.size = 0;
     total = 0;
 }
@@ -847,7 +849,7 @@ END_TEST
 
 START_TEST(a_session_is_empty)
 {
-    ck_assert_int_eq(websocket_codec.open(state, (const uint8_t *)"x", 1, 0), -EBADMSG);
+    ck_assert_int_eq(websocket_codec.open(state, (const uint8_t *)"x", 1, 0, &account), -EBADMSG);
 }
 END_TEST
 

@@ -35,11 +35,14 @@ static void insist(bool condition)
         abort();
 }
 
+static struct budget_account account = {.share = BUDGET_FRAMES};
+
 static void *open_channel(const struct channel_session *session)
 {
     void *state = calloc(1, channel_codec.state_size);
     insist(state != NULL);
-    insist(channel_codec.open(state, (const uint8_t *)session, sizeof *session, now) == 0);
+    insist(
+        channel_codec.open(state, (const uint8_t *)session, sizeof *session, now, &account) == 0);
     return state;
 }
 

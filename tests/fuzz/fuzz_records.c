@@ -29,6 +29,7 @@ enum step {
 };
 
 static struct secure *secure;
+static struct budget_account account;
 static struct records other; /* the other side's */
 static int ours, theirs;
 static uint8_t plain[PLAIN_MAX];
@@ -165,7 +166,7 @@ static void start(uint8_t choice)
     other = records;
     other.in = records.out;
     other.out = records.in;
-    secure = secure_open(&records);
+    secure = secure_open(&records, &account);
     insist(secure != NULL && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
     ours = ends[0];
     theirs = ends[1];

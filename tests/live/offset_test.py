@@ -52,6 +52,19 @@ def what_a_connector_says_before_it_is_accepted_is_held_and_delivered_in_order()
 
 
 @behaviour()
+def a_long_message_said_before_the_accept_is_delivered():
+    with OffsetRelay() as relay:
+        listener = relay.listener()
+        connector = relay.connector(listener)
+        message = message_of(MEBIBYTE) * 4
+        sending = Task(connector.send, message)
+        acceptor = relay.acceptor(listener, connector)
+        assert acceptor.receive() == message
+        sending.result()
+        exchange(connector, acceptor)
+
+
+@behaviour()
 def what_a_connector_says_in_one_segment_with_its_handshake_is_delivered():
     with OffsetRelay() as relay:
         listener = relay.listener()

@@ -1,0 +1,132 @@
+"""Clients that make the relay hold as much for them as it will end no others, and delay none: what a
+pair is guaranteed depends on nobody else."""
+
+import contextlib
+import os
+import struct
+
+import offset_capnp as capnp
+from harness import behaviour, make_pair, narrow, run
+from offset_relay import OffsetRelay, Task, message_of
+from web_protocols import connection, connection_pair, new_code, p2p_pair, receiver, sender
+from websocket_client import BINARY, frame
+
+MEBIBYTE = 1 << 20
+LONG = 3_000_000  # bytes of a message of an honest pair
+LIMIT = 640 * MEBIBYTE  # of the forwarder, whoever hoards
+BULK = os.urandom(4 * MEBIBYTE)
+MESSAGE = capnp.write_channel_message(b"", capnp.write_ka_message(BULK))  # in one frame
+
+
+def memory(relay):
+    """Resident, of the forwarder."""
+    with open(f"/proc/{relay.forwarder()}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def fill_all(wanted):
+    """Has each send bytes, in turns, so that of each goes what the relay takes; the rest is never
+    sent."""
+    left = {client: memoryview(data) for client, data in wanted.items()}
+    for _ in range(5):
+        for client, rest in left.items():
+            client.socket.settimeout(0.005)
+            with contextlib.suppress(TimeoutError, ConnectionResetError, BrokenPipeError):
+                while rest:
+                    rest = rest[client.socket.send(rest[:1 << 18]):]
+            left[client] = rest
+        left = {client: rest for client, rest in left.items() if rest}
+
+
+# ---- those who hoard -------------------------------------------------------------------
+
+
+def waiting_clients(relay):
+    """Each says as much as is kept for a peer that never comes."""
+    clients = [connection(relay, f"a{i}", f"b{i}", "doc") for i in range(1100)]
+    fill_all(dict.fromkeys(clients, frame(BINARY, bytes(4000)) * 70))
+    return clients
+
+
+def tunnels_whose_frames_nobody_reads(relay):
+    clients = []
+    for _ in range(70):
+        first, second = relay.tunnel(lively=False)
+        narrow(second)
+        clients += [first, second]
+        first.send_frame(first.channel.sending.seal(MESSAGE))
+    fill_all({client: b"".join(client.output) for client in clients[::2]})
+    return clients
+
+
+def tunnels_whose_frames_never_become_whole(relay):
+    clients = [end for _ in range(40) for end in relay.tunnel(lively=False)]
+    fill_all(dict.fromkeys(clients, struct.pack(">Q", 60 * MEBIBYTE) + BULK))
+    return clients
+
+
+HOARDERS = {function.__name__.replace("_", " "): function for function in (
+    waiting_clients, tunnels_whose_frames_nobody_reads, tunnels_whose_frames_never_become_whole)}
+
+
+# ---- those who must not notice -----------------------------------------------------------
+
+
+def pass_frames(first, second):
+    for one, other in ((first, second), (second, first)):
+        message = message_of(1_000_000) * (LONG // 1_000_000)
+        sending = Task(one.send, message)
+        assert other.receive() == message, "another message"
+        sending.result()
+
+
+def pass_messages(first, second):
+    for one, other in ((first, second), (second, first)):
+        message = os.urandom(LONG)
+        sending = Task(one.send_binary, message)
+        other.expect_binary(message)
+        sending.result()
+
+
+def pass_bytes(first, second):
+    for one, other in ((first, second), (second, first)):
+        data = os.urandom(LONG)
+        sending = Task(one.send, data)
+        other.expect(data)
+        sending.result()
+
+
+def pass_what_was_said_early(relay):
+    """A sender that waits may say something before its receiver is there."""
+    code, message = new_code(), os.urandom(100_000)
+    first = sender(relay, code)
+    sending = Task(first.send_binary, message)
+    second = receiver(relay, code)
+    second.expect_binary(message)
+    sending.result()
+    first.close()
+    second.close()
+
+
+def pass_all(tunnel, web_pair, pair):
+    pass_frames(*tunnel)
+    pass_messages(*web_pair)
+    pass_bytes(*pair)
+
+
+@behaviour(*HOARDERS)
+def however_much_others_hold_pairs_go_on_and_new_ones_are_made(who):
+    with OffsetRelay() as relay:
+        honest = relay.tunnel(), p2p_pair(relay), make_pair(relay)
+        hoarders = HOARDERS[who](relay)
+        pass_all(*honest)
+        pass_what_was_said_early(relay)
+        pass_all(relay.tunnel(), connection_pair(relay), make_pair(relay))
+        assert memory(relay) < LIMIT, f"the relay holds {memory(relay) >> 20} MiB"
+        pass_all(*honest)
+        for client in hoarders:
+            client.close()
+
+
+if __name__ == "__main__":
+    run()
