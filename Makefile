@@ -178,8 +178,9 @@ install: all
 	@for file in $(DAEMONS); do $(IN_PLACE) "units/$$file" > "$(DESTDIR)$(docdir)/$$file" || exit 1; done
 	@for file in $(SAMPLES); do $(IN_PLACE) "samples/$$file" > "$(DESTDIR)$(docdir)/$$file" || exit 1; done
 	chmod 644 $(addprefix $(DESTDIR)$(unitdir)/,$(UNIT_FILES)) $(addprefix $(DESTDIR)$(docdir)/,$(DAEMONS) $(SAMPLES))
+	@if [ -z "$(DESTDIR)" ]; then units/make-user "$(sysusersdir)/relay.conf"; fi
 	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
-		systemd-sysusers relay.conf && systemd-tmpfiles --create relay.conf && systemctl daemon-reload; \
+		systemd-tmpfiles --create relay.conf && systemctl daemon-reload; \
 	fi
 
 # Whether the units are of this prefix. Those of another one are left alone, and what they start.

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import tempfile
 
-from harness import PATIENCE, RELAY, TOP, behaviour, run
+from harness import PATIENCE, RELAY, TOP, Skip, behaviour, run
 
 UNITS = ("relay.socket", "relay@.service", "relay-forward.socket", "relay-forward.service",
          "relay-prefork.socket", "relay-prefork.service", "relay-check.path",
@@ -142,6 +142,57 @@ def uninstall_takes_all_of_it_away_and_nothing_else(prefix):
 def uninstall_where_nothing_is_installed_is_no_failure():
     with tempfile.TemporaryDirectory(prefix="relay-install-") as path:
         Root(path).make("uninstall", "prefix=/usr")
+
+
+def install_here(place, hidden=(), user=0, destdir=""):
+    """What make says of installing, and the users that there are then. /etc is a
+    copy, and relay goes elsewhere; hidden: programs that are not there."""
+    if os.geteuid() != 0:
+        raise Skip("this needs root")
+    os.chmod(place, 0o777)
+    hide = "".join(f"mount --bind /dev/null {path} && " for path in hidden if os.path.exists(path))
+    script = (f"cp -a /etc {place}/etc && mount --bind {place}/etc /etc && "
+              "sed -i /^relay:/d /etc/passwd /etc/group /etc/shadow /etc/gshadow && "
+              f"{hide} setpriv --reuid={user} --clear-groups \"$@\"")
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", "make", "--no-print-directory", "install",
+         f"BUILD={os.path.dirname(RELAY)}", f"prefix={place}/usr", f"unitdir={place}/units",
+         f"sysusersdir={place}/sysusers", f"tmpfilesdir={place}/tmpfiles", f"DESTDIR={destdir}"],
+        cwd=TOP, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        check=False)
+    assert result.returncode == 0, result.stdout.decode()
+    with open(f"{place}/etc/passwd", encoding="utf-8") as file:
+        users = [entry.split(":") for entry in file]
+    return result.stdout.decode(), [user for user in users if user[0] == "relay"]
+
+
+SYSUSERS, USERADD = "/usr/bin/systemd-sysusers", "/usr/sbin/useradd"
+
+
+@behaviour("systemd-sysusers", "useradd")
+def the_user_is_made_where_no_systemd_runs(program):
+    with tempfile.TemporaryDirectory(prefix="relay-install-") as place:
+        said, users = install_here(place, hidden=[SYSUSERS] if program == "useradd" else [USERADD])
+        [(_, _, uid, gid, *_, shell)] = users
+        assert 0 < int(uid) < 1000 and 0 < int(gid) < 1000, users
+        assert shell.strip().endswith("nologin"), users
+        assert "could not be made" not in said, said
+
+
+@behaviour("no program for it", "not as root")
+def or_it_is_said_how_to_make_it(why):
+    with tempfile.TemporaryDirectory(prefix="relay-install-") as place:
+        hidden = [SYSUSERS, USERADD, "/usr/sbin/addgroup"] if why == "no program for it" else []
+        said, users = install_here(place, hidden, user=31234 if why == "not as root" else 0)
+        assert users == [], users
+        assert "useradd --system" in said, said
+
+
+@behaviour()
+def an_install_for_elsewhere_makes_no_user_here():
+    with tempfile.TemporaryDirectory(prefix="relay-install-") as place:
+        said, users = install_here(place, destdir=f"{place}/root")
+        assert users == [] and "useradd" not in said, said
 
 
 if __name__ == "__main__":
