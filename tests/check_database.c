@@ -194,7 +194,6 @@ START_TEST(a_file_of_somebody_else_is_named_as_such_until_it_may_be_written)
     for (mode_t mode = 0600; mode <= 0644; mode += 044) {
         ck_assert_int_eq(chmod(path, mode), 0);
         ck_assert_int_eq(seteuid(NOBODY), 0);
-        ck_assert_int_eq(database_check(path), 0);
         ck_assert_int_ne(write_records(), 0);
         ck_assert_int_eq(seteuid(0), 0);
         expect_reason("the file belongs to user root and has mode 06");
@@ -220,42 +219,30 @@ START_TEST(a_directory_of_somebody_else_is_named_as_such)
 }
 END_TEST
 
-/* ---- at start -------------------------------------------------------------------- */
+/* ---- what is no usage database --------------------------------------------------- */
 
-START_TEST(what_is_no_usage_database_is_refused_at_start)
+static void expect_refusal(const char *file, const char *words)
+{
+    database.path = file;
+    ck_assert_int_ne(write_records(), 0);
+    expect_reason(words);
+}
+
+START_TEST(what_is_no_usage_database_is_not_written_to)
 {
     static const char junk[8192] = "no database";
     scratch_write(path, junk, sizeof junk);
-    ck_assert_int_eq(database_check(path), -1);
-    scratch_expect_line("file is not a database");
+    expect_refusal(path, "file is not a database");
     ck_assert_int_eq(truncate(path, 0), 0);
     open_other(path);
     run_other("CREATE TABLE something (word VARCHAR)");
-    ck_assert_int_eq(database_check(path), -1);
-    scratch_expect_line("it is no usage database");
+    expect_refusal(path, "it is no usage database");
     run_other("CREATE TABLE version (version INTEGER); INSERT INTO version VALUES (1)");
-    ck_assert_int_eq(database_check(path), -1);
-    scratch_expect_line("it is no usage database");
+    expect_refusal(path, "it is no usage database");
     run_other("UPDATE version SET version = 2");
-    ck_assert_int_eq(database_check(path), -1);
-    scratch_expect_line("its version is 2, expected 1");
-    ck_assert_int_eq(database_check(scratch_path("missing/usage")), -1);
-    scratch_expect_line("missing: No such file or directory");
-    ck_assert_int_eq(database_check(scratch_directory), -1);
-    scratch_expect_line("unable to open");
-}
-END_TEST
-
-START_TEST(somebody_who_uses_it_at_start_is_waited_for_later)
-{
-    ck_assert_int_eq(database_check(path), 0);
-    ck_assert_int_eq(count_in(path), 0);
-    open_other(path);
-    run_other("BEGIN EXCLUSIVE");
-    ck_assert_int_eq(database_check(path), 0);
-    ck_assert_int_eq(database_check(path), 0);
-    close_other();
-    ck_assert_int_eq(write_records(), 0);
+    expect_refusal(path, "its version is 2, expected 1");
+    expect_refusal(scratch_path("missing/usage"), "missing: No such file or directory");
+    expect_refusal(scratch_directory, "unable to open");
 }
 END_TEST
 
@@ -274,8 +261,7 @@ int main(void)
     tcase_add_test(tests, on_a_full_disk_nothing_is_written_until_there_is_room);
     tcase_add_test(tests, a_file_of_somebody_else_is_named_as_such_until_it_may_be_written);
     tcase_add_test(tests, a_directory_of_somebody_else_is_named_as_such);
-    tcase_add_test(tests, what_is_no_usage_database_is_refused_at_start);
-    tcase_add_test(tests, somebody_who_uses_it_at_start_is_waited_for_later);
+    tcase_add_test(tests, what_is_no_usage_database_is_not_written_to);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -192,7 +192,7 @@ def options_may_be_spelled_as_ever():
 def strelay_takes_a_letter_with_an_equals_sign():
     with Desk() as desk:
         desk.expect_failure("strelay -i=missing -l=127.0.0.1:0", "the identity missing")
-        desk.expect_failure("strelay -i=node -l=127.0.0.1:99999", "cannot listen on 127.0.0.1:99999")
+        desk.expect_failure("strelay -i=node -l=127.0.0.1:99999", "cannot listen on 127.0.0.1:99999", 2)
 
 
 @behaviour()

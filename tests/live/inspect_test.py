@@ -1,13 +1,17 @@
 """--check says what a role would use and what is wrong with it, and leaves everything as it is."""
 
 import contextlib
+import datetime
 import os
 import re
 import subprocess
 import tempfile
 
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from harness import RELAY, Relay, behaviour, exchange, make_pair, run
-from tls_client import FIRST, SECOND
+from tls_client import FIRST, SECOND, Certificate
 
 ROLES = ("serve", "worker", "forward", "run-relay-server")
 PLACE = {"run-relay-server": ["127.0.0.1", "4000", "--no-tls"]}
@@ -62,7 +66,35 @@ def a_relay_that_runs_is_shown_and_not_disturbed():
         exchange(*make_pair(relay))
 
 
+
+
+def valid_in(year):
+    """A certificate that is valid in that year."""
+    made = Certificate(f"of-{year}")
+    with open(made.keyfile, "rb") as file:
+        key = load_pem_private_key(file.read(), None)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "relay.test")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(year)
+    signed = builder.public_key(key.public_key()).not_valid_before(datetime.datetime(year, 1, 1)).not_valid_after(
+        datetime.datetime(year, 12, 31)).sign(key, SHA256())
+    with open(made.certfile, "wb") as file:
+        file.write(signed.public_bytes(Encoding.PEM))
+    return made
+
+
+PAST, FUTURE = valid_in(2020), valid_in(2200)
+LOCKED = Certificate("locked")
+subprocess.run(["openssl", "pkey", "-aes128", "-passout", "pass:secret", "-in", FIRST.keyfile, "-out", LOCKED.keyfile],
+               check=True)
+
 WRONG = {
+    "a certificate that has ended": ("is not valid any more", PAST.options()),
+    "a certificate that is for later": ("is not valid yet", FUTURE.options()),
+    "a key with a password": ("the key is encrypted", LOCKED.options()),
+    "a key's file without a key": (
+        "there is no private key in the key's file",
+        [f"--certfile={FIRST.certfile}", f"--keyfile={FIRST.certfile}"]),
+    "a database that is a directory": ("cannot write to the usage database /tmp: it is no file", ["--usage-db=/tmp"]),
     "a certificate that is missing": ("cannot read /none", ["--certfile=/none"]),
     "another's key": (
         "mismatch", [f"--certfile={FIRST.certfile}", f"--keyfile={SECOND.keyfile}"]),
@@ -105,6 +137,28 @@ def a_unit_is_started_as_long_as_it_can_serve_anybody():
                      "--listen=:1", form="--check-unit")
         expect_wrong("worker", directory, "cannot use the runtime directory", "--runtime-dir=/tmp",
                      form="--check-unit")
+
+
+@behaviour()
+def a_unit_is_not_started_with_options_that_serve_nobody():
+    with place() as directory:
+        for option in ("--help", "--version"):
+            expect_wrong("serve", directory, "a unit serves nobody with --help or --version", option,
+                         form="--check-unit")
+        os.environ["RUNTIME_DIRECTORY"] = f"{directory}/another"
+        try:
+            expect_wrong("serve", directory, f"--runtime-dir={directory}/run does not hold where systemd",
+                         form="--check-unit")
+        finally:
+            del os.environ["RUNTIME_DIRECTORY"]
+
+
+@behaviour("has ended", "is for later")
+def a_certificate_whose_time_is_not_now_is_said_at_start(which):
+    certificate, words = (PAST, "any more") if which == "has ended" else (FUTURE, "yet")
+    with Relay(options=certificate.options()) as relay:
+        exchange(*make_pair(relay))
+        assert f"the certificate {certificate.certfile} is not valid {words}" in relay.log(), relay.log()
 
 
 if __name__ == "__main__":
