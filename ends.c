@@ -593,7 +593,7 @@ static struct end *make_end(struct forwarder *forwarder, const struct pair_view 
         .writable = true,
         .chunk = FLOW_CHUNK,
         .outlet = {.pipe = {-1, -1}},
-        .start = usage_start_at(view->opened),
+        .start = usage_start_of(view->opened, handoff->since),
         .server = handoff->server,
         .kernel_tls = handoff->kernel_tls,
         .secure = in_tls ? secure_open(&handoff->records, &end->account) : NULL,

@@ -70,6 +70,7 @@ struct handoff {
     uint32_t session_size;
     uint64_t server;                      /* `relay serve`: a number that it drew; 0: none */
     uint32_t long_name_size;              /* not 0: it is in the place of `name` */
+    int64_t since;                        /* when it was opened: usage.h; 0: not said */
     uint8_t session[HANDOFF_SESSION_MAX]; /* the codec's state */
     uint8_t long_name[HANDOFF_LONG_NAME_MAX];
 };

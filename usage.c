@@ -15,11 +15,20 @@ enum {
     TIME_TEXT = 32
 };
 
-struct usage_start usage_start_at(int64_t opened)
+struct usage_start usage_start_now(void)
 {
-    int64_t age = runtime_epoch() - opened;
-    age = age < 0 ? 0 : age > GREETING_MAX ? GREETING_MAX : age;
-    return (struct usage_start){.opened = opened, .since = runtime_steady() - age};
+    return (struct usage_start){.opened = runtime_epoch(), .since = runtime_steady()};
+}
+
+struct usage_start usage_start_of(int64_t opened, int64_t since)
+{
+    int64_t now = runtime_steady();
+    int64_t age = since > 0 ? now - since : runtime_epoch() - opened;
+    if (age < 0)
+        age = 0;
+    else if (since <= 0 && age > GREETING_MAX)
+        age = GREETING_MAX;
+    return (struct usage_start){.opened = opened, .since = now - age};
 }
 
 struct usage_record usage_single(struct usage_start start, enum pair_outcome outcome)

@@ -37,8 +37,11 @@ struct usage_start {
     int64_t opened, since;
 };
 
-/* The same of a connection that another process has opened a moment ago. */
-struct usage_start usage_start_at(int64_t opened);
+/* Of a connection that is opened now. */
+struct usage_start usage_start_now(void);
+/* Of one that another process has opened, and says both of; since: 0, it does not say, and all that
+ * is known is what the clock on the wall showed. */
+struct usage_start usage_start_of(int64_t opened, int64_t since);
 
 /* The record of a connection that is closed now and met nobody. */
 struct usage_record usage_single(struct usage_start start, enum pair_outcome outcome);

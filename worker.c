@@ -164,10 +164,11 @@ static bool reads(const struct worker *worker, uint16_t version)
 }
 
 /* Meets and hands off. PAIR_HAPPY: the connection is the forwarder's. */
-static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
+static enum pair_outcome meet(const struct worker *worker, const struct visit *visit,
     const struct pair_request *request, struct handoff *handoff, const struct greeting *greeting,
     enum pair_reason *reason)
 {
+    struct pair_ref ref = visit->ref;
     struct pair_meeting meeting;
     if (!reads(worker, handoff_needs(handoff))) {
         log_repeated(LOG_ERR, "refused a connection: the forwarder that runs is of a version that "
@@ -188,6 +189,7 @@ static enum pair_outcome meet(const struct worker *worker, struct pair_ref ref,
     handoff->table = pair_id(worker->table);
     handoff->terms = worker->terms;
     handoff->server = worker->server;
+    handoff->since = visit->start.since;
     handoff->ref = ref;
     handoff->dismissed = meeting.dismissed;
     error = send_handoff(worker, handoff, greeting->fd, greeting->deadline);
@@ -215,7 +217,7 @@ static enum pair_outcome greet(const struct worker *worker, struct greeting *gre
     enum pair_outcome outcome = visit->resumed ? protocol->resume(greeting, &request, &handoff)
                                                : protocol->greet(greeting, &request, &handoff);
     if (outcome == PAIR_HAPPY)
-        outcome = meet(worker, visit->ref, &request, &handoff, greeting, reason);
+        outcome = meet(worker, visit, &request, &handoff, greeting, reason);
     sodium_memzero(&handoff, sizeof handoff);
     return outcome;
 }
@@ -508,7 +510,7 @@ void worker_greet(struct worker *worker, int fd)
     int64_t now = runtime_now();
     struct visit visit = {
         .ref = PAIR_NONE,
-        .start = usage_start_at(runtime_epoch()),
+        .start = usage_start_now(),
         .deadline = now + (int64_t)worker->options->handshake_timeout * 1000,
         .protocol = (uint8_t)(protocol_count - 1), /* until it is recognised */
     };

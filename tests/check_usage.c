@@ -174,20 +174,35 @@ START_TEST(a_clock_that_is_set_changes_no_duration)
 }
 END_TEST
 
-START_TEST(a_clock_that_is_set_while_somebody_arrives_makes_no_negative_and_no_huge_time)
+START_TEST(one_who_does_not_say_since_when_has_no_negative_and_no_huge_time)
 {
     int64_t now = runtime_epoch();
-    ck_assert_int_ge(usage_single(usage_start_at(now + 3600000000), PAIR_EMPTY).total_time, 0);
-    int64_t time = usage_single(usage_start_at(now - 3600000000), PAIR_EMPTY).total_time;
+    ck_assert_int_ge(usage_single(usage_start_of(now + 3600000000, 0), PAIR_EMPTY).total_time, 0);
+    int64_t time = usage_single(usage_start_of(now - 3600000000, 0), PAIR_EMPTY).total_time;
     ck_assert_int_ge(time, 0);
     ck_assert_int_lt(time, 3600000000);
+}
+END_TEST
+
+START_TEST(how_long_ago_it_was_opened_is_not_read_off_a_clock_that_is_set)
+{
+    static const int64_t steps[] = {-3600000000, -30000000, 0, 30000000, 3600000000};
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        int64_t before = runtime_steady();
+        int64_t opened = runtime_epoch() - 5000000 + steps[i];
+        struct usage_start start = usage_start_of(opened, before - 5000000);
+        ck_assert_int_eq(start.opened, opened);
+        ck_assert_int_eq(start.since, before - 5000000);
+    }
+    int64_t later = runtime_steady() + 3600000000;
+    ck_assert_int_le(usage_start_of(1, later).since, runtime_steady());
 }
 END_TEST
 
 START_TEST(a_record_is_sent_whole_or_not_at_all)
 {
     int ends[2];
-    struct usage_record sent = usage_single(usage_start_at(1), PAIR_EMPTY), received;
+    struct usage_record sent = usage_single(usage_start_now(), PAIR_EMPTY), received;
     ck_assert_int_eq(pipe2(ends, O_NONBLOCK), 0);
     ck_assert_int_eq(usage_send(ends[1], &sent), 0);
     ck_assert_int_eq(read(ends[0], &received, sizeof received), (ssize_t)sizeof received);
@@ -221,8 +236,8 @@ int main(void)
     tcase_add_test(tests, moods_are_those_that_existing_readers_know);
     tcase_add_test(tests, a_pair_starts_with_the_earlier_of_both_in_either_order);
     tcase_add_test(tests, a_clock_that_is_set_changes_no_duration);
-    tcase_add_test(
-        tests, a_clock_that_is_set_while_somebody_arrives_makes_no_negative_and_no_huge_time);
+    tcase_add_test(tests, one_who_does_not_say_since_when_has_no_negative_and_no_huge_time);
+    tcase_add_test(tests, how_long_ago_it_was_opened_is_not_read_off_a_clock_that_is_set);
     tcase_add_test(tests, a_record_is_sent_whole_or_not_at_all);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

@@ -1,6 +1,7 @@
 """Usage records and the status, as operators and their munin plugins read them."""
 
 import contextlib
+import glob
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from web_protocols import expect_introduction, introduced
 class Records:
     """A relay that writes its records into a file, and reads them back."""
 
-    def __init__(self, *options, how="serve", database=False):
+    def __init__(self, *options, how="serve", database=False, environment=None):
         self.directory = tempfile.TemporaryDirectory(prefix="relay-usage-")
         os.chmod(self.directory.name, 0o777)
         self.lines = open(os.path.join(self.directory.name, "lines"), "a+b")
@@ -26,7 +27,7 @@ class Records:
         chosen = [*options, f"--log-fd={fd}"]
         if database:
             chosen.append(f"--usage-db={self.database}")
-        self.relay = Relay(how, chosen, pass_fds=[fd])
+        self.relay = Relay(how, chosen, pass_fds=[fd], environment=environment)
 
     def __enter__(self):
         return self
@@ -114,6 +115,45 @@ def every_end_has_its_mood():
         for record in records.wait(6):
             if record["mood"] != "happy":
                 assert record["waiting_time"] is None and record["total_bytes"] == 0, record
+
+
+def settable_clock(path):
+    """An environment whose clock on the wall differs by what the file says."""
+    libraries = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not libraries:
+        raise Skip("libfaketime is not installed")
+    if "ASAN_OPTIONS" in os.environ:
+        raise Skip("AddressSanitizer does not go with libfaketime")
+    return {"LD_PRELOAD": libraries[0], "FAKETIME_TIMESTAMP_FILE": path, "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+@behaviour("+40", "-40")
+def a_clock_that_is_set_while_a_client_greets_changes_no_duration(step):
+    with tempfile.TemporaryDirectory(prefix="relay-clock-") as directory:
+        os.chmod(directory, 0o755)
+        clock = os.path.join(directory, "clock")
+
+        def set_clock(difference):
+            with open(clock + ".new", "w", encoding="ascii") as file:
+                file.write(difference)
+            os.rename(clock + ".new", clock)
+
+        set_clock("+0")
+        with Records("--no-sandbox", environment=settable_clock(clock)) as records:
+            relay, token = records.relay, new_token()
+            greeting = line(token, new_side())
+            first = relay.connect().send(greeting[:20])
+            relay.wait_for(used=1)
+            set_clock(step)
+            first.send(greeting[20:])
+            relay.wait_for(waiting=1)
+            second = relay.connect().send(line(token, new_side()))
+            first.expect(b"ok\n")
+            second.expect(b"ok\n")
+            in_one_file((first, second))
+            record = records.wait(1)[0]
+            assert 0 <= record["waiting_time"] <= record["total_time"] < 30, record
 
 
 @behaviour()
