@@ -307,9 +307,9 @@ static bool names_are_relative(const struct options *options)
 
 int launch_detached(const struct options *options)
 {
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int nowhere = process_open_nowhere();
     (void)setsid(); /* it leads no group: its process id is new */
-    if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
+    if (nowhere < 0 || dup2(nowhere, STDIN_FILENO) < 0 || dup2(nowhere, STDOUT_FILENO) < 0 ||
         (!names_are_relative(options) && chdir("/") < 0)) {
         log_error_errno("cannot start the forwarder");
         return EXIT_RUN_TIME;

@@ -6,6 +6,7 @@
  * /proc, or it belongs to another user) each write is one that does not wait. */
 #include "log.h"
 
+#include "process.h"
 #include "repeats.h"
 
 #include <errno.h>
@@ -68,11 +69,11 @@ static bool error_is_nowhere(void)
 
 static void keep_from_connection(void)
 {
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (null < 0 || dup2(null, STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0)
+    int nowhere = process_open_nowhere();
+    if (nowhere < 0 || dup2(nowhere, STDOUT_FILENO) < 0 || dup2(nowhere, STDERR_FILENO) < 0)
         _exit(1); /* rather than tell the client what the log says */
-    if (null > STDERR_FILENO)
-        close(null);
+    if (nowhere > STDERR_FILENO)
+        close(nowhere);
 }
 
 /* Each line names the daemon's socket anew, so it need not be found again when the daemon was

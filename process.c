@@ -1,6 +1,7 @@
 /* What a process is to those around it: see process.h. */
 #include "process.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -94,4 +95,12 @@ void process_name(const char *name, const char *role, const char *place)
         return;
     memset(title, 0, title_size);
     (void)snprintf(title, title_size, form, role, place);
+}
+
+/* ---- standard streams ------------------------------------------------------------ */
+
+int process_open_nowhere(void)
+{
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    return fd >= 0 ? fd : open("/", O_PATH | O_CLOEXEC);
 }

@@ -21,4 +21,10 @@ void process_name(const char *name, const char *role, const char *place);
  * be had, or if the parent is dead already: the child is to end then. */
 bool process_follow(pid_t parent, int signal);
 
+/* Opens what a standard stream that leads nowhere is: /dev/null, or where there is no /dev
+ * something that refuses to be read and written. Close-on-exec. Returns the descriptor, -1 on
+ * failure (errno).
+ */
+int process_open_nowhere(void);
+
 #endif

@@ -3,6 +3,7 @@
 
 #include "handoff.h"
 #include "log.h"
+#include "process.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -490,10 +491,10 @@ int runtime_open_streams(void)
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
         if (fcntl(fd, F_GETFD) >= 0)
             continue;
-        int null = open("/dev/null", O_RDWR); /* the lowest number that is free: this one */
-        if (null < 0)
+        int nowhere = process_open_nowhere(); /* with the lowest number that is free: this one */
+        if (nowhere < 0)
             return -errno;
-        if (null != fd)
+        if (nowhere != fd)
             return -EBADF;
     }
     return 0;

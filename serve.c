@@ -852,12 +852,12 @@ static int take_passed_sockets(struct server *server, int count)
 static int take_standard_input(struct server *server)
 {
     int fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    bool done = fd >= 0 && null >= 0 && dup2(null, STDIN_FILENO) >= 0;
+    int nowhere = process_open_nowhere();
+    bool done = fd >= 0 && nowhere >= 0 && dup2(nowhere, STDIN_FILENO) >= 0;
     if (!done)
         log_error_errno("cannot listen on standard input");
-    if (null >= 0)
-        close(null);
+    if (nowhere >= 0)
+        close(nowhere);
     if (!done)
         return -1;
     server->sockets_passed = true;

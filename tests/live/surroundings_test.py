@@ -204,9 +204,10 @@ def a_user_that_is_nobody_is_named():
         assert "there is no user 12x" in relay.log(), relay.log()
 
 
-@behaviour("serve", "worker")
-def it_serves_where_there_is_no_proc(how):
-    with (Placed if how == "serve" else Single)(mounted("mount -t tmpfs tmpfs /proc")) as relay:
+@behaviour(*(f"{how}, {missing}" for how in ("serve", "worker") for missing in ("/proc", "/dev")))
+def it_serves_where_a_file_system_of_the_kernel_is_missing(how):
+    how, missing = how.split(", ")
+    with (Placed if how == "serve" else Single)(mounted(f"mount -t tmpfs tmpfs {missing}")) as relay:
         relay.serves()
 
 
@@ -298,6 +299,17 @@ def a_limit_on_descriptors_that_is_too_small_to_serve_is_the_reason_to_end(how):
     assert f"a limit of {limit} descriptors is too small".encode() in result.stderr, result
 
 
+@behaviour()
+def the_check_says_so_too():
+    with tempfile.TemporaryDirectory(prefix="relay-place-") as directory:
+        result = subprocess.run(
+            ["prlimit", "--nofile=32", RELAY, "serve", "--check", "--listen=127.0.0.1:0",
+             f"--runtime-dir={directory}/run", f"--state-dir={directory}/state"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 2, result
+    assert b"a limit of 32 descriptors is too small" in result.stderr, result
+
+
 @behaviour("serve", "worker")
 def with_few_descriptors_it_serves(how):
     with (Placed if how == "serve" else Single)(["prlimit", "--nofile=64"]) as relay:
@@ -387,6 +399,18 @@ def who_was_served_by_nobody_goes_on_and_the_later_user_finds_that_forwarder():
                     client.expect(b"ok\n")
                 exchange(first, second)
                 assert later.forwarder() == forwarder
+
+
+@behaviour("::ffff:127.0.0.1", "::ffff:127.0.0.0/104")
+def a_trusted_proxy_may_be_given_as_a_mapped_address(network):
+    with Placed((), f"--trusted-proxy={network}") as relay:
+        token = new_token()
+        pair = [relay.connect().send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + line(token, new_side()))
+                for _ in range(2)]
+        for client in pair:
+            client.expect(b"ok\n")
+        exchange(*pair)
+        relay.connect().send(line(token, new_side())).expect_end()
 
 
 @behaviour("root", "another")
