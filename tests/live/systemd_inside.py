@@ -182,6 +182,15 @@ def pairs_outlive_a_restart_of_the_server(unit):
         waiting.expect(b"ok\n")
 
 
+@behaviour("relay-prefork.socket")
+def a_server_that_stops_starts_no_forwarder(unit):
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        command("systemctl", "stop", "relay-forward.service")
+        command("systemctl", "stop", unit, "relay-prefork.service")
+        assert property_of("relay-forward.service", "ActiveState") == "inactive"
+
+
 @behaviour("relay.socket")
 def pairs_outlive_a_stop_of_the_socket(unit):
     with Installed(unit) as relay:
