@@ -1140,6 +1140,22 @@ static bool leave_forwarder(struct server *server)
     return goes_on;
 }
 
+/* Its time to let everybody leave is over by then, unless it stands still. */
+static void end_forwarder(struct server *server)
+{
+    int64_t until = runtime_now() + DEPARTURE_TIME;
+    if (server->forwarder > 0)
+        (void)kill(server->forwarder, SIGTERM);
+    while (server->forwarder > 0) {
+        if (runtime_now() >= until) {
+            log_warning("the forwarder does not end: killing it");
+            (void)kill(server->forwarder, SIGKILL);
+            until = INT64_MAX;
+        }
+        wait_for_events(server, BUSY_CHECK);
+    }
+}
+
 /* The forwarder gets what workers hand over, and then has some time to let everybody leave; one of
  * our own ends then, unless other servers use it. */
 static void stop_forwarder(struct server *server)
@@ -1149,10 +1165,7 @@ static void stop_forwarder(struct server *server)
         return;
     if (!goes_on) {
         launch_abandon(&server->runtime, server->handoff_socket);
-        if (server->forwarder > 0)
-            (void)kill(server->forwarder, SIGTERM);
-        while (server->forwarder > 0)
-            wait_for_events(server, BUSY_CHECK);
+        end_forwarder(server);
     }
     /* Whoever makes the next one needs both. */
     close(server->handoff_socket);

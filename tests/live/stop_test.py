@@ -4,7 +4,7 @@ nothing hold it up for a moment only."""
 import os
 import signal
 
-from harness import (PATIENCE, Relay, behaviour, line, make_pair, new_side, new_token, run,
+from harness import (PATIENCE, Relay, alive, behaviour, exchange, line, make_pair, new_side, new_token, run,
                      send_until_blocked, wait_until)
 from web_protocols import PAIRS, receive_bytes
 from websocket_client import get
@@ -57,6 +57,17 @@ def messages_that_were_read_arrive_before_the_end(protocol):
         assert receive_bytes(reader, len(data)) == data
         reader.expect_close(1001)
         assert relay.process.wait(PATIENCE) == 0
+
+
+@behaviour()
+def a_forwarder_that_stands_still_is_killed_in_the_end():
+    with Relay() as relay:
+        exchange(*make_pair(relay))
+        forwarder = relay.forwarder()
+        os.kill(forwarder, signal.SIGSTOP)
+        stop(relay, signal.SIGTERM)
+        assert relay.process.wait(2 * PATIENCE) == 0
+        assert not alive(forwarder) and "the forwarder does not end: killing it" in relay.log(), relay.log()
 
 
 @behaviour()
