@@ -73,6 +73,8 @@ struct board_entry {
     _Atomic int64_t since;  /* milliseconds: started, or busy */
     _Atomic uint64_t
         crowd; /* busy, and kept by what comes of a greeting from there; 0: it is not */
+    _Atomic uint32_t visit;   /* counts connections: the one that it has, or had last */
+    _Atomic uint32_t hurried; /* the one that gives way to others */
 };
 
 struct board {
@@ -153,6 +155,18 @@ static void set_state(struct board_entry *entry, enum worker_state state)
     atomic_store(&entry->state, state);
 }
 
+/* Has a worker's connection give way, and none that the worker takes afterwards. Once more does no
+ * harm. Returns whether nobody had before. */
+static bool hurry(struct board_entry *entry, uint32_t visit)
+{
+    uint32_t last = atomic_load(&entry->hurried);
+    bool first = last != visit && atomic_compare_exchange_strong(&entry->hurried, &last, visit);
+    int32_t pid = atomic_load(&entry->pid);
+    if (pid > 0)
+        (void)kill(pid, SIGUSR1); /* gone: its place is free */
+    return first;
+}
+
 /* ---- in a worker ----------------------------------------------------------------- */
 
 static volatile sig_atomic_t worker_stop;
@@ -187,6 +201,13 @@ static void stop_worker(int signal)
     errno = error;
 }
 
+/* Told to hurry: the connection in hand, if it is still that one. */
+static void heed_hurry(int signal)
+{
+    if (atomic_load(&listening.entry->hurried) == atomic_load(&listening.entry->visit))
+        greeting_interrupt(signal);
+}
+
 /* One of the idle workers is woken, not all of them. */
 static bool watch_socket(int epoll, int fd)
 {
@@ -218,6 +239,7 @@ static void nudge_parent(const struct server *server)
 static void greet_one(struct server *server, struct board_entry *entry, struct visit *visit, int fd)
 {
     struct worker *worker = &server->worker;
+    atomic_fetch_add(&entry->visit, 1);
     set_state(entry, WORKER_BUSY);
     atomic_fetch_add(&server->board->accepts, 1);
     worker->patient = has_spares(server);
@@ -303,16 +325,21 @@ static void count_holders(const struct server *server, struct holders *holders)
     }
 }
 
-/* The one that has taken longest among the sources that keep most. */
-static struct board_entry *find_holder(const struct server *server, struct holders *holders)
+/* The one that has taken longest among the sources that keep most, and was not told yet. */
+static struct board_entry *find_holder(
+    const struct server *server, struct holders *holders, uint32_t *ret)
 {
     struct board_entry *oldest = NULL;
     for (size_t i = 0; i < server->board_size; i++) {
         struct board_entry *entry = &server->board->workers[i];
+        uint32_t visit = atomic_load(&entry->visit); /* before what is true of it */
         uint64_t crowd = atomic_load(&entry->crowd);
-        if (crowd != 0 && *crowd_size(holders, crowd) == holders->largest &&
-            (oldest == NULL || atomic_load(&entry->since) < atomic_load(&oldest->since)))
-            oldest = entry;
+        if (crowd == 0 || atomic_load(&entry->hurried) == visit ||
+            *crowd_size(holders, crowd) != holders->largest ||
+            (oldest != NULL && atomic_load(&entry->since) >= atomic_load(&oldest->since)))
+            continue;
+        oldest = entry;
+        *ret = visit;
     }
     return oldest;
 }
@@ -328,13 +355,15 @@ static int hold_worker(uint64_t source)
     size_t share = server->board_size / HOLDERS_PART;
     count_holders(server, &holders);
     if (holders.count >= (share == 0 ? 1 : share)) {
-        const struct board_entry *other = find_holder(server, &holders);
+        uint32_t visit;
+        struct board_entry *other = find_holder(server, &holders, &visit);
         if (other == NULL)
             return -EAGAIN;
         bool smaller = *crowd_size(&holders, crowd) + 1 < holders.largest;
         if (!smaller && runtime_now() - atomic_load(&other->since) < HURRY_AFTER)
             return -EAGAIN;
-        (void)kill(atomic_load(&other->pid), SIGUSR1); /* gone: its place is free */
+        if (!hurry(other, visit))
+            return -EAGAIN; /* another newcomer has its place */
     }
     atomic_store(&listening.entry->crowd, crowd);
     return 0;
@@ -361,12 +390,12 @@ static void close_records(const struct server *server)
 static int prepare_worker_signals(void)
 {
     struct sigaction stop = {.sa_handler = stop_worker, .sa_flags = SA_RESTART};
-    struct sigaction hurry = {.sa_handler = greeting_interrupt};
+    struct sigaction heed = {.sa_handler = heed_hurry};
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigset_t none;
     sigemptyset(&none);
     /* An interrupt from the terminal is for the parent, which then stops its workers. */
-    if (sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGUSR1, &hurry, NULL) < 0 ||
+    if (sigaction(SIGTERM, &stop, NULL) < 0 || sigaction(SIGUSR1, &heed, NULL) < 0 ||
         sigaction(SIGINT, &ignore, NULL) < 0)
         return -1;
     return sigprocmask(SIG_SETMASK, &none, NULL);
@@ -622,12 +651,22 @@ static void reap(struct server *server)
     }
 }
 
-static void signal_workers(const struct server *server, int signal, enum worker_state state)
+static void hurry_all(const struct server *server)
+{
+    for (size_t i = 0; i < server->board_size; i++) {
+        struct board_entry *entry = &server->board->workers[i];
+        uint32_t visit = atomic_load(&entry->visit);
+        if (atomic_load(&entry->pid) > 0 && atomic_load(&entry->state) == WORKER_BUSY)
+            (void)hurry(entry, visit);
+    }
+}
+
+static void stop_busy(const struct server *server)
 {
     for (size_t i = 0; i < server->board_size; i++) {
         pid_t pid = atomic_load(&server->board->workers[i].pid);
-        if (pid > 0 && atomic_load(&server->board->workers[i].state) == state)
-            (void)kill(pid, signal); /* gone: reaped next */
+        if (pid > 0 && atomic_load(&server->board->workers[i].state) == WORKER_BUSY)
+            (void)kill(pid, SIGTERM); /* gone: reaped next */
     }
 }
 
@@ -638,14 +677,18 @@ static void signal_workers(const struct server *server, int signal, enum worker_
 static void hurry_slowest(struct server *server)
 {
     struct board_entry *slowest = NULL;
+    uint32_t visit = 0;
     for (size_t i = 0; i < server->board_size; i++) {
         struct board_entry *entry = &server->board->workers[i];
-        if (atomic_load(&entry->state) == WORKER_BUSY &&
-            (slowest == NULL || atomic_load(&entry->since) < atomic_load(&slowest->since)))
-            slowest = entry;
+        uint32_t its = atomic_load(&entry->visit);
+        if (atomic_load(&entry->state) != WORKER_BUSY ||
+            (slowest != NULL && atomic_load(&entry->since) >= atomic_load(&slowest->since)))
+            continue;
+        slowest = entry;
+        visit = its;
     }
     if (slowest != NULL && runtime_now() - atomic_load(&slowest->since) >= HURRY_AFTER)
-        (void)kill(atomic_load(&slowest->pid), SIGUSR1);
+        (void)hurry(slowest, visit);
 }
 
 static bool connections_return(const struct server *server)
@@ -1025,8 +1068,8 @@ static void stop_workers(struct server *server)
 {
     while (count_workers(server, WORKER_NONE) < server->board_size) {
         dismiss_idle(server, server->board_size);
-        signal_workers(server, SIGTERM, WORKER_BUSY);
-        signal_workers(server, SIGUSR1, WORKER_BUSY);
+        stop_busy(server);
+        hurry_all(server);
         kill_overdue(server);
         wait_for_events(server, BUSY_CHECK);
         reap(server);
@@ -1048,7 +1091,7 @@ static void finish_handshakes(struct server *server)
 {
     int64_t now = runtime_now();
     atomic_store(&server->board->closing, true);
-    signal_workers(server, SIGUSR1, WORKER_BUSY);
+    hurry_all(server);
     while (is_in_handshake(server, now)) {
         kill_overdue(server);
         wait_for_events(server, BUSY_CHECK);

@@ -18,6 +18,7 @@
 #include <time.h>
 
 enum {
+    HURRY_LOOK = 250,    /* milliseconds between two looks whether the greeting is to end */
     LOW_WATER_PAUSE = 5, /* milliseconds between two peeks, where the kernel cannot wait */
     SEALED_MAX = RECORDS_RECORD_MAX + 4096, /* peeked at: one record, or many small ones */
 };
@@ -45,7 +46,8 @@ static int wait_until(const struct greeting *greeting, short events, int64_t unt
         int64_t left = until - runtime_now();
         if (left <= 0 || interrupted)
             return -ETIMEDOUT;
-        int ready = poll(&entry, 1, left > INT32_MAX ? INT32_MAX : (int)left);
+        /* An interrupt may come just before poll() does. */
+        int ready = poll(&entry, 1, left > HURRY_LOOK ? HURRY_LOOK : (int)left);
         if (ready > 0)
             return 0;
         if (ready < 0 && errno != EINTR)
