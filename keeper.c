@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -94,6 +95,7 @@ static _Noreturn void keep(struct keeper *keeper, int socket)
     sigset_t all;
     sigfillset(&all);
     process_name("relay-keeper", "keeper of the certificate", keeper->options->runtime_directory);
+    tzset(); /* reads a file, as gmtime() does when a certificate's time is first asked for */
     /* It ends when nobody can ask any more, and not before. */
     if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || sandbox_enter(SANDBOX_KEEPER, -1) < 0)
         _exit(EXIT_RUN_TIME);
