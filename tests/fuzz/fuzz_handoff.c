@@ -1,5 +1,6 @@
 /* Datagrams on the forwarder's socket. The first byte says how many descriptors come along. What
- * is taken is well-formed, and no descriptor is left open. */
+ * is taken is well-formed, no descriptor is left open, and of what is refused it is known which
+ * slot it names, if any. */
 #include "handoff.h"
 
 #include <errno.h>
@@ -63,12 +64,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (handoff.session_size > HANDOFF_SESSION_MAX || handoff.name_size > HANDOFF_NAME_MAX ||
             handoff.long_name_size > HANDOFF_LONG_NAME_MAX ||
             (fd >= 0) != (handoff.kind == HANDOFF_CONNECTION || handoff.kind == HANDOFF_TABLE ||
-                             handoff.kind == HANDOFF_ASK))
+                             handoff.kind == HANDOFF_ASK || handoff.kind == HANDOFF_LEAVE) ||
+            (handoff.kind == HANDOFF_LEAVE && handoff.server == 0))
             abort();
         if (fd >= 0)
             close(fd);
     } else if (fd != -1 || (error != -EBADMSG && error != -EPROTO &&
                                !(error == -EAGAIN && size == 1))) { /* nothing at all is none */
+        abort();
+    } else if (error != -EAGAIN && !pair_is_none(handoff.ref) &&
+               size <= sizeof(struct handoff_head)) {
         abort();
     }
     if (next_descriptor() != before)
