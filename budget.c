@@ -82,9 +82,11 @@ size_t budget_allowance(enum budget_share share, size_t least, size_t most)
     return part < most ? part : most;
 }
 
+/* `now` is when a round began, and the debt may be younger. */
 static uint64_t debt_of(const struct budget_account *account, int64_t now)
 {
-    return (uint64_t)(account->held - BUDGET_FRAMES_OWN) * (uint64_t)(now - account->since + 1);
+    uint64_t age = now > account->since ? (uint64_t)(now - account->since) : 0;
+    return (uint64_t)(account->held - BUDGET_FRAMES_OWN) * (age + 1);
 }
 
 struct budget_account *budget_debtor(int64_t now)

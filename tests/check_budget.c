@@ -116,6 +116,17 @@ START_TEST(who_has_held_for_long_goes_before_who_holds_more_since_now)
 }
 END_TEST
 
+START_TEST(who_came_later_than_the_time_that_is_known_has_held_for_no_time)
+{
+    int64_t now = runtime_now();
+    open_account(&accounts[0], BUDGET_FRAMES, BUDGET_FRAMES_SIZE);
+    open_account(&other, BUDGET_FRAMES, MOST);
+    accounts[0].since = now;
+    other.since = now + 100;
+    ck_assert_ptr_eq(budget_debtor(now), &accounts[0]);
+}
+END_TEST
+
 START_TEST(of_those_who_came_together_the_largest_goes_first)
 {
     int64_t now = runtime_now();
@@ -142,6 +153,7 @@ int main(void)
     tcase_add_test(
         test_case, nobody_has_to_go_for_less_than_all_may_hold_or_for_what_is_guaranteed);
     tcase_add_test(test_case, who_has_held_for_long_goes_before_who_holds_more_since_now);
+    tcase_add_test(test_case, who_came_later_than_the_time_that_is_known_has_held_for_no_time);
     tcase_add_test(test_case, of_those_who_came_together_the_largest_goes_first);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);
