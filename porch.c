@@ -39,8 +39,9 @@ struct standing {
     struct place place;
     struct visit visit;
     int fd;
-    int64_t not_before; /* when it may be sent back */
-    bool heard;         /* there is enough; it only waits for that time */
+    int64_t not_before;              /* when it may be sent back */
+    bool heard;                      /* there is enough; it only waits for that time */
+    struct standing *sooner, *later; /* in the list of refused clients */
 };
 
 /* On their way back, in order. */
@@ -51,6 +52,8 @@ struct queue {
 struct keeper_of_porch {
     int enter, leave, epoll;
     struct places *places;
+    struct standing *refused,
+        *refused_last;         /* clients that only read why, the first one in front */
     struct queue heard, ended; /* there is more to read; their time, or their place, is gone */
     int64_t retry_at;          /* 0: not at all */
     bool entry_open, leave_watched;
@@ -157,9 +160,34 @@ static void send_back(struct keeper_of_porch *keeper, struct standing *one, stru
     append(queue, &one->place);
 }
 
+static void list_refused(struct keeper_of_porch *keeper, struct standing *one)
+{
+    one->sooner = keeper->refused_last;
+    one->later = NULL;
+    if (one->sooner != NULL)
+        one->sooner->later = one;
+    else
+        keeper->refused = one;
+    keeper->refused_last = one;
+}
+
+static void unlist_refused(struct keeper_of_porch *keeper, struct standing *one)
+{
+    if (one->sooner != NULL)
+        one->sooner->later = one->later;
+    else
+        keeper->refused = one->later;
+    if (one->later != NULL)
+        one->later->sooner = one->sooner;
+    else
+        keeper->refused_last = one->sooner;
+}
+
 /* The descriptor is not the last one of its connection, so the epoll instance would keep it. */
 static void release(struct keeper_of_porch *keeper, struct standing *one)
 {
+    if (one->visit.parting)
+        unlist_refused(keeper, one);
     (void)epoll_ctl(keeper->epoll, EPOLL_CTL_DEL, one->fd, NULL);
     close(one->fd);
     places_leave(keeper->places, &one->place);
@@ -276,11 +304,28 @@ static void wake(struct keeper_of_porch *keeper, int64_t now)
 
 /* ---- on the porch: coming -------------------------------------------------------- */
 
-static void stand(struct keeper_of_porch *keeper, const struct visit *visit, int fd, int64_t now)
+/* Has room for one more. A refused client has been told all, so it takes nobody's place, and gives
+ * its own to whoever may yet be served. */
+static bool make_room(struct keeper_of_porch *keeper, const struct visit *visit, int64_t now)
 {
     struct place *surplus = places_surplus(keeper->places, visit->crowd);
+    if (surplus == NULL || visit->parting)
+        return surplus == NULL;
+    if (keeper->refused != NULL) {
+        release(keeper, keeper->refused);
+        surplus = places_surplus(keeper->places, visit->crowd);
+    }
     if (surplus != NULL)
         end_visit(keeper, (struct standing *)surplus, now);
+    return true;
+}
+
+static void stand(struct keeper_of_porch *keeper, const struct visit *visit, int fd, int64_t now)
+{
+    if (!make_room(keeper, visit, now)) {
+        close(fd);
+        return;
+    }
     int64_t deadline =
         earlier(visit->deadline, now + (visit->parting ? PARTING_TIME : DEADLINE_MAX));
     struct standing *one = (struct standing *)places_take(keeper->places, visit->crowd, deadline);
@@ -290,6 +335,8 @@ static void stand(struct keeper_of_porch *keeper, const struct visit *visit, int
     one->fd = fd;
     one->not_before = now + pause_of(visit);
     one->heard = false;
+    if (visit->parting)
+        list_refused(keeper, one);
     set_low_water(one, visit->parting ? 1 : visit->enough);
     if (epoll_ctl(keeper->epoll, EPOLL_CTL_ADD, fd, &event) < 0)
         end_visit(keeper, one, now);

@@ -253,6 +253,22 @@ def who_was_refused_and_goes_on_talking_is_left():
         exchange(*make_pair(relay))
 
 
+@behaviour()
+def who_was_refused_gives_its_place_to_others():
+    with Relay(options=["--max-connections=40", "--handshake-timeout=60"]) as relay:
+        refused = [connect_from(relay, f"127.0.1.{1 + i}").send(b"please relay nothing\n") for i in range(100)]
+        token = new_token()
+        halves = [relay.connect().send(line(token)[:20]) for _ in range(2)]
+        on_porch(relay, 2)
+        refused += [connect_from(relay, f"127.0.2.{1 + i}").send(b"please relay nothing\n") for i in range(100)]
+        for client in refused:
+            client.expect(b"bad handshake\n")
+        for half in halves:
+            half.send(line(token)[20:])
+        exchange(halves[0].expect(b"ok\n"), halves[1].expect(b"ok\n"))
+        close_all(refused)
+
+
 # ---- the porch dies, or is told to -----------------------------------------------------------
 
 
