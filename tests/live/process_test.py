@@ -15,7 +15,7 @@ from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, chi
 
 def of_relay(relay):
     """All processes of a relay, however they came to be: each has its directory in its memory map,
-    or in its command line."""
+    or in its command line, or was started by one that has."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or not alive(int(entry)):
@@ -25,6 +25,8 @@ def of_relay(relay):
                 mapped = relay.runtime in file.read()
             if (mapped or relay.runtime in command_line(entry)) and is_relay(entry):
                 found.append(int(entry))
+    for pid in found:
+        found += [child for child in children(pid) if child not in found]
     return found
 
 
