@@ -115,7 +115,7 @@ static int start_recorder(const struct options *options, const struct runtime *r
         pid_t keeper = fork();
         if (keeper == 0) {
             pair_close(table);
-            recorder_keep(&options->usage, runtime->table, pipe[0]);
+            recorder_keep(options, runtime, pipe[0]);
         }
         error = keeper < 0 ? -errno : 0;
         close(pipe[0]);

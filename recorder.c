@@ -62,7 +62,8 @@ struct trouble {
 
 struct recorder {
     const struct usage_options *options;
-    const char *table; /* its path: another one may stand there by the next look */
+    const char *directory; /* of which relay it is */
+    const char *table;     /* a path: another table may stand there by the next look */
     struct pair_stats counts;
     struct backlog *backlog;
     struct database database;
@@ -386,7 +387,7 @@ static void finish(struct recorder *recorder)
 
 static _Noreturn void record(struct recorder *recorder)
 {
-    process_name("relay-record", "recorder", recorder->options->database);
+    process_name("relay-record", "recorder", recorder->directory);
     recover(recorder);
     run(recorder);
     finish(recorder);
@@ -396,11 +397,13 @@ static _Noreturn void record(struct recorder *recorder)
 
 /* One that is killed is replaced; what was sent meanwhile is in the pipe. Signals to stop are for
  * the forwarder: the end of all this is the end of the pipe. */
-_Noreturn void recorder_keep(const struct usage_options *options, const char *table, int pipe)
+_Noreturn void recorder_keep(const struct options *relay, const struct runtime *runtime, int pipe)
 {
+    const struct usage_options *options = &relay->usage;
     struct recorder recorder = {
         .options = options,
-        .table = table,
+        .directory = relay->runtime_directory,
+        .table = runtime->table,
         .backlog = mmap(NULL, sizeof *recorder.backlog, PROT_READ | PROT_WRITE,
             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
         .database = {.path = options->database},
@@ -408,7 +411,7 @@ _Noreturn void recorder_keep(const struct usage_options *options, const char *ta
         .pipe = pipe,
     };
     int status = 0;
-    process_name("relay-records", "keeper of the recorder", options->database);
+    process_name("relay-records", "keeper of the recorder", relay->runtime_directory);
     runtime_close_others(pipe, options->log_fd < 0 ? pipe : options->log_fd);
     log_setup(log_debugging()); /* its connection to syslog was one of them */
     (void)signal(SIGTERM, SIG_IGN);

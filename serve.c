@@ -556,7 +556,7 @@ static _Noreturn void be_recorders_keeper(struct server *server)
     notify_close();
     ident_free(server->worker.identity);
     worker_close(&server->worker);
-    recorder_keep(&server->options->usage, server->runtime.table, server->records[0]);
+    recorder_keep(server->options, &server->runtime, server->records[0]);
 }
 
 /* The pipe stays, so that whoever keeps the recorder can be replaced, and loses nothing by it. */

@@ -323,8 +323,8 @@ def a_process_says_which_part_it_plays():
                 "relay-porch": {f"relay: porch ({relay.runtime})"},
                 "relay-forward": {f"relay: forwarder ({relay.runtime})"},
                 "relay-keeper": {f"relay: keeper of the certificate ({relay.runtime})"},
-                "relay-records": {f"relay: keeper of the recorder ({database})"},
-                "relay-record": {f"relay: recorder ({database})"},
+                "relay-records": {f"relay: keeper of the recorder ({relay.runtime})"},
+                "relay-record": {f"relay: recorder ({relay.runtime})"},
             }, parts
 
 
