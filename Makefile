@@ -1,5 +1,9 @@
 # relay: one C program. `make run` and `make check` install what is missing from Debian's
-# packages first (as root); everything else only builds.
+# packages first (as root); everything else only builds. V=1 shows each command.
+
+ifeq ($(wildcard relay.c),)
+$(error run make in the directory of this Makefile, or with make -C)
+endif
 
 VERSION := 0.1.0
 
@@ -11,9 +15,12 @@ unitdir     ?= /etc/systemd/system
 sysusersdir ?= /usr/lib/sysusers.d
 tmpfilesdir ?= /usr/lib/tmpfiles.d
 
-CC       := gcc
-BUILD    ?= build
-SANITIZE ?=
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+PKG_CONFIG ?= pkg-config
+BUILD      ?= build
+SANITIZE   ?=
 
 LIBRARIES := libsodium libsystemd jansson sqlite3 libseccomp libssl libcrypto mpack
 
@@ -24,8 +31,8 @@ HARDENING += -fcf-protection
 endif
 CFLAGS   ?= -O2 -g
 override CFLAGS += -std=gnu17 $(WARNINGS) -MMD -MP
-override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -DRELAY_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(LIBRARIES) 2>/dev/null)
-override LDLIBS += $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
+override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -DRELAY_VERSION='"$(VERSION)"' $(shell $(PKG_CONFIG) --cflags $(LIBRARIES))
+override LDLIBS += $(shell $(PKG_CONFIG) --libs $(LIBRARIES)) -lpthread
 
 # Everything is instrumented, and a fuzz target has libFuzzer's main().
 ifneq ($(FUZZ),)
@@ -51,32 +58,43 @@ MODULES := $(filter-out $(BUILD)/relay.o,$(OBJECTS))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/check_*.c))
 TOOLS   := $(BUILD)/tests/capnp_tool
 
+ifeq ($(V),)
+QUIET = @echo "  $(1)" $@ &&
+endif
+
 .PHONY: all
 all: $(BUILD)/relay
 
-$(BUILD)/relay: $(OBJECTS)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-
-$(BUILD)/%.o: %.c
+# What is built with other flags is built anew.
+$(BUILD)/flags: always
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	@echo '$(subst ','\'',$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS))' | cmp -s - $@ || \
+		echo '$(subst ','\'',$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS))' >$@
+.PHONY: always
+
+$(BUILD)/relay: $(OBJECTS)
+	$(call QUIET,LD) $(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call QUIET,CC) $(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 # A unit test is one file, linked with everything but the command line.
 $(BUILD)/tests/%: tests/%.c tests/suite.h $(MODULES)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -I. $(CFLAGS) $(shell pkg-config --cflags check) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS) $(shell pkg-config --libs check)
+	$(call QUIET,LD) $(CC) $(CPPFLAGS) -I. $(CFLAGS) $(shell $(PKG_CONFIG) --cflags check) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS) $(shell $(PKG_CONFIG) --libs check)
 
 .PHONY: tools
 tools: $(TOOLS)
 
 $(BUILD)/bench/%: bench/%.c $(MODULES)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -I. $(CFLAGS) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
+	$(call QUIET,LD) $(CC) $(CPPFLAGS) -I. $(CFLAGS) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
 
 # And so is a fuzz target.
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(MODULES)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -I. $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
+	$(call QUIET,LD) $(CC) $(CPPFLAGS) -I. $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
 
 # ---- what `make run` and `make check` need, from Debian ------------------------------
 
@@ -214,6 +232,6 @@ uninstall:
 
 .PHONY: clean
 clean:
-	rm -rf build
+	rm -rf $(BUILD)
 
 -include $(OBJECTS:.o=.d) $(UNITS:%=%.d) $(TOOLS:%=%.d)
