@@ -109,15 +109,19 @@ CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux li
 PEERS_PACKAGES := python3-venv openssl chromium $(if $(shell command -v npm),,nodejs npm)
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc shellcheck
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
+CROSS_PACKAGES := $(BUILD_PACKAGES) python3 python3-cryptography openssl qemu-user-static \
+	gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-riscv64-linux-gnu gcc-s390x-linux-gnu
 BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay python3-cryptography $(filter-out chromium,$(PEERS_PACKAGES))
 
-.PHONY: packages-build packages-check packages-peers packages-lint packages-fuzz packages-bench
+.PHONY: packages-build packages-check packages-peers packages-cross packages-lint packages-fuzz packages-bench
 packages-build:
 	@tests/packages $(BUILD_PACKAGES)
 packages-check:
 	@tests/packages $(CHECK_PACKAGES)
 packages-peers:
 	@tests/packages $(CHECK_PACKAGES) $(PEERS_PACKAGES)
+packages-cross:
+	@tests/packages $(CROSS_PACKAGES)
 packages-lint:
 	@tests/packages $(LINT_PACKAGES)
 packages-fuzz:
@@ -133,7 +137,7 @@ run: packages-build
 
 # ---- tests ---------------------------------------------------------------------------
 
-# Fewer with PATTERN=...: those whose file names match.
+# Fewer with PATTERN=...: those whose file names match; of check-cross, processors.
 PATTERN ?=
 
 .PHONY: check check-peers check-sanitized check-valgrind
@@ -145,6 +149,11 @@ check-sanitized: packages-check
 	@tests/run sanitized '$(PATTERN)'
 check-valgrind: packages-check
 	@tests/run valgrind '$(PATTERN)'
+
+# For other processors, by qemu, with the libraries that Debian has for them.
+.PHONY: check-cross
+check-cross: packages-cross
+	@tests/cross/run '$(PATTERN)' $(filter-out gcc make pkg-config,$(BUILD_PACKAGES)) check
 
 # Ten minutes of every protocol under systemd, as installed; it takes little of the processors.
 export SOAK_SECONDS ?= 600

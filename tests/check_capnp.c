@@ -375,7 +375,11 @@ END_TEST
 /* A message of one or more segments, as words. Returns its packed size. */
 static size_t pack_message(const uint64_t *words, size_t count, uint8_t *packed)
 {
-    return capnp_pack((const uint8_t *)words, count * sizeof *words, packed);
+    uint64_t message[256];
+    ck_assert_uint_le(count, sizeof message / sizeof message[0]);
+    for (size_t i = 0; i < count; i++)
+        message[i] = htole64(words[i]);
+    return capnp_pack((const uint8_t *)message, count * sizeof message[0], packed);
 }
 
 START_TEST(a_message_may_be_as_large_as_the_scratch_and_no_larger)
@@ -424,7 +428,7 @@ END_TEST
 
 /* The first segment has one null word, the others nothing: no run reaches from the table into it.
  */
-static size_t pack_segments(uint64_t segments, uint8_t *packed)
+static size_t pack_segments(size_t segments, uint8_t *packed)
 {
     const uint64_t first = (uint64_t)1 << 32 | (segments - 1), zeros[256] = {0};
     size_t size = pack_message(&first, 1, packed);
