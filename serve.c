@@ -77,12 +77,13 @@ struct board_entry {
     _Atomic uint32_t hurried; /* the one that gives way to others */
 };
 
+/* What is exchanged, compared or added to has 32 bits at least: riscv64 does it with no less. */
 struct board {
     _Atomic uint64_t accepts;      /* by all workers so far */
     _Atomic bool closing;          /* who comes is only told so */
     _Atomic bool forwarder_sought; /* a worker found none */
     _Atomic int32_t porch;         /* its process id; 0: it is being replaced; PORCH_CLOSED */
-    _Atomic bool porch_used;       /* and may be so still: it is looked after */
+    _Atomic uint32_t porch_used;   /* 1: and may be so still: it is looked after */
     struct porch_pulse porch_pulse;
     struct board_entry workers[];
 };
@@ -252,7 +253,7 @@ static void greet_one(struct server *server, struct board_entry *entry, struct v
         worker_greet(worker, fd);
     else
         worker_resume(worker, visit, fd);
-    if (worker->porch_used && !atomic_exchange(&server->board->porch_used, true))
+    if (worker->porch_used && !atomic_exchange(&server->board->porch_used, 1))
         nudge_parent(server);
     set_state(entry, WORKER_IDLE);
 }
@@ -508,15 +509,15 @@ static void kill_stalled_porch(struct server *server)
 static int watch_porch(struct server *server)
 {
     struct board *board = server->board;
-    if (!atomic_load(&board->porch_used))
+    if (atomic_load(&board->porch_used) == 0)
         return -1;
     /* Before looking, as a worker may be just sending another one there. */
-    atomic_store(&board->porch_used, false);
+    atomic_store(&board->porch_used, 0);
     bool empty =
         atomic_load(&board->porch_pulse.due) == INT64_MAX && !porch_is_wanted(&server->porch);
     if (empty)
         return -1;
-    atomic_store(&board->porch_used, true);
+    atomic_store(&board->porch_used, 1);
     kill_stalled_porch(server);
     return PORCH_LOOK;
 }
