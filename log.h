@@ -12,8 +12,8 @@
 
 /* Chooses where the log goes, and whether debug messages are shown. $JOURNAL_STREAM: with
  * the journal's prefixes. $RELAY_LOG=syslog, or where standard error is the client's own
- * connection (inetd makes it so), whose copies are replaced, or is /dev/null beside a connection: to
- * the syslog daemon. To be called again after all descriptors were closed. */
+ * connection (inetd makes it so), whose copies are replaced, or is /dev/null beside a connection:
+ * to the syslog daemon. To be called again after all descriptors were closed. */
 void log_setup(bool debug);
 
 /* Whether debug messages are shown; to save the work of preparing one. */

@@ -75,8 +75,9 @@ enum runtime_life runtime_look(const struct runtime *runtime);
  * too small for any process to serve somebody. */
 uint64_t runtime_raise_descriptors(void);
 
-/* Opens something that leads nowhere in the place of each standard stream that is closed, so that nothing else, a
- * client's connection say, gets its number and is written to. Returns 0 or a negative errno. */
+/* Opens something that leads nowhere in the place of each standard stream that is closed, so that
+ * nothing else, a client's connection say, gets its number and is written to. Returns 0 or a
+ * negative errno. */
 int runtime_open_streams(void);
 
 /* Closes what this process inherited and is not meant for it: all but the standard streams, the

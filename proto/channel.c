@@ -82,7 +82,7 @@ static int make_room_for(struct capnp_scratch *buffer, const uint8_t *packed, si
 static void drop_large_buffers(void)
 {
     struct capnp_scratch *buffers[] = {&middle, &message, &frames};
-    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+    for (size_t i = 0; i < sizeof buffers / sizeof(struct capnp_scratch *); i++) {
         if (buffers[i]->size <= BUFFER_KEPT)
             continue;
         free(buffers[i]->bytes);

@@ -75,8 +75,8 @@ struct codec {
     /* When nothing has been sent for `quiet_time` (0: never mind), quiet() makes what is then
      * sent. When nothing has been received for `silent_time`, silent() makes what asks for a sign
      * of life (or nothing), and returns 0, or -ETIMEDOUT: the other side counts as gone, unless it
-     * was not read. The same rules for *out as in encode(). silent_jitter: its time is that much shorter or longer, from one connection
-     * to another. */
+     * was not read. The same rules for *out as in encode(). silent_jitter: its time is that much
+     * shorter or longer, from one connection to another. */
     int (*quiet)(void *state, int64_t now, struct iovec *out);
     int (*silent)(void *state, int64_t now, struct iovec *out);
     int64_t quiet_time, silent_time, silent_jitter;
