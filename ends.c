@@ -1,5 +1,22 @@
 /* What becomes of each end that the forwarder holds: parked, in the lobby, joined, leaving, closed.
- * How bytes move is flow.c's, how messages do is messages.c's; who meets whom is the table's. */
+ * How bytes move is flow.c's, how messages do is messages.c's; who meets whom is the table's.
+ *
+ * From each state something leads out, whatever a client does not do: an event, or a deadline.
+ *
+ *      state                       events                          deadlines
+ *      parked                      bytes, its end, its peer        waiting; silent
+ *        held data full            its hanging up                  waiting; silent asks, watching
+ *        matched                   its peer's descriptor           arriving, then waiting
+ *      in the lobby                messages, its end, a peer       silent
+ *        in debt                   its hanging up                  resting
+ *      joined                      bytes and ends of both          silent; watching, once written
+ * to one has ended or hung up  the other's bytes and end       lingering, while nothing moves both
+ * have ended or lost   none: is_over() at once leaving                     its end leaving not all
+ * written           its reading                     leaving cut                       its
+ * acknowledging               delivering, leaving
+ *
+ * silent: of those with a codec. Who has none has the kernel's keepalive, as long as nothing that
+ * was written waits to be acknowledged. tests/check_ends.c walks these states. */
 #include "forwarder.h"
 #include "kernel_tls.h"
 #include "log.h"
@@ -397,9 +414,10 @@ static bool watch(struct forwarder *forwarder, struct end *end)
     return moved;
 }
 
+/* It has, too, when its end is behind what cannot be read while its peer does not read. */
 static bool has_ended(const struct end *end)
 {
-    return end->ended || end->finished;
+    return end->ended || end->finished || end->hung_up;
 }
 
 /* What is left of a pair of which one direction has ended goes on as long as it moves: one deadline
@@ -713,6 +731,7 @@ void ends_run(struct forwarder *forwarder, struct end *end)
 /* The peer's descriptor did not come: the table undoes the match. */
 void ends_missed_arrival(struct forwarder *forwarder, struct end *end)
 {
+    deadline_set(&end->phase, &forwarder->waiting[end->protocol], forwarder->flow.now);
     (void)pair_undo(forwarder->table, end->ref); /* whatever it says, the slot knows */
     ends_look(forwarder, end->ref);
 }

@@ -10,10 +10,13 @@ enum {
     SILENCE = 100000, /* milliseconds without any acknowledgement */
     PROBES = 2,       /* unanswered: one may just be on its way */
     RETRANSMISSIONS = 3,
+    CLOSED = 7, /* TCP_CLOSE of netinet/tcp.h, which cannot be had beside linux/tcp.h */
 };
 
 enum vital vital_judge(const struct tcp_info *info)
 {
+    if (info->tcpi_state == CLOSED)
+        return VITAL_QUIET; /* it was reset: what was not sent yet is counted as if it could be */
     if (info->tcpi_unacked == 0 && info->tcpi_notsent_bytes == 0)
         return VITAL_QUIET;
     if (info->tcpi_last_ack_recv > SILENCE &&

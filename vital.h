@@ -8,7 +8,7 @@
 struct tcp_info;
 
 enum vital {
-    VITAL_QUIET,   /* everything that was written has been acknowledged */
+    VITAL_QUIET,   /* all that was written has been acknowledged, or the connection is no more */
     VITAL_WAITING, /* something has not, but nothing says that the other side is dead */
     VITAL_DEAD,    /* it has answered nothing for so long that it is gone */
 };

@@ -28,6 +28,14 @@ START_TEST(who_has_acknowledged_everything_is_only_quiet)
 }
 END_TEST
 
+START_TEST(of_a_connection_that_was_reset_nothing_is_on_its_way)
+{
+    info.tcpi_state = 7; /* TCP_CLOSE */
+    info.tcpi_notsent_bytes = 1 << 20;
+    ck_assert_int_eq(vital_judge(&info), VITAL_QUIET);
+}
+END_TEST
+
 START_TEST(who_was_sent_something_just_now_has_time)
 {
     info.tcpi_retransmits = 9;
@@ -87,6 +95,7 @@ int main(void)
     TCase *tests = tcase_create("vital");
     tcase_add_checked_fixture(tests, prepare, NULL);
     tcase_add_test(tests, who_has_acknowledged_everything_is_only_quiet);
+    tcase_add_test(tests, of_a_connection_that_was_reset_nothing_is_on_its_way);
     tcase_add_test(tests, who_was_sent_something_just_now_has_time);
     tcase_add_test(tests, a_paused_reader_lives_as_long_as_it_answers_probes);
     tcase_add_test(tests, who_answers_no_probe_for_long_is_dead);

@@ -1,0 +1,557 @@
+/* What becomes of those whom the forwarder holds (ends.c): from each of the states in which one can
+ * be, whatever its client does next leads out, and so does time, unless all is well. */
+#include "holding.h"
+#include "suite.h"
+
+enum {
+    WALKERS = 6,
+    STEPS = 60,
+    WALKS = 150,
+    AWAY = 1 << 26, /* bytes: more than anybody takes in */
+};
+
+static struct client first = {.fd = -1}, second = {.fd = -1};
+
+/* ---- who is held ----------------------------------------------------------------- */
+
+static struct pair_request request_of(const char *key, const char *side, enum pair_rule rule)
+{
+    return (struct pair_request){
+        .rule = rule,
+        .key = key_of(PROTOCOL_P2PCOPY, key),
+        .side = pair_side(table, side, strlen(side)),
+        .protocol = PROTOCOL_P2PCOPY,
+    };
+}
+
+static enum pair_result come(
+    struct client *client, enum carrier carrier, const char *key, const char *side)
+{
+    struct pair_request request = request_of(key, side, PAIR_SIDES);
+    greet(client, carrier);
+    return meet(client, &request);
+}
+
+static void make_pair(enum carrier carrier)
+{
+    ck_assert_int_eq(come(&first, carrier, "key", "a"), PAIR_WAITS);
+    hand_over(&first);
+    ck_assert_int_eq(come(&second, carrier, "key", "b"), PAIR_MATCHES);
+    hand_over(&second);
+    ck_assert_int_eq(end_of(&first)->state, END_JOINED);
+    ck_assert_int_eq(end_of(&second)->state, END_JOINED);
+}
+
+/* Sends until what has come of it waits for `to`, who does not read. */
+static void flood(struct client *from, const struct client *to)
+{
+    static const uint8_t bytes[10000];
+    for (size_t sent = 0; !flow_pending(end_of(to)); sent += sizeof bytes) {
+        ck_assert_uint_lt(sent, AWAY);
+        (void)say(from, bytes, sizeof bytes);
+        settle();
+    }
+}
+
+/* ---- the states of an end -------------------------------------------------------- */
+
+static void waits(enum carrier carrier)
+{
+    ck_assert_int_eq(come(&first, carrier, "key", "a"), PAIR_WAITS);
+    hand_over(&first);
+    ck_assert_int_eq(end_of(&first)->state, END_PARKED);
+}
+
+static void waits_and_is_not_read_any_more(enum carrier carrier)
+{
+    static const uint8_t bytes[10000];
+    waits(carrier);
+    while (say(&first, bytes, sizeof bytes))
+        settle();
+    ck_assert(messages_are_full(end_of(&first)));
+}
+
+static void waits_for_the_descriptor_of_its_peer(enum carrier carrier)
+{
+    waits(carrier);
+    ck_assert_int_eq(come(&second, carrier, "key", "b"), PAIR_MATCHES);
+    ck_assert_int_eq(pair_sent(table, second.ref), 0);
+    ends_look(&forwarder, first.ref);
+    ck_assert_ptr_eq(end_of(&first)->phase.list, &forwarder.arriving);
+    close(second.relayed);
+}
+
+static void waits_for_news(enum carrier carrier)
+{
+    struct pair_request request = request_of("peer", "", PAIR_SIDES);
+    request.protocol = PROTOCOL_LOCALFIRST;
+    greet(&first, carrier);
+    first.handoff.lobby = true;
+    ck_assert_int_eq(meet(&first, &request), PAIR_WAITS);
+    hand_over(&first);
+    ck_assert_int_eq(end_of(&first)->state, END_LOBBY);
+}
+
+static void waits_for_news_and_is_in_debt(enum carrier carrier)
+{
+    waits_for_news(carrier);
+    end_of(&first)->coded->paid = INT64_MAX / 2;
+    (void)say(&first, "what is not read", 16);
+    settle();
+    ck_assert_ptr_eq(end_of(&first)->phase.list, &forwarder.resting);
+}
+
+static void is_half_of_a_pair(enum carrier carrier)
+{
+    make_pair(carrier);
+}
+
+static void has_sent_half_of_something(enum carrier carrier)
+{
+    make_pair(carrier);
+    if ((carrier & SECURE) != 0)
+        (void)send_raw(&first, "\x17\x03\x03\x01", 4);
+    else
+        (void)send_raw(&first, "\x02\x8a\0\0\0\0half", 10);
+    settle();
+}
+
+static void has_got_half_of_something(enum carrier carrier)
+{
+    make_pair(carrier);
+    (void)send_frame(&first, BINARY_FRAME & 0xf, "half", 4);
+    settle();
+    ck_assert(end_of(&second)->coded->speaking);
+}
+
+static void has_come_to_its_end(enum carrier carrier)
+{
+    make_pair(carrier);
+    finish(&first);
+    settle();
+}
+
+static void has_a_peer_that_does_not_read(enum carrier carrier)
+{
+    make_pair(carrier);
+    flood(&first, &second);
+}
+
+static void reads_as_little_as_its_peer(enum carrier carrier)
+{
+    make_pair(carrier);
+    flood(&first, &second);
+    flood(&second, &first);
+}
+
+static void is_told_why_it_is_closed(enum carrier carrier)
+{
+    waits(carrier);
+    ends_dismiss(&forwarder, end_of(&first), PAIR_LONELY, PAIR_NO_REASON);
+    settle();
+}
+
+static void is_told_so_behind_what_it_does_not_read(enum carrier carrier)
+{
+    make_pair(carrier);
+    flood(&first, &second);
+    ends_part(&forwarder, end_of(&first));
+    settle();
+}
+
+static void is_cut(enum carrier carrier)
+{
+    make_pair(carrier);
+    flood(&first, &second);
+    reset(&first);
+    settle();
+}
+
+static void break_protocol(struct client *client)
+{
+    (void)send_raw(client, "\x17\x03\x03\0\x20 and what else there is to be said", 40);
+    settle();
+}
+
+static void has_broken_its_protocol(enum carrier carrier)
+{
+    make_pair(carrier);
+    break_protocol(&first);
+}
+
+static void has_broken_its_protocol_behind_what_it_does_not_read(enum carrier carrier)
+{
+    make_pair(carrier);
+    flood(&second, &first);
+    break_protocol(&first);
+}
+
+enum {
+    /* Who carries what gets there at all, as a set of enum carrier. */
+    ANY = 1 << PLAIN | 1 << FRAMED | 1 << SECURE | 1 << BOTH,
+    IN_FRAMES = 1 << FRAMED | 1 << BOTH,
+    NOT_PLAIN = ANY & ~(1 << PLAIN),
+    NOBODY = 0,
+};
+
+/* Time leads out where a client is owed something, or owes it. Where both live, and the protocol
+ * has no questions to ask, they may go on for ever; and so may one that reads slowly. */
+static const struct state {
+    const char *name;
+    void (*make)(enum carrier carrier);
+    unsigned int carriers, until_a_deadline;
+} states[] = {
+    {"waits", waits, ANY, ANY},
+    {"waits, and is not read any more", waits_and_is_not_read_any_more, IN_FRAMES, IN_FRAMES},
+    {"waits for the descriptor of its peer", waits_for_the_descriptor_of_its_peer, ANY, ANY},
+    {"waits for news", waits_for_news, IN_FRAMES, IN_FRAMES},
+    {"waits for news, and is in debt", waits_for_news_and_is_in_debt, IN_FRAMES, IN_FRAMES},
+    {"is half of a pair", is_half_of_a_pair, ANY, IN_FRAMES},
+    {"has sent half of something", has_sent_half_of_something, NOT_PLAIN, IN_FRAMES},
+    {"has got half of something", has_got_half_of_something, IN_FRAMES, IN_FRAMES},
+    {"has come to its end", has_come_to_its_end, ANY, ANY},
+    {"has a peer that does not read", has_a_peer_that_does_not_read, ANY, NOBODY},
+    {"reads as little as its peer", reads_as_little_as_its_peer, ANY, NOBODY},
+    {"is told why it is closed", is_told_why_it_is_closed, ANY, ANY},
+    {"is told so behind what it does not read", is_told_so_behind_what_it_does_not_read, ANY, ANY},
+    {"is cut", is_cut, ANY, ANY},
+    {"has broken its protocol", has_broken_its_protocol, NOT_PLAIN, NOT_PLAIN},
+    {"has broken its protocol, and does not read",
+        has_broken_its_protocol_behind_what_it_does_not_read, NOT_PLAIN, NOT_PLAIN},
+};
+
+typedef void leads_out(void);
+
+static void for_each_state(leads_out *leave, bool by_time)
+{
+    for (size_t i = 0; i < sizeof states / sizeof states[0]; i++) {
+        const struct state *state = &states[i];
+        unsigned int carriers = by_time ? state->until_a_deadline : state->carriers;
+        for (enum carrier carrier = PLAIN; carrier < CARRIERS; carrier++) {
+            if ((carriers & 1U << carrier) == 0)
+                continue;
+            start_forwarder();
+            first.fd = second.fd = -1;
+            state->make(carrier);
+            leave();
+            ck_assert_msg(forwarder.ends == 0 && pair_used(table) == 0 && budget_used() == 0,
+                "one that %s (carrier %d) has no way out: %zu ends, %u slots, %zu bytes",
+                state->name, (int)carrier, forwarder.ends, pair_used(table), budget_used());
+            hang_up(&first);
+            hang_up(&second);
+            stop_forwarder();
+        }
+    }
+}
+
+/* ---- ways out -------------------------------------------------------------------- */
+
+/* What was to come of a descriptor that never does is the table's. */
+static void forget_who_never_came(void)
+{
+    struct pair_ref stranded;
+    struct pair_view view;
+    if (pair_look(table, second.ref, &view) == 0 && view.place == PAIR_IN_FLIGHT)
+        ck_assert_int_eq(pair_leave(table, second.ref, &stranded), 0);
+}
+
+static void both_close(void)
+{
+    hang_up(&first);
+    hang_up(&second);
+    settle();
+    forget_who_never_came();
+    for (int i = 0; i < HOLDING_LAPSES; i++)
+        let_deadlines_lapse();
+}
+
+/* One that is cut is looked at every few milliseconds. */
+static void both_are_reset_at_once(void)
+{
+    reset(&first);
+    reset(&second);
+    settle();
+    lapse(&forwarder.delivering);
+    settle();
+    forget_who_never_came();
+}
+
+static void one_closes_and_then_the_other(void)
+{
+    hang_up(&second);
+    settle();
+    hang_up(&first);
+    settle();
+    forget_who_never_came();
+    for (int i = 0; i < HOLDING_LAPSES; i++)
+        let_deadlines_lapse();
+}
+
+static void both_are_lost_before_anything_is_done(void)
+{
+    struct end *ends[] = {end_of(&first), second.fd < 0 ? NULL : end_of(&second)};
+    for (size_t i = 0; i < 2; i++) {
+        if (ends[i] == NULL || ends[i]->state == END_LEAVING)
+            continue;
+        flow_lose(ends[i]);
+        ends_queue(&forwarder, ends[i]);
+    }
+    both_are_reset_at_once();
+}
+
+static void time_passes(void)
+{
+    for (int i = 0; i < HOLDING_LAPSES; i++)
+        let_deadlines_lapse();
+}
+
+START_TEST(from_every_state_both_clients_may_close)
+{
+    for_each_state(both_close, false);
+}
+END_TEST
+
+START_TEST(from_every_state_both_clients_may_be_reset_at_once)
+{
+    for_each_state(both_are_reset_at_once, false);
+}
+END_TEST
+
+START_TEST(from_every_state_one_may_close_and_then_the_other)
+{
+    for_each_state(one_closes_and_then_the_other, false);
+}
+END_TEST
+
+START_TEST(from_every_state_both_may_be_found_lost_before_anything_else_happens)
+{
+    for_each_state(both_are_lost_before_anything_is_done, false);
+}
+END_TEST
+
+START_TEST(a_deadline_ends_every_state_in_which_something_is_owed)
+{
+    for_each_state(time_passes, true);
+}
+END_TEST
+
+START_TEST(one_that_the_table_does_not_know_any_more_waits_no_longer_than_others)
+{
+    struct pair_ref stranded;
+    start_forwarder();
+    waits_for_the_descriptor_of_its_peer(PLAIN);
+    ck_assert_int_eq(pair_leave(table, first.ref, &stranded), 0);
+    let_deadlines_lapse();
+    ck_assert_ptr_eq(end_of(&first)->phase.list, &forwarder.waiting[PROTOCOL_P2PCOPY]);
+    time_passes();
+    forget_who_never_came();
+    expect_nobody_held();
+    hang_up(&first);
+    hang_up(&second);
+    stop_forwarder();
+}
+END_TEST
+
+/* ---- leaving --------------------------------------------------------------------- */
+
+START_TEST(who_is_told_to_go_keeps_its_slot_until_it_has_gone)
+{
+    start_forwarder();
+    is_told_why_it_is_closed(FRAMED);
+    ck_assert_uint_eq(pair_used(table), 1);
+    ck_assert_int_eq(come(&second, FRAMED, "key", "b"), PAIR_WAITS); /* and meets nobody */
+    hand_over(&second);
+    finish(&first);
+    settle();
+    ck_assert_uint_eq(pair_used(table), 1);
+    hang_up(&first);
+    reset(&second);
+    settle();
+    expect_nobody_held();
+    stop_forwarder();
+}
+END_TEST
+
+START_TEST(of_who_is_told_to_go_only_so_much_is_read)
+{
+    static const uint8_t bytes[FRAME_MAX];
+    for (enum carrier carrier = PLAIN; carrier < CARRIERS; carrier++) {
+        size_t sent = 0;
+        start_forwarder();
+        make_pair(carrier);
+        ends_part(&forwarder, end_of(&first));
+        while (sent < AWAY && send_raw(&first, bytes, sizeof bytes)) {
+            sent += sizeof bytes;
+            settle();
+        }
+        ck_assert_uint_lt(sent, AWAY);
+        time_passes();
+        expect_nobody_held();
+        hang_up(&first);
+        hang_up(&second);
+        stop_forwarder();
+    }
+}
+END_TEST
+
+/* ---- walks ----------------------------------------------------------------------- */
+
+/* What is missing if nothing that a client does not do led out of an end's state; NULL: nothing. */
+static const char *missing(const struct end *end)
+{
+    const struct end *peer = end->peer;
+    if (end->state != END_LEAVING && end->coded != NULL && !deadline_is_set(&end->coded->silent))
+        return "is never asked for a sign of life";
+    switch ((enum end_state)end->state) {
+    case END_PARKED:
+        return deadline_is_set(&end->phase) ? NULL : "waits for ever";
+    case END_LOBBY:
+        return NULL;
+    case END_JOINED:
+        if (peer->peer != end || peer->state != END_JOINED)
+            return "has a peer that is none";
+        return (!end->ended && !end->finished && !end->hung_up) || deadline_is_set(&end->phase) ||
+                       deadline_is_set(&peer->phase)
+                   ? NULL
+                   : "lingers for ever";
+    case END_LEAVING:
+        return end->phase.list == &forwarder.leaving ? NULL : "leaves for ever";
+    }
+    return "is in no state";
+}
+
+static unsigned int walk_seed;
+
+static int draw(int count)
+{
+    return rand_r(&walk_seed) % count;
+}
+
+static void worker_dies(struct client *client)
+{
+    struct pair_ref stranded;
+    int error = pair_leave(table, client->ref, &stranded);
+    ck_assert(error == 0 || error == -ESTALE);
+    ends_look(&forwarder, client->handoff.dismissed);
+    ends_look(&forwarder, stranded);
+    close(client->relayed);
+    client->relayed = -1;
+    hang_up(client);
+    settle();
+}
+
+/* Those who wait for news are of the key without a rule. */
+static void come_somehow(struct client *client)
+{
+    static const char *const keys[] = {"sides", "roles", "newest", "news"};
+    static const enum pair_rule rules[] = {PAIR_SIDES, PAIR_ROLES, PAIR_NEWEST, PAIR_SIDES};
+    int which = draw(4);
+    bool news = which == 3;
+    struct pair_request request =
+        request_of(keys[which], news || draw(2) ? "a" : "b", rules[which]);
+    greet(client, news ? FRAMED | (draw(2) ? SECURE : 0) : (enum carrier)draw(CARRIERS));
+    request.protocol = news ? PROTOCOL_LOCALFIRST : PROTOCOL_P2PCOPY;
+    client->handoff.lobby = news;
+    if (meet(client, &request) == PAIR_REFUSED)
+        worker_dies(client);
+}
+
+static void read_what_came(const struct client *client)
+{
+    static uint8_t bytes[1 << 20];
+    (void)take_all(client, bytes, sizeof bytes);
+    settle();
+}
+
+static void do_something(struct client *client)
+{
+    static const uint8_t bytes[FRAME_MAX];
+    switch (draw(10)) {
+    case 0:
+        (void)say(client, bytes, (size_t)draw(100) + 1);
+        break;
+    case 1:
+        (void)say(client, bytes, (size_t)draw(FRAME_MAX) + 1);
+        break;
+    case 2:
+        finish(client);
+        break;
+    case 3:
+        hang_up(client);
+        break;
+    case 4:
+        reset(client);
+        break;
+    case 5:
+        break_protocol(client);
+        break;
+    case 6:
+        let_deadlines_lapse();
+        break;
+    case 7:
+        (void)send_raw(client, "\x02\x8a\0\0\0\0half", 10);
+        break;
+    default:
+        read_what_came(client);
+        break;
+    }
+    settle();
+}
+
+static void step(struct client *client)
+{
+    if (client->relayed >= 0 && draw(4) == 0)
+        worker_dies(client);
+    else if (client->relayed >= 0)
+        hand_over(client);
+    else if (client->fd < 0)
+        come_somehow(client);
+    else
+        do_something(client);
+}
+
+START_TEST(whoever_is_held_has_a_way_out_whatever_has_been_done)
+{
+    struct client clients[WALKERS];
+    walk_seed = (unsigned int)_i + 1;
+    start_forwarder();
+    for (size_t i = 0; i < WALKERS; i++)
+        clients[i].fd = clients[i].relayed = -1;
+    for (int i = 0; i < STEPS; i++) {
+        step(&clients[draw(WALKERS)]);
+        for (size_t k = 0; k < HOLDING_CAPACITY; k++) {
+            const struct end *end = forwarder.slots[k];
+            const char *what = end == NULL ? NULL : missing(end);
+            if (what != NULL)
+                ck_abort_msg("after step %d, one in state %d %s", i, end->state, what);
+        }
+    }
+    for (size_t i = 0; i < WALKERS; i++) {
+        if (clients[i].relayed >= 0)
+            worker_dies(&clients[i]);
+        hang_up(&clients[i]);
+    }
+    both_close();
+    expect_nobody_held();
+    stop_forwarder();
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("ends");
+    TCase *test_case = tcase_create("states");
+    tcase_set_timeout(test_case, 60);
+    tcase_add_test(test_case, from_every_state_both_clients_may_close);
+    tcase_add_test(test_case, from_every_state_both_clients_may_be_reset_at_once);
+    tcase_add_test(test_case, from_every_state_one_may_close_and_then_the_other);
+    tcase_add_test(test_case, from_every_state_both_may_be_found_lost_before_anything_else_happens);
+    tcase_add_test(
+        test_case, one_that_the_table_does_not_know_any_more_waits_no_longer_than_others);
+    tcase_add_test(test_case, who_is_told_to_go_keeps_its_slot_until_it_has_gone);
+    tcase_add_test(test_case, of_who_is_told_to_go_only_so_much_is_read);
+    tcase_add_loop_test(test_case, whoever_is_held_has_a_way_out_whatever_has_been_done, 0, WALKS);
+    tcase_add_test(test_case, a_deadline_ends_every_state_in_which_something_is_owed);
+    suite_add_tcase(suite, test_case);
+    return run_suite(suite);
+}

@@ -1,0 +1,323 @@
+/* For tests of what becomes of those whom the forwarder holds: a forwarder in this process, and
+ * clients at the other side of real connections. Its time passes when a test says so. */
+#ifndef RELAY_TESTS_HOLDING_H
+#define RELAY_TESTS_HOLDING_H
+
+#include "budget.h"
+#include "forwarder.h"
+#include "proto/proto.h"
+#include "runtime.h"
+
+#include <arpa/inet.h>
+#include <check.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    HOLDING_CAPACITY = 1024,
+    HOLDING_ROUNDS = 200000, /* after which it will never come to rest */
+    HOLDING_LAPSES = 8,      /* of all deadlines: more than any way out is long */
+    SOCKET_SIZE = 1 << 16,
+    FRAME_MAX = 60000,
+    FRAME_HEAD_MAX = 8,
+    BINARY_FRAME = 0x82,
+    CLOSE_FRAME = 0x88,
+};
+
+/* What a connection carries. */
+enum carrier {
+    PLAIN = 0,
+    FRAMED = 1, /* WebSocket, */
+    SECURE = 2, /* in TLS, */
+    BOTH = FRAMED | SECURE,
+    CARRIERS,
+};
+
+struct client {
+    int fd;      /* the client's */
+    int relayed; /* the relay's, until it is handed over: -1 */
+    enum carrier carrier;
+    struct pair_ref ref;
+    struct handoff handoff;
+    struct records records; /* the client's side of them */
+};
+
+static char holding_directory[64], holding_table[96], holding_socket[96];
+static int holding_listener;
+static struct pair_table *table;
+static struct forwarder forwarder;
+
+/* ---- the forwarder --------------------------------------------------------------- */
+
+static inline void listen_for_clients(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int size = SOCKET_SIZE;
+    holding_listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_ge(holding_listener, 0);
+    ck_assert_int_eq(setsockopt(holding_listener, SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
+    ck_assert_int_eq(setsockopt(holding_listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size), 0);
+    ck_assert_int_eq(bind(holding_listener, (struct sockaddr *)&address, sizeof address), 0);
+    ck_assert_int_eq(listen(holding_listener, 16), 0);
+}
+
+static inline void start_forwarder(void)
+{
+    static const struct options options = {.wait_timeout = 600, .linger = 30};
+    struct forward_setup setup = {.options = &options, .recorder = -1, .descriptors_max = 4096};
+    strcpy(holding_directory, "/tmp/check-holding-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(holding_directory));
+    (void)snprintf(holding_table, sizeof holding_table, "%s/table", holding_directory);
+    (void)snprintf(holding_socket, sizeof holding_socket, "%s/socket", holding_directory);
+    ck_assert_int_eq(records_prepare(), 0);
+    ck_assert_int_eq(pair_open(holding_table, HOLDING_CAPACITY, &table), 0);
+    pair_adopt(table);
+    setup.table = table;
+    setup.socket = handoff_listen(holding_socket);
+    ck_assert_int_ge(setup.socket, 0);
+    ck_assert_int_eq(forwarder_open(&forwarder, &setup), 0);
+    listen_for_clients();
+}
+
+static inline void stop_forwarder(void)
+{
+    int socket = forwarder.socket;
+    forwarder_close(&forwarder);
+    pair_close(table);
+    close(socket);
+    close(holding_listener);
+    (void)unlink(holding_table);
+    (void)unlink(holding_socket);
+    ck_assert_int_eq(rmdir(holding_directory), 0);
+}
+
+static inline bool has_events(void)
+{
+    struct pollfd entry = {.fd = forwarder.epoll, .events = POLLIN};
+    return poll(&entry, 1, 0) > 0;
+}
+
+/* The forwarder does all that there is to do now. */
+static inline void settle(void)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    int rounds = 0;
+    do {
+        forwarder_round(&forwarder, &none, 0);
+        if (rounds++ == HOLDING_ROUNDS)
+            ck_abort_msg("it never comes to rest");
+    } while (forwarder.work != NULL || lobby_is_busy(&forwarder) || has_events());
+}
+
+static inline void lapse(struct deadline_list *list)
+{
+    for (struct deadline *each = list->first; each != NULL; each = each->next)
+        each->at = 0;
+}
+
+/* All deadlines lapse that are set now, and whatever was to come has had its time. */
+static inline void let_deadlines_lapse(void)
+{
+    for (size_t i = 0; i < PAIR_PROTOCOLS_MAX; i++)
+        lapse(&forwarder.waiting[i]);
+    struct deadline_list *const lists[] = {&forwarder.arriving, &forwarder.lingering,
+        &forwarder.leaving, &forwarder.watching, &forwarder.resting, &forwarder.delivering};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        lapse(lists[i]);
+    for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
+        lapse(&forwarder.quiet[kind]);
+        for (size_t i = 0; i < FORWARDER_JITTERS; i++)
+            lapse(&forwarder.silent[kind][i]);
+    }
+    forwarder.behind = false;
+    forwarder.attentive_since = forwarder.flow.now - 2 * (int64_t)PAIR_ARRIVAL_TIME;
+    settle();
+}
+
+static inline void expect_nobody_held(void)
+{
+    ck_assert_uint_eq(forwarder.ends, 0);
+    ck_assert_uint_eq(pair_used(table), 0);
+    ck_assert_uint_eq(budget_used(), 0);
+}
+
+/* ---- clients that come ----------------------------------------------------------- */
+
+static inline void connect_client(struct client *client)
+{
+    struct sockaddr_in address;
+    socklen_t length = sizeof address;
+    int size = SOCKET_SIZE;
+    client->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_ge(client->fd, 0);
+    ck_assert_int_eq(setsockopt(client->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size), 0);
+    ck_assert_int_eq(getsockname(holding_listener, (struct sockaddr *)&address, &length), 0);
+    ck_assert_int_eq(connect(client->fd, (struct sockaddr *)&address, length), 0);
+    client->relayed = accept4(holding_listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    ck_assert_int_ge(client->relayed, 0);
+}
+
+/* Both sides of a session in TLS, as a handshake would have left them. */
+static inline void share_keys(struct client *client)
+{
+    static const uint8_t ours[RECORDS_SECRET_MAX] = "the relay's";
+    static const uint8_t theirs[RECORDS_SECRET_MAX] = "the client's";
+    ck_assert_int_eq(
+        records_start_1_3(&client->handoff.records, RECORDS_AES_128_GCM, theirs, ours), 0);
+    ck_assert_int_eq(records_start_1_3(&client->records, RECORDS_AES_128_GCM, ours, theirs), 0);
+    client->handoff.records.data_max = client->records.data_max = RECORDS_DATA_MAX;
+}
+
+/* A client that is greeted, but has met nobody yet. */
+static inline void greet(struct client *client, enum carrier carrier)
+{
+    static const struct pair_limits unlimited = {0, 0};
+    *client = (struct client){.carrier = carrier};
+    connect_client(client);
+    ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, runtime_now() + 600000, &client->ref), 0);
+    client->handoff = (struct handoff){
+        .kind = HANDOFF_CONNECTION,
+        .ref = client->ref,
+        .dismissed = PAIR_NONE,
+        .codec = (carrier & FRAMED) != 0 ? CODEC_WEBSOCKET : CODEC_PLAIN,
+        .table = pair_id(table),
+    };
+    if ((carrier & SECURE) != 0)
+        share_keys(client);
+}
+
+static inline enum pair_result meet(struct client *client, const struct pair_request *request)
+{
+    struct pair_meeting meeting;
+    ck_assert_int_eq(pair_meet(table, client->ref, request, &meeting), 0);
+    client->handoff.dismissed = meeting.dismissed;
+    return meeting.result;
+}
+
+static inline struct pair_key key_of(uint8_t protocol, const char *name)
+{
+    struct iovec part = {(void *)(uintptr_t)name, strlen(name)};
+    return pair_key(table, protocol, &part, 1);
+}
+
+/* The forwarder takes it, unless it comes too late. */
+static inline void hand_over(struct client *client)
+{
+    int error = pair_sent(table, client->ref);
+    ck_assert(error == 0 || error == -ESTALE);
+    ends_take(&forwarder, &client->handoff, client->relayed);
+    if (!pair_is_none(client->handoff.dismissed))
+        ends_look(&forwarder, client->handoff.dismissed);
+    client->relayed = -1;
+    settle();
+}
+
+/* NULL: it is not held any more. */
+static inline struct end *end_of(const struct client *client)
+{
+    return ends_held(&forwarder, client->ref);
+}
+
+/* ---- what they do ---------------------------------------------------------------- */
+
+static inline size_t make_frame(uint8_t *frame, uint8_t head, const void *payload, size_t size)
+{
+    size_t at = 0;
+    frame[at++] = head;
+    if (size < 126) {
+        frame[at++] = (uint8_t)(0x80 | size);
+    } else {
+        frame[at++] = 0x80 | 126;
+        frame[at++] = (uint8_t)(size >> 8);
+        frame[at++] = (uint8_t)size;
+    }
+    memset(frame + at, 0, 4); /* a mask that changes nothing */
+    memcpy(frame + at + 4, payload, size);
+    return at + 4 + size;
+}
+
+/* Whether it could all be sent without waiting. */
+static inline bool send_raw(const struct client *client, const void *bytes, size_t size)
+{
+    return send(client->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
+}
+
+static inline bool send_in_records(struct client *client, const void *bytes, size_t size)
+{
+    static uint8_t sealed[4 * FRAME_MAX];
+    struct iovec part = {(void *)(uintptr_t)bytes, size};
+    struct records_source source = {&part, 1, 0};
+    ssize_t count = records_seal(&client->records, &source, sealed, sizeof sealed);
+    ck_assert_int_gt(count, 0);
+    return send_raw(client, sealed, (size_t)count);
+}
+
+static inline bool send_bytes(struct client *client, const void *bytes, size_t size)
+{
+    return (client->carrier & SECURE) != 0 ? send_in_records(client, bytes, size)
+                                           : send_raw(client, bytes, size);
+}
+
+static inline bool send_frame(struct client *client, uint8_t head, const void *payload, size_t size)
+{
+    static uint8_t frame[FRAME_HEAD_MAX + FRAME_MAX];
+    return send_bytes(client, frame, make_frame(frame, head, payload, size));
+}
+
+/* Sends a message, or bytes. */
+static inline bool say(struct client *client, const void *bytes, size_t size)
+{
+    return (client->carrier & FRAMED) != 0 ? send_frame(client, BINARY_FRAME, bytes, size)
+                                           : send_bytes(client, bytes, size);
+}
+
+/* Says that it has come to its end, as what it carries does. */
+static inline void finish(struct client *client)
+{
+    uint8_t sealed[RECORDS_CONTROL_MAX];
+    if ((client->carrier & FRAMED) != 0)
+        (void)send_frame(client, CLOSE_FRAME, "\x03\xe8", 2);
+    if ((client->carrier & SECURE) != 0) {
+        ssize_t size = records_seal_alert(&client->records, RECORDS_CLOSE_NOTIFY, sealed);
+        (void)send_raw(client, sealed, (size_t)size);
+    }
+    if (client->carrier == PLAIN)
+        (void)shutdown(client->fd, SHUT_WR); /* it may have been reset */
+}
+
+static inline void hang_up(struct client *client)
+{
+    if (client->fd >= 0)
+        close(client->fd);
+    client->fd = -1;
+}
+
+static inline void reset(struct client *client)
+{
+    struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    if (client->fd >= 0)
+        ck_assert_int_eq(setsockopt(client->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger), 0);
+    hang_up(client);
+}
+
+/* All that has come and can be read now, at most `size` bytes. */
+static inline size_t take_all(const struct client *client, uint8_t *bytes, size_t size)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t count = recv(client->fd, bytes + done, size - done, MSG_DONTWAIT);
+        if (count <= 0)
+            break;
+        done += (size_t)count;
+    }
+    return done;
+}
+
+#endif
