@@ -234,9 +234,9 @@ static void for_each_state(leads_out *leave, bool by_time)
             first.fd = second.fd = -1;
             state->make(carrier);
             leave();
-            ck_assert_msg(forwarder.ends == 0 && pair_used(table) == 0 && budget_used() == 0,
+            ck_assert_msg(forwarder.ends == 0 && pair_used(table) == 0 && bytes_held() == 0,
                 "one that %s (carrier %d) has no way out: %zu ends, %u slots, %zu bytes",
-                state->name, (int)carrier, forwarder.ends, pair_used(table), budget_used());
+                state->name, (int)carrier, forwarder.ends, pair_used(table), bytes_held());
             hang_up(&first);
             hang_up(&second);
             stop_forwarder();
