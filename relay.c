@@ -15,12 +15,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 /* p2p-copy's way to start its relay, in which TLS is the rule. */
@@ -71,23 +69,6 @@ static bool is_socket(int fd)
     return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
-/* All that is said by a worker of systemd's names its client, so it says nothing. What keeps it
- * from serving is found and said by relay-check.service, which is started when this file changes.
- */
-static void note_failure(void)
-{
-    char path[PATH_MAX];
-    const char *directory = getenv("RUNTIME_DIRECTORY");
-    int length = directory == NULL ? -1 : snprintf(path, sizeof path, "%s/failed", directory);
-    if (length < 0 || (size_t)length >= sizeof path)
-        return;
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        log_error_errno("cannot note in %s that a worker failed", path);
-    else
-        close(fd);
-}
-
 /* called: another name than `relay ROLE`, or NULL. arguments: those after the role. argv has room
  * for the role's name before them. */
 static int play(const struct role *role, const char *called, int argc, char **arguments)
@@ -105,7 +86,6 @@ static int play(const struct role *role, const char *called, int argc, char **ar
         (void)snprintf(command, sizeof command, "%s", called);
     argv[0] = command;
     memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
-    bool is_passed = sd_listen_fds(0) > 0;
     int status = options_read(&options, argc + 1, argv, role->place);
     if (status < 0) {
         runtime_close_inherited(&options);
@@ -118,8 +98,6 @@ static int play(const struct role *role, const char *called, int argc, char **ar
         status = EXIT_USAGE;
     }
     free(argv);
-    if (status != 0 && is_passed && role->run == worker_main)
-        note_failure();
     return status;
 }
 

@@ -3,7 +3,6 @@
  *      table          the rendezvous table (pair.h)
  *      forward.sock   the forwarder's socket (handoff.h)
  *      forward.lock   held by the one forwarder for as long as it lives
- *      failed         touched by a worker of systemd's that failed (relay-check.path)
  *      repeats        what the log has summed up (repeats.h)
  *      users.lock     shared by all who may send to the forwarder; a forwarder that was
  *                     started on demand retires only when it gets it for itself */

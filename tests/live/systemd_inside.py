@@ -2,6 +2,7 @@
 which is thrown away afterwards."""
 
 import contextlib
+import fcntl
 import os
 import pwd
 import re
@@ -25,7 +26,7 @@ def make_install_puts_everything_in_its_place():
     assert stat.S_IMODE(status.st_mode) == 0o700 and status.st_uid == user.pw_uid, status
     units = ["relay.socket", "relay@.service", "relay-forward.socket", "relay-forward.service",
              "relay-prefork.socket", "relay-prefork.service", "relay-check.path",
-             "relay-check.service"]
+             "relay-check.service", "relay-failed.service"]
     paths = [f"/etc/systemd/system/{unit}" for unit in units]
     text = command("systemd-analyze", "--man=no", "verify", *paths)
     about_ours = [warning for warning in text.splitlines() if "relay" in warning]
@@ -295,12 +296,72 @@ def workers_that_fail_since_the_options_were_changed_say_why_once():
         with options("--bogus"):
             for _ in range(10):
                 assert is_refused()
-            wait_until(lambda: property_of("relay-check.service", "Result") == "exit-code", "the reason")
+            wait_until(lambda: said("unknown option --bogus", since), "the reason")
         wait_until(lambda: not units("relay@*"), "the workers to be gone")
         assert said("unknown option --bogus", since) == 1, command("journalctl", "-n", "50")
         no_address_is_logged_since(since)
         exchange(*make_pair(relay))  # needs nothing but the right options
         exchange(*pair)
+    stop_all()
+
+
+@contextlib.contextmanager
+def drop_in(unit, text):
+    path = f"/run/systemd/system/{unit}.d/broken.conf"
+    write(path, text)
+    command("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        shutil.rmtree(os.path.dirname(path))
+        command("systemctl", "daemon-reload")
+
+
+@contextlib.contextmanager
+def without_the_program():
+    os.rename("/usr/bin/relay", "/usr/bin/relay.away")
+    try:
+        yield
+    finally:
+        os.rename("/usr/bin/relay.away", "/usr/bin/relay")
+
+
+@contextlib.contextmanager
+def without_a_forwarder():
+    """Somebody else has its lock, so workers wait for it in vain, and say so behind their sandbox."""
+    command("systemctl", "stop", "relay-forward.service", "relay-forward.socket")
+    with open("/run/relay/forward.lock", "rb") as lock, options("--handshake-timeout=1"):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.unlink("/run/relay/forward.sock")
+        yield
+    command("systemctl", "start", "relay-forward.socket")
+
+
+FAILURES = {
+    "a credential is missing": (
+        lambda: drop_in("relay@.service", "[Service]\nLoadCredential=key.pem:/none\n"),
+        "(exit status 243, see systemd.exec(5))"),
+    "the program is missing": (without_the_program, "/usr/bin/relay: not found"),
+    "no forwarder can be reached": (without_a_forwarder, "(exit status 1, see systemd.exec(5))"),
+}
+
+
+@behaviour(*FAILURES)
+def why_workers_fail_is_said_whatever_it_is_and_names_no_client(fault):
+    failure, words = FAILURES[fault]
+    with Installed("relay.socket") as relay:
+        exchange(*make_pair(relay))
+        relay.wait_for(used=0)
+        since = time.time()
+        with failure():
+            assert is_refused()
+            wait_until(lambda: said(words, since), f"the reason: {words}")
+            for _ in range(5):
+                assert is_refused()
+        wait_until(lambda: not units("relay@*"), "the workers to be gone")
+        assert said(words, since) == 1, command("journalctl", "-n", "50")
+        no_address_is_logged_since(since)
+        exchange(*make_pair(relay))
     stop_all()
 
 
@@ -344,16 +405,13 @@ def no_address_is_in_the_journal_when_something_fails(unit):
     with Installed(unit) as relay:
         exchange(*make_pair(relay))
         since = time.time()
-        os.rename("/usr/bin/relay", "/usr/bin/relay.away")
-        try:
+        with without_the_program():
             if unit == "relay-prefork.socket":
                 command("systemctl", "kill", "--signal=KILL", "relay-prefork.service")
             for _ in range(3):
                 with contextlib.suppress(OSError), Client(("127.0.0.1", 4001), 0.3) as client:
                     client.send(b"please")
                     client.receive_some(1)
-        finally:
-            os.rename("/usr/bin/relay.away", "/usr/bin/relay")
         command("systemctl", "stop", unit)
         for service in ("relay@.service", "relay-prefork.service"):
             write(f"/run/systemd/system/{service}.d/broken.conf", "[Service]\nReadOnlyPaths=/none\n")
