@@ -645,10 +645,11 @@ static void refuse_arrival(struct forwarder *forwarder, const struct pair_view *
 static void place(struct forwarder *forwarder, struct end *end, const struct pair_view *view,
     const struct handoff *handoff)
 {
-    if (handoff->lobby && !lobby_enter(forwarder, end))
+    if (handoff->lobby && !lobby_enter(forwarder, end)) {
+        forwarder_fall_short(forwarder);
         ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
-    else if (view->rule == PAIR_CONNECT && view->state == PAIR_WAITING &&
-             !lobby_call(forwarder, end, view->peer))
+    } else if (view->rule == PAIR_CONNECT && view->state == PAIR_WAITING &&
+               !lobby_call(forwarder, end, view->peer))
         ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_LISTENER);
     else
         settle(forwarder, end, view);
@@ -689,6 +690,8 @@ void ends_take(struct forwarder *forwarder, const struct handoff *handoff, int f
     struct end *end = make_end(forwarder, &view, handoff, fd);
     if (end == NULL) {
         log_repeated_errno(LOG_ERR, "cannot take a connection");
+        if (errno == ENOMEM || errno == ENOSPC)
+            forwarder_fall_short(forwarder);
         refuse_arrival(forwarder, &view);
         close(fd);
         return;

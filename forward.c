@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,20 +25,22 @@ enum {
     EVENTS_AT_ONCE = 128,
     HANDOFFS_AT_ONCE = 64,
     STRANDED_AT_ONCE = 64,
-    DESCRIPTORS_KEPT = 32,  /* for everything that is no connection */
-    TICK = 2000,            /* milliseconds between two sweeps of the table */
-    STALL = 1000,           /* a round that comes so late says that this process stood still */
-    DISMISSED_TICKS = 15,   /* sweeps between two looks at every slot */
-    WATCH = 15000,          /* between two looks at whether a peer lives */
-    LEAVE = 5000,           /* for an end to read why it is closed */
-    REST = 100,             /* between two looks at whether one in the lobby has paid */
-    DELIVERY = 20,          /* between two looks at whether all has been acknowledged */
-    IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
-    IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
-    TERMS_PAUSE = 1000,     /* between two changes of options */
-    OUTDATED_TIME = 500,    /* without work, before one that is to be succeeded retires */
-    SIGNAL_ROUNDS = 64,     /* with events, between two times that signals are let in */
-    LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
+    DESCRIPTORS_KEPT = 32,   /* for everything that is no connection */
+    TICK = 2000,             /* milliseconds between two sweeps of the table */
+    STALL = 1000,            /* a round that comes so late says that this process stood still */
+    DISMISSED_TICKS = 15,    /* sweeps between two looks at every slot */
+    WATCH = 15000,           /* between two looks at whether a peer lives */
+    LEAVE = 5000,            /* for an end to read why it is closed */
+    REST = 100,              /* between two looks at whether one in the lobby has paid */
+    DELIVERY = 20,           /* between two looks at whether all has been acknowledged */
+    IN_TURNS_BYTES = 4096,   /* a message, and no bulk */
+    IN_TURNS_WAIT = 100000,  /* nanoseconds between two messages of clients that talk in turns */
+    TERMS_PAUSE = 1000,      /* between two changes of options */
+    OUTDATED_TIME = 500,     /* without work, before one that is to be succeeded retires */
+    SHORTAGE = 500,          /* between two looks whether newcomers can be taken again */
+    NEWCOMER_SIZE = 1 << 16, /* bytes: more than is needed for one */
+    SIGNAL_ROUNDS = 64,      /* with events, between two times that signals are let in */
+    LOOKING = 50000,         /* nanoseconds spent on looking for the next one */
 };
 
 static int64_t now_nanoseconds(void)
@@ -97,13 +100,64 @@ static void heed_terms(struct forwarder *forwarder, const struct terms *terms)
 
 /* ---- arrivals -------------------------------------------------------------------- */
 
+/* It may be changed while this process runs. */
+static void look_at_limit(struct forwarder *forwarder)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        log_repeated_errno(LOG_ERR, "cannot learn the limit on descriptors");
+    else
+        forwarder->descriptors_max = (size_t)limit.rlim_cur;
+}
+
 static bool short_of_descriptors(const struct forwarder *forwarder)
 {
     size_t used = forwarder->ends + 2 * forwarder->flow.pipes + DESCRIPTORS_KEPT;
     return used >= forwarder->descriptors_max;
 }
 
-/* Handoffs wait in the socket while there is no number for their descriptor. */
+static bool has_memory(void)
+{
+    void *volatile memory = malloc(NEWCOMER_SIZE); /* or a compiler would leave it out */
+    bool has = memory != NULL;
+    free(memory);
+    return has;
+}
+
+void forwarder_fall_short(struct forwarder *forwarder)
+{
+    forwarder->short_until = forwarder->flow.now + SHORTAGE;
+}
+
+/* Whether newcomers could be taken again, where they cannot. */
+static void look_at_shortage(struct forwarder *forwarder)
+{
+    if (!forwarder->listening)
+        look_at_limit(forwarder);
+    if (forwarder->short_until == 0 || forwarder->flow.now < forwarder->short_until)
+        return;
+    if (has_memory())
+        forwarder->short_until = 0;
+    else
+        forwarder_fall_short(forwarder);
+}
+
+static bool is_short(const struct forwarder *forwarder)
+{
+    return forwarder->short_until != 0 || short_of_descriptors(forwarder);
+}
+
+static void log_shortage(const struct forwarder *forwarder)
+{
+    if (short_of_descriptors(forwarder))
+        log_repeated(LOG_WARNING, "no more connections are taken: %zu descriptors are in use",
+            forwarder->descriptors_max);
+    else
+        log_repeated(LOG_WARNING,
+            "no more connections are taken: the last one found no memory, or no descriptor");
+}
+
+/* Handoffs wait in the socket while nobody can be taken. */
 static void listen_to_socket(struct forwarder *forwarder, bool wanted)
 {
     struct epoll_event event = {.events = wanted ? EPOLLIN : 0, .data.ptr = NULL};
@@ -115,8 +169,7 @@ static void listen_to_socket(struct forwarder *forwarder, bool wanted)
         forwarder->listening = wanted;
     pair_set_crammed(forwarder->table, !wanted && !forwarder->stopping);
     if (!wanted && !forwarder->stopping)
-        log_repeated(LOG_WARNING, "no more connections are taken: %zu descriptors are in use",
-            forwarder->descriptors_max);
+        log_shortage(forwarder);
 }
 
 /* Its worker has met in a table that is not ours, or not any more. */
@@ -152,6 +205,7 @@ static void refuse_handoff(struct forwarder *forwarder, struct handoff *handoff,
 {
     if (error == -EMFILE) {
         log_repeated(LOG_ERR, "cannot take a connection: this process is short of descriptors");
+        forwarder_fall_short(forwarder);
     } else if (error == -EPROTO) {
         log_repeated(LOG_ERR,
             "cannot take a connection: its worker is of a newer version; restart the forwarder");
@@ -203,7 +257,8 @@ static bool take_handoffs(struct forwarder *forwarder)
 {
     struct handoff handoff;
     int fd;
-    for (int i = 0; i < HANDOFFS_AT_ONCE && !short_of_descriptors(forwarder); i++) {
+    look_at_limit(forwarder);
+    for (int i = 0; i < HANDOFFS_AT_ONCE && !is_short(forwarder); i++) {
         int error = handoff_receive(forwarder->socket, &handoff, &fd);
         if (error == -EAGAIN || error == -EINTR)
             return error == -EAGAIN;
@@ -217,7 +272,7 @@ static bool take_handoffs(struct forwarder *forwarder)
 
 /* ---- whether all have come ------------------------------------------------------- */
 
-/* While this process stood still, or was short of descriptors, handoffs have been waiting for it,
+/* While this process stood still, or was short of something, handoffs have been waiting for it,
  * and their workers, too, may have stood still. */
 static void notice_stall(struct forwarder *forwarder, int timeout, int count)
 {
@@ -384,6 +439,9 @@ static int wait_time(const struct forwarder *forwarder)
     if (forwarder->work != NULL || lobby_is_busy(forwarder))
         return 0;
     int64_t next = next_deadline(forwarder, forwarder->next_tick);
+    int64_t look = forwarder->flow.now + SHORTAGE;
+    if (!forwarder->listening && !forwarder->stopping && (next < 0 || look < next))
+        next = look;
     if (next < 0)
         return -1;
     return next <= forwarder->flow.now ? 0 : (int)(next - forwarder->flow.now);
@@ -448,6 +506,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
     struct epoll_event events[EVENTS_AT_ONCE];
     int count = wait_for_events(forwarder, events, mask, timeout);
     notice_stall(forwarder, timeout, count);
+    look_at_shortage(forwarder);
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == NULL)
             (void)take_handoffs(forwarder); /* the rest is another round's */
@@ -463,7 +522,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
     }
     look_at_log(forwarder);
     ends_bury(forwarder);
-    listen_to_socket(forwarder, !forwarder->stopping && !short_of_descriptors(forwarder));
+    listen_to_socket(forwarder, !forwarder->stopping && !is_short(forwarder));
 }
 
 /* ---- running --------------------------------------------------------------------- */
@@ -556,7 +615,7 @@ static void leave_socket(struct forwarder *forwarder)
     if (setup->leave != NULL)
         setup->leave(setup->context);
     if (poll(&entry, 1, 0) > 0 && (entry.revents & POLLRDHUP) != 0)
-        while (!take_handoffs(forwarder) && !short_of_descriptors(forwarder))
+        while (!take_handoffs(forwarder) && !is_short(forwarder))
             continue;
     listen_to_socket(forwarder, false);
 }

@@ -41,7 +41,8 @@ struct forwarder {
     int epoll;
     int socket; /* handoffs come from here */
     int recorder;
-    bool listening;          /* to the socket: not while short of descriptors */
+    bool listening;          /* to the socket: not while newcomers cannot be taken, */
+    int64_t short_until;     /* as one was not, at least until then; 0: there is no such one */
     bool stopping;           /* who is connected is told so */
     bool forsaken;           /* the last server that uses it is gone */
     bool behind;             /* this process stood still, and has not yet seen all that has come */
@@ -74,6 +75,9 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
 /* Waits for events, `timeout` milliseconds at most (-1: for ever) with these signals blocked, and
  * does what there is to do then. */
 void forwarder_round(struct forwarder *forwarder, const sigset_t *while_waiting, int timeout);
+/* A newcomer could not be taken for lack of memory, or the like: those who come wait for a while.
+ */
+void forwarder_fall_short(struct forwarder *forwarder);
 /* Closes those who are leaving, and frees it: all others have been dismissed before. */
 void forwarder_close(struct forwarder *forwarder);
 

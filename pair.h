@@ -238,7 +238,8 @@ void pair_adopt(struct pair_table *table);
 void pair_set_forwarder(struct pair_table *table, uint32_t reads);
 /* 0: nobody has said so. */
 uint32_t pair_reads(const struct pair_table *table);
-/* Whether the forwarder leaves newcomers in its socket, as it has no descriptors for them. */
+/* Whether the forwarder leaves newcomers in its socket, as it has no descriptor or no memory for
+ * them. */
 void pair_set_crammed(struct pair_table *table, bool crammed);
 bool pair_is_crammed(const struct pair_table *table);
 /* Whether a process that lives has adopted it. */

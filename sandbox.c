@@ -185,6 +185,13 @@ static int allow_keeper(scmp_filter_ctx filter)
                : allow_if(filter, SCMP_SYS(openat), 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY);
 }
 
+/* Asking for limits, and setting none. */
+static int allow_forwarder(scmp_filter_ctx filter)
+{
+    int error = ADD(SCMP_ACT_ALLOW, forwarder_calls);
+    return error != 0 ? error : allow_if(filter, SCMP_SYS(prlimit64), 2, UINT64_MAX, 0);
+}
+
 static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
 {
     int error = ADD(SCMP_ACT_ALLOW, common_calls);
@@ -198,7 +205,7 @@ static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_sock
         return error;
     if (role == SANDBOX_PORCH)
         return allow_porch(filter);
-    return role == SANDBOX_FORWARDER ? ADD(SCMP_ACT_ALLOW, forwarder_calls)
+    return role == SANDBOX_FORWARDER ? allow_forwarder(filter)
                                      : allow_worker(filter, handoff_socket);
 }
 

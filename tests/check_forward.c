@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -248,6 +249,50 @@ START_TEST(the_peer_of_one_that_cannot_be_used_waits_again)
 }
 END_TEST
 
+/* ---- newcomers that cannot be taken ---------------------------------------------- */
+
+static void limit_descriptors(rlim_t count)
+{
+    struct rlimit limit;
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    limit.rlim_cur = count;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
+START_TEST(who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is_raised)
+{
+    struct handoff handoff = handoff_of(send_off("a"));
+    char byte;
+    send_as(&handoff, HANDOFF_NEEDS, true);
+    limit_descriptors(4);
+    take_turn();
+    ck_assert_int_eq(read(client, &byte, 1), -1);
+    ck_assert(pair_is_crammed(table));
+    limit_descriptors(1024);
+    take_turn();
+    take_turn();
+    ck_assert_uint_eq(forwarder.ends, 1);
+    ck_assert(!pair_is_crammed(table));
+    close(client);
+}
+END_TEST
+
+START_TEST(who_comes_after_one_that_could_not_be_taken_waits_for_a_while)
+{
+    struct handoff handoff = handoff_of(send_off("a"));
+    send_as(&handoff, HANDOFF_NEEDS, true);
+    forwarder_fall_short(&forwarder);
+    take_turn();
+    ck_assert_uint_eq(forwarder.ends, 0);
+    ck_assert(pair_is_crammed(table));
+    while (pair_is_crammed(table))
+        take_turn();
+    take_turn();
+    ck_assert_uint_eq(forwarder.ends, 1);
+    close(client);
+}
+END_TEST
+
 /* ---- servers that stop ----------------------------------------------------------- */
 
 enum {
@@ -381,6 +426,9 @@ int main(void)
     tcase_add_test(tests, a_look_that_cannot_be_used_frees_no_slot);
     tcase_add_test(tests, one_of_another_table_frees_no_slot_of_this_one);
     tcase_add_test(tests, the_peer_of_one_that_cannot_be_used_waits_again);
+    tcase_add_test(
+        tests, who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is_raised);
+    tcase_add_test(tests, who_comes_after_one_that_could_not_be_taken_waits_for_a_while);
     suite_add_tcase(suite, tests);
     TCase *servers = tcase_create("servers");
     tcase_add_checked_fixture(servers, set_up, tear_down);
