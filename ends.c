@@ -571,7 +571,7 @@ static bool take_early(void *context, struct end *from, struct piece *piece)
 
 /* Who has gone is known to have gone by its end of file, or, while it may not be read, by hanging
  * up: no protocol with messages knows half of a connection. */
-bool ends_has_gone(const struct end *end)
+static bool has_gone(const struct end *end)
 {
     return end->ended || (end->hung_up && !messages_may_read(end));
 }
@@ -584,7 +584,7 @@ static void read_parked(struct forwarder *forwarder, struct end *end)
         ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
     else if (coded->unwelcome)
         ends_dismiss(forwarder, end, PAIR_IMPATIENT, PAIR_NO_REASON);
-    else if (ends_has_gone(end))
+    else if (has_gone(end))
         ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
     else if (more)
         ends_queue(forwarder, end);

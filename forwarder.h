@@ -104,8 +104,6 @@ void ends_part(struct forwarder *forwarder, struct end *end);
 /* Ends a connection, and its peer's, because relay stops, or the server that they came by; one that
  * leaves already goes on with that. */
 void ends_stop(struct forwarder *forwarder, struct end *end);
-/* Whether one that has no peer has gone. */
-bool ends_has_gone(const struct end *end);
 /* The other side is gone, and nobody can be told. */
 void ends_lose(struct forwarder *forwarder, struct end *end);
 

@@ -220,7 +220,7 @@ static void read_one(struct forwarder *forwarder, struct end *end)
     bool more = messages_read(&forwarder->flow, end, hear, forwarder);
     if (end->coded->unwelcome || end->coded->verdict == CODEC_FAILED)
         ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
-    else if (ends_has_gone(end))
+    else if (end->ended)
         ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
     else if (more)
         enqueue(forwarder->lobby, end);
