@@ -288,10 +288,15 @@ static bool say_farewell(struct forwarder *forwarder, struct end *end, enum pair
     return messages_speak(&forwarder->flow, end, &words, true);
 }
 
-static void log_breach(const struct end *end)
+/* Where it is relay, or what the client sent, that ends a connection. */
+static void log_reason(const struct end *end)
 {
     const struct coded *coded = end->coded;
-    if (coded != NULL && (coded->verdict == CODEC_FAILED || coded->unwelcome))
+    if (end->starved)
+        log_repeated(LOG_WARNING,
+            "closed a connection (%s): there is no memory for what it sent, or was to be sent",
+            protocols[end->protocol]->name);
+    else if (coded != NULL && (coded->verdict == CODEC_FAILED || coded->unwelcome))
         log_repeated(LOG_INFO, "closed a connection (%s): what it sent breaks the protocol",
             protocols[end->protocol]->name);
 }
@@ -299,7 +304,7 @@ static void log_breach(const struct end *end)
 void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcome outcome,
     enum pair_reason reason)
 {
-    log_breach(end);
+    log_reason(end);
     lobby_leave(forwarder, end);
     leave_place(forwarder, end);
     record_single(forwarder, end, outcome);
@@ -325,7 +330,7 @@ static bool is_broken(const struct end *end)
     const struct coded *coded = end->coded;
     if (coded == NULL || coded->verdict == CODEC_CLOSED)
         return coded == NULL && end->broken;
-    return end->broken || coded->unwelcome || coded->verdict == CODEC_FAILED ||
+    return end->broken || end->starved || coded->unwelcome || coded->verdict == CODEC_FAILED ||
            (end->gone && coded->codec->mutual_close);
 }
 
@@ -356,8 +361,8 @@ void ends_part(struct forwarder *forwarder, struct end *end)
 {
     struct end *peer = end->peer;
     struct usage_record entry = usage_pair(end->start, peer->start, flow_total(end));
-    log_breach(end);
-    log_breach(peer);
+    log_reason(end);
+    log_reason(peer);
     leave_place(forwarder, end);
     leave_place(forwarder, peer);
     end->cut = is_cut(forwarder, end);
@@ -580,7 +585,9 @@ static void read_parked(struct forwarder *forwarder, struct end *end)
 {
     const struct coded *coded = end->coded;
     bool more = messages_read(&forwarder->flow, end, take_early, NULL);
-    if (coded->verdict == CODEC_FAILED || coded->close_code != 0)
+    if (end->starved)
+        ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
+    else if (coded->verdict == CODEC_FAILED || coded->close_code != 0)
         ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
     else if (coded->unwelcome)
         ends_dismiss(forwarder, end, PAIR_IMPATIENT, PAIR_NO_REASON);

@@ -194,13 +194,15 @@ static void fail_write(struct end *to)
 {
     if (errno != EPIPE)
         to->broken = true;
+    to->starved = to->starved || errno == ENOMEM;
     flow_lose(to);
 }
 
 /* Without this the pair cannot go on, though both sides live. */
-static void give_up(struct end *to)
+static void give_up(struct end *to, int error)
 {
     to->broken = true;
+    to->starved = to->starved || error == -ENOMEM;
     flow_lose(to);
 }
 
@@ -232,7 +234,7 @@ static void keep(struct end *to, const struct iovec *parts, size_t count, size_t
     for (size_t i = 0; i < count; i++)
         size += parts[i].iov_len;
     if (!extend_outlet(to, size - done)) {
-        give_up(to);
+        give_up(to, -ENOMEM);
         return;
     }
     for (size_t i = 0; i < count; i++) {
@@ -270,7 +272,7 @@ static void write_sealed(struct end *to, const struct iovec *parts, size_t count
         if (size == 0)
             return;
         if (size < 0) {
-            give_up(to);
+            give_up(to, (int)size);
             return;
         }
         struct iovec part = {bytes, (size_t)size};
@@ -423,8 +425,10 @@ static bool judge_read(struct end *from, ssize_t count)
         judge_record(from);
     else if (errno == EPROTO && flow_broke_tls(from))
         refuse_records(from);
-    else if (errno != EINTR)
+    else if (errno != EINTR) {
+        from->starved = from->starved || errno == ENOMEM;
         from->ended = from->gone = from->finished = from->broken = true; /* reset: both ways */
+    }
     return false;
 }
 

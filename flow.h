@@ -63,6 +63,7 @@ struct end {
     bool lost;       /* because nothing more can be: a write to it has failed */
     bool broken;     /* what it sent did not come to its own end: reset, cut off, or vanished */
     bool cut;        /* what it was sent is not all: it is reset once it has got that */
+    bool starved;    /* it ends as there is no memory for what it sent, or was to be sent */
     bool splicing;   /* from this end to its peer */
     bool queued;     /* in the forwarder's list of ends with work left */
     bool moved;      /* something was written to it since ends.c has looked last */

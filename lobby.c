@@ -218,7 +218,9 @@ static void read_one(struct forwarder *forwarder, struct end *end)
 {
     end->chunk = READ_MAX;
     bool more = messages_read(&forwarder->flow, end, hear, forwarder);
-    if (end->coded->unwelcome || end->coded->verdict == CODEC_FAILED)
+    if (end->starved)
+        ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
+    else if (end->coded->unwelcome || end->coded->verdict == CODEC_FAILED)
         ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
     else if (end->ended)
         ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
@@ -333,6 +335,11 @@ void lobby_say_why(struct end *end, uint16_t code, const char *reason)
 {
     end->coded->close_code = code;
     end->coded->close_reason = reason;
+}
+
+void lobby_starve(struct end *end)
+{
+    end->starved = true;
 }
 
 const uint8_t *lobby_name(const struct end *end, size_t *size)

@@ -56,6 +56,8 @@ struct end *lobby_caller(
 void lobby_dismiss(struct lobby *lobby, struct end *end);
 /* What one whose message ends its connection is told in the place of farewell()'s words. */
 void lobby_say_why(struct end *end, uint16_t code, const char *reason);
+/* A message that ends its connection does so for lack of memory. */
+void lobby_starve(struct end *end);
 /* The name that its handoff gave. */
 const uint8_t *lobby_name(const struct end *end, size_t *size);
 /* What the protocol keeps about it. */

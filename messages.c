@@ -86,6 +86,7 @@ static void put(struct flow *flow, struct end *to, const struct piece *piece)
     if (coded != NULL) {
         int error = coded->codec->encode(coded->state, piece, flow->now, &out);
         if (error != 0) {
+            to->starved = to->starved || error == -ENOMEM;
             to->broken = true;
             flow_lose(to);
             return;
@@ -193,7 +194,9 @@ static size_t decode_all(const struct flow *flow, struct end *from, uint8_t *inp
             break;
         case CODEC_CLOSED:
         case CODEC_FAILED:
+        case CODEC_STARVED:
             coded->verdict = event;
+            from->starved = from->starved || event == CODEC_STARVED;
             from->ended = true;
             return events;
         }
@@ -261,7 +264,7 @@ bool messages_may_read(const struct end *end)
     return !is_held_up(end) && !messages_are_full(end) && !messages_are_held(end);
 }
 
-/* Makes room for `size` bytes more. NULL: no memory. */
+/* Makes room for `size` bytes more. NULL: no memory, for which the end is to end. */
 static uint8_t *extend_held(struct coded *coded, size_t size)
 {
     size_t wanted = coded->held_size + size;
@@ -270,8 +273,10 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
         if (room < wanted)
             room = wanted;
         uint8_t *held = realloc(coded->held, room);
-        if (held == NULL)
+        if (held == NULL) {
+            coded->end->starved = true;
             return NULL;
+        }
         budget_take(&coded->end->account, room - coded->held_room);
         coded->held = held;
         coded->held_room = room;

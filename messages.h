@@ -22,7 +22,7 @@ struct words;
 struct coded {
     const struct codec *codec;
     struct end *end;
-    enum codec_event verdict; /* CODEC_MORE while it is well; CODEC_CLOSED, CODEC_FAILED */
+    enum codec_event verdict; /* CODEC_MORE while it is well; CODEC_CLOSED, _FAILED, _STARVED */
     bool sent;                /* a message was written since this was last cleared */
     bool heard;               /* a sign of life was read */
     bool parted;              /* its farewell was said */

@@ -349,22 +349,31 @@ static bool afford_rekey(struct channel *channel, int64_t now)
     return true;
 }
 
+static enum codec_event failure(int error)
+{
+    return error == -ENOMEM ? CODEC_STARVED : CODEC_FAILED;
+}
+
 /* A Rekey is an answer to ours or one that crossed it, which are alike; or it is answered. */
 static enum codec_event take_rekey(
     struct channel *channel, const struct rekey *theirs, int64_t now, struct piece *piece)
 {
     struct channel_session *session = &channel->session;
     bool answer = !session->has_pending;
-    if (answer && (!afford_rekey(channel, now) || make_room(&frames, REKEY_FRAME_MAX) != 0))
+    if (answer && !afford_rekey(channel, now))
         return CODEC_FAILED;
+    int error = answer ? make_room(&frames, REKEY_FRAME_MAX) : 0;
     *piece = (struct piece){.bytes = frames.bytes, .first = true, .last = true};
-    if (answer && send_rekey(channel, frames.bytes, &piece->size) != 0)
-        return CODEC_FAILED;
+    if (error == 0 && answer)
+        error = send_rekey(channel, frames.bytes, &piece->size);
+    if (error != 0)
+        return failure(error);
     session->old_receiver = session->receiver;
     session->has_old_receiver = 1;
     channel->rekey_at = now + CHANNEL_REKEY_TIME;
-    if (complete_exchange(session, theirs->dh_public_key, theirs->key_salt) != 0)
-        return CODEC_FAILED;
+    error = complete_exchange(session, theirs->dh_public_key, theirs->key_salt);
+    if (error != 0)
+        return failure(error);
     return answer ? CODEC_REPLY : CODEC_MORE;
 }
 
@@ -426,7 +435,7 @@ static int hold(struct channel *channel, uint8_t **input, size_t *size, size_t c
 {
     size_t needed = channel->held + count;
     if (whole > frame_limit(channel))
-        return -EMSGSIZE;
+        return whole > WAITING_FRAME_MAX ? -EMSGSIZE : -ENOMEM; /* others have what it would need */
     if (needed > channel->room) {
         size_t room = needed * 2 < whole ? needed * 2 : whole;
         uint8_t *partial = realloc(channel->partial, room);
@@ -489,15 +498,19 @@ static enum codec_event take_payload(
 {
     struct channel_message outer;
     struct ka_message inner;
-    if (unseal(&channel->session, payload) != 0 ||
-        make_room_for(&middle, payload->iov_base, payload->iov_len) != 0 ||
-        capnp_read_channel_message(middle, payload->iov_base, payload->iov_len, &outer) != 0)
-        return CODEC_FAILED;
-    if (outer.is_rekey)
+    int error = unseal(&channel->session, payload);
+    if (error == 0)
+        error = make_room_for(&middle, payload->iov_base, payload->iov_len);
+    if (error == 0)
+        error = capnp_read_channel_message(middle, payload->iov_base, payload->iov_len, &outer);
+    if (error == 0 && outer.is_rekey)
         return take_rekey(channel, &outer.rekey, now, piece);
-    if (make_room_for(&message, outer.data, outer.size) != 0 ||
-        capnp_read_ka_message(message, outer.data, outer.size, &inner) != 0)
-        return CODEC_FAILED;
+    if (error == 0)
+        error = make_room_for(&message, outer.data, outer.size);
+    if (error == 0)
+        error = capnp_read_ka_message(message, outer.data, outer.size, &inner);
+    if (error != 0)
+        return failure(error);
     if (inner.keep_alive)
         return CODEC_LIFE;
     *piece = (struct piece){.bytes = inner.data, .size = inner.size, .first = true, .last = true};
@@ -515,7 +528,7 @@ static enum codec_event channel_decode(
         int found = next_frame(channel, input, size, &payload);
         if (found == 0)
             return CODEC_MORE;
-        event = found < 0 ? CODEC_FAILED : take_payload(channel, &payload, now, piece);
+        event = found < 0 ? failure(found) : take_payload(channel, &payload, now, piece);
         drop_partial(channel);
     }
     return event;

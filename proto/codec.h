@@ -32,13 +32,14 @@ struct piece {
 };
 
 enum codec_event {
-    CODEC_MORE,   /* the input is used up */
-    CODEC_PIECE,  /* *piece is part of a message */
-    CODEC_REPLY,  /* piece->bytes are to be written to this same connection as they are, before
-                   * anything that is encoded later; a sign of life where `replies_live` */
-    CODEC_LIFE,   /* a sign of life, and nothing to pass on */
-    CODEC_CLOSED, /* the other side has ended the connection in the protocol's own way */
-    CODEC_FAILED, /* what came breaks the protocol; farewell() knows how */
+    CODEC_MORE,    /* the input is used up */
+    CODEC_PIECE,   /* *piece is part of a message */
+    CODEC_REPLY,   /* piece->bytes are to be written to this same connection as they are, before
+                    * anything that is encoded later; a sign of life where `replies_live` */
+    CODEC_LIFE,    /* a sign of life, and nothing to pass on */
+    CODEC_CLOSED,  /* the other side has ended the connection in the protocol's own way */
+    CODEC_FAILED,  /* what came breaks the protocol; farewell() knows how */
+    CODEC_STARVED, /* there is no memory for what came */
 };
 
 struct codec {
@@ -55,8 +56,8 @@ struct codec {
     void (*forget)(void *state);
 
     /* Decodes *size bytes at *input, and moves both on past what it used up. Called until it
-     * says CODEC_MORE, CODEC_CLOSED or CODEC_FAILED. A piece, or a reply, is valid until the
-     * next call; CODEC_HEAD bytes in front of *input may be written to. */
+     * says CODEC_MORE, CODEC_CLOSED, CODEC_FAILED or CODEC_STARVED. A piece, or a reply, is valid
+     * until the next call; CODEC_HEAD bytes in front of *input may be written to. */
     enum codec_event (*decode)(
         void *state, uint8_t **input, size_t *size, int64_t now, struct piece *piece);
 

@@ -11,6 +11,7 @@
 
 #include "../lobby.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -198,7 +199,10 @@ static bool join(struct lobby *lobby, struct end *end, struct introduction_docum
     struct introduction_text id;
     while (introduction_next(documents, &id)) {
         lobby_charge(lobby, COST_DOCUMENT);
-        if (documents_add(lobby_member(end), (struct documents_id){id.bytes, id.size}) != 0)
+        int error = documents_add(lobby_member(end), (struct documents_id){id.bytes, id.size});
+        if (error == -ENOMEM)
+            lobby_starve(end);
+        if (error != 0)
             return false;
     }
     return true;

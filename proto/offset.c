@@ -115,6 +115,8 @@ static enum pair_outcome take_frame(const struct greeting *greeting, void *state
         case CODEC_CLOSED:
         case CODEC_FAILED:
             return PAIR_ERRORY;
+        case CODEC_STARVED:
+            return PAIR_FULL;
         }
     }
 }

@@ -504,6 +504,7 @@ static int read_bytes(
             error = -ECONNRESET;
             break;
         case CODEC_FAILED:
+        case CODEC_STARVED: /* it never is */
             error = -EPROTO;
             break;
         }

@@ -1084,6 +1084,23 @@ START_TEST(a_frame_of_one_connection_or_direction_is_refused_in_another)
 }
 END_TEST
 
+START_TEST(a_frame_for_which_there_is_no_memory_is_no_breach)
+{
+    const uint64_t long_one[2] = {htobe64(1 << 19), 0};
+    struct budget_account others = {.share = BUDGET_WAITING};
+    struct end from, to;
+    open_pair(&from, &to);
+    account.share = BUDGET_WAITING;
+    ck_assert_int_eq(try_frames(&to, (const uint8_t *)long_one, sizeof long_one), CODEC_MORE);
+    budget_take(&others, BUDGET_WAITING_SIZE);
+    ck_assert_int_eq(try_frames(&to, (const uint8_t *)long_one, sizeof long_one), CODEC_STARVED);
+    budget_give(&others, BUDGET_WAITING_SIZE);
+    account.share = BUDGET_FRAMES;
+    close_end(&from);
+    close_end(&to);
+}
+END_TEST
+
 START_TEST(frames_too_short_or_too_long_are_refused)
 {
     struct end from, to;
@@ -1388,6 +1405,7 @@ int main(void)
         tampering, a_frame_cut_anywhere_is_waited_for_and_one_that_goes_on_elsewhere_fails);
     tcase_add_test(tampering, frames_dropped_replayed_or_reordered_end_the_connection);
     tcase_add_test(tampering, a_frame_of_one_connection_or_direction_is_refused_in_another);
+    tcase_add_test(tampering, a_frame_for_which_there_is_no_memory_is_no_breach);
     tcase_add_test(tampering, frames_too_short_or_too_long_are_refused);
     tcase_add_test(tampering, what_is_undecodable_within_a_good_frame_ends_the_connection);
 

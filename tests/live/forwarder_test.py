@@ -11,9 +11,9 @@ import sqlite3
 import subprocess
 import tempfile
 
-from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, exchange,
-                     free_port, line, make_pair, new_side, new_token, run, send_until_blocked,
-                     wait_until)
+from harness import (OWN_USER, PATIENCE, RELAY, Client, Relay, alive, behaviour, children, exchange,
+                     free_port, limited, line, make_pair, new_side, new_token, run,
+                     send_until_blocked, wait_until, without_memory)
 from websocket_client import get
 
 
@@ -144,20 +144,9 @@ def the_health_is_503_while_there_are_no_descriptors_for_newcomers():
         meets(relay)
 
 
-@contextlib.contextmanager
-def limited(pid, what, limit):
-    """A process with another limit."""
-    before = resource.prlimit(pid, what)
-    resource.prlimit(pid, what, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, what, before)
-
-
 @behaviour()
 def who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is_raised():
-    with Relay(options=["--user=root"] if os.geteuid() == 0 else []) as relay:
+    with Relay(options=OWN_USER) as relay:
         pair = make_pair(relay)
         token = new_token()
         with limited(relay.forwarder(), resource.RLIMIT_NOFILE, 12):
@@ -173,20 +162,15 @@ def who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is_raised
 
 @behaviour()
 def the_health_is_503_while_there_is_no_memory_for_newcomers():
-    if "ASAN_OPTIONS" in os.environ:
-        raise Skip("AddressSanitizer ends a process that finds no memory")
-    with Relay(options=["--user=root"] if os.geteuid() == 0 else []) as relay:
+    with Relay(options=OWN_USER) as relay:
         pair = make_pair(relay)
-        forwarder = relay.forwarder()
-        with open(f"/proc/{forwarder}/statm", encoding="ascii") as file:
-            size = int(file.read().split()[0]) * resource.getpagesize()
         crowd = []
 
         def is_told():
             crowd.extend(relay.connect().send(line(new_token())) for _ in range(20))
             return "cannot take a connection: Cannot allocate memory" in relay.log()
 
-        with limited(forwarder, resource.RLIMIT_AS, size):
+        with without_memory(relay.forwarder()):
             wait_until(is_told, "memory to be short")
             assert get(relay, "/healthz").status == 503
             early = relay.connect().send(line(TOKEN := new_token(), new_side()))

@@ -67,6 +67,30 @@ def descriptors(pid):
     return os.listdir(f"/proc/{pid}/fd")
 
 
+# Has the relay run as who tests it, so that its limits can be changed.
+OWN_USER = ["--user=root"] if os.geteuid() == 0 else []
+
+
+@contextlib.contextmanager
+def limited(pid, what, limit):
+    """A process with another limit, for a while."""
+    before = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, what, before)
+
+
+def without_memory(pid):
+    """A process that gets no more from the kernel, for a while."""
+    if "ASAN_OPTIONS" in os.environ:
+        raise Skip("AddressSanitizer ends a process that finds no memory")
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return limited(pid, resource.RLIMIT_AS,
+                       int(file.read().split()[0]) * resource.getpagesize())
+
+
 def children(pid):
     found = []
     for entry in os.listdir("/proc"):

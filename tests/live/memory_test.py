@@ -6,7 +6,8 @@ import os
 import struct
 
 import offset_capnp as capnp
-from harness import behaviour, make_pair, narrow, run
+from harness import (OWN_USER, behaviour, exchange, make_pair, narrow, run, wait_until,
+                     without_memory)
 from offset_relay import OffsetRelay, Task, message_of
 from web_protocols import connection, connection_pair, new_code, p2p_pair, receiver, sender
 from websocket_client import BINARY, frame
@@ -126,6 +127,21 @@ def however_much_others_hold_pairs_go_on_and_new_ones_are_made(who):
         pass_all(*honest)
         for client in hoarders:
             client.close()
+
+
+@behaviour()
+def who_ends_for_lack_of_memory_is_not_said_to_break_the_protocol():
+    with OffsetRelay(options=OWN_USER) as relay:
+        first, second = relay.tunnel()
+        bystanders = make_pair(relay)
+        with without_memory(relay.forwarder()):
+            first.send(message_of(1_000_000))
+            wait_until(lambda: "closed a connection" in relay.log(), "its end")
+            exchange(*bystanders)
+        assert "closed a connection (offset): there is no memory" in relay.log(), relay.log()
+        assert "breaks the protocol" not in relay.log(), relay.log()
+        first.close()
+        second.close()
 
 
 if __name__ == "__main__":
