@@ -111,6 +111,7 @@ static void clear_deadlines(struct end *end)
         return;
     deadline_clear(&end->coded->quiet);
     deadline_clear(&end->coded->silent);
+    deadline_clear(&end->coded->deaf_until);
 }
 
 /* A worker may hold a copy of the descriptor yet, so the kernel would go on to report it. */
@@ -440,6 +441,19 @@ static void set_deadlines(struct forwarder *forwarder, struct end *end)
         deadline_set(phase, &forwarder->lingering, forwarder->flow.now);
 }
 
+/* As soon as there is something for an end that is deaf, it is asked to let itself be heard: with a
+ * sign of life it has read what was before that. */
+static void ask(struct forwarder *forwarder, struct end *end)
+{
+    struct coded *coded = end->coded;
+    struct iovec out = {NULL, 0};
+    if (messages_may_write(end) || coded->asked || !messages_are_held(end->peer))
+        return;
+    coded->asked = true;
+    if (coded->codec->silent(coded->state, forwarder->flow.now, &out) == 0)
+        flow_say(end, out.iov_base, out.iov_len);
+}
+
 static void run_pair(struct forwarder *forwarder, struct end *end)
 {
     struct end *peer = end->peer;
@@ -448,6 +462,8 @@ static void run_pair(struct forwarder *forwarder, struct end *end)
         ends_queue(forwarder, end);
     if (flow_move(&forwarder->flow, peer))
         ends_queue(forwarder, peer);
+    ask(forwarder, end);
+    ask(forwarder, peer);
     limit_pair(forwarder, end);
     if (!is_over(end)) {
         flow_finish(end);
@@ -652,6 +668,8 @@ static void refuse_arrival(struct forwarder *forwarder, const struct pair_view *
 static void place(struct forwarder *forwarder, struct end *end, const struct pair_view *view,
     const struct handoff *handoff)
 {
+    if (!messages_may_write(end))
+        deadline_set(&end->coded->deaf_until, &forwarder->deaf, forwarder->flow.now);
     if (handoff->lobby && !lobby_enter(forwarder, end)) {
         forwarder_fall_short(forwarder);
         ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
@@ -791,6 +809,13 @@ void ends_collect(struct forwarder *forwarder)
         else
             ends_close(forwarder, end);
     }
+}
+
+/* It need not answer. */
+void ends_were_deaf(struct forwarder *forwarder, struct end *end)
+{
+    end->coded->deaf = false;
+    ends_queue(forwarder, end);
 }
 
 /* One whose socket is full has enough on its way. */

@@ -31,6 +31,7 @@ enum {
     DISMISSED_TICKS = 15,    /* sweeps between two looks at every slot */
     WATCH = 15000,           /* between two looks at whether a peer lives */
     LEAVE = 5000,            /* for an end to read why it is closed */
+    DEAF = 1000,             /* after which one that is deaf at first hears */
     REST = 100,              /* between two looks at whether one in the lobby has paid */
     DELIVERY = 20,           /* between two looks at whether all has been acknowledged */
     IN_TURNS_BYTES = 4096,   /* a message, and no bulk */
@@ -319,10 +320,17 @@ static struct coded *coded_of_silent(struct deadline *deadline)
     return (struct coded *)((char *)deadline - offsetof(struct coded, silent));
 }
 
+static struct coded *coded_of_deaf(struct deadline *deadline)
+{
+    return (struct coded *)((char *)deadline - offsetof(struct coded, deaf_until));
+}
+
 static void expire_codecs(struct forwarder *forwarder)
 {
     struct deadline *due;
     int64_t now = forwarder->flow.now;
+    while ((due = deadline_expired(&forwarder->deaf, now)) != NULL)
+        ends_were_deaf(forwarder, coded_of_deaf(due)->end);
     for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
         while ((due = deadline_expired(&forwarder->quiet[kind], now)) != NULL)
             ends_were_quiet(forwarder, coded_of_quiet(due)->end);
@@ -425,6 +433,7 @@ static int64_t next_deadline(const struct forwarder *forwarder, int64_t next)
         for (size_t i = 0; i < FORWARDER_JITTERS; i++)
             next = deadline_next(&forwarder->silent[kind][i], next);
     }
+    next = deadline_next(&forwarder->deaf, next);
     next = deadline_next(&forwarder->arriving, next);
     next = deadline_next(&forwarder->lingering, next);
     next = deadline_next(&forwarder->leaving, next);
@@ -562,6 +571,7 @@ static void prepare_deadlines(struct forwarder *forwarder)
     forwarder->departing.length = LEAVE;
     forwarder->watching.length = WATCH;
     forwarder->resting.length = REST;
+    forwarder->deaf.length = DEAF;
     forwarder->delivering.length = DELIVERY;
     for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
         const struct codec *codec = codecs[kind];

@@ -37,6 +37,7 @@ struct forwarder {
     struct deadline_list waiting[PAIR_PROTOCOLS_MAX];
     struct deadline_list arriving, lingering, leaving, watching, resting, delivering;
     struct deadline_list departing; /* servers */
+    struct deadline_list deaf;
     struct deadline_list quiet[CODEC_KINDS], silent[CODEC_KINDS][FORWARDER_JITTERS];
     int epoll;
     int socket; /* handoffs come from here */
@@ -112,6 +113,7 @@ void ends_missed_arrival(struct forwarder *forwarder, struct end *end);
 void ends_lingered(struct forwarder *forwarder, struct end *end);
 void ends_check_life(struct forwarder *forwarder, struct end *end);
 void ends_check_delivery(struct forwarder *forwarder, struct end *end);
+void ends_were_deaf(struct forwarder *forwarder, struct end *end);
 void ends_were_quiet(struct forwarder *forwarder, struct end *end);
 void ends_were_silent(struct forwarder *forwarder, struct end *end);
 void ends_close(struct forwarder *forwarder, struct end *end);

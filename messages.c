@@ -47,6 +47,7 @@ int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
     coded->name = (uint8_t *)coded->state + codec->state_size;
     coded->name_size = name_size;
     memcpy(coded->name, name, name_size);
+    coded->deaf = protocols[end->protocol]->deaf_at_first && !handoff->lobby;
     end->coded = coded;
     int error =
         codec->open(coded->state, handoff->session, handoff->session_size, now, &end->account);
@@ -62,6 +63,7 @@ void messages_close(struct end *end)
         return;
     deadline_clear(&coded->quiet);
     deadline_clear(&coded->silent);
+    deadline_clear(&coded->deaf_until);
     messages_forget(end);
     coded->codec->close(coded->state);
     end->coded = NULL;
@@ -207,8 +209,17 @@ static size_t decode(const struct flow *flow, struct end *from, uint8_t *input, 
     messages_taker *take, void *context)
 {
     size_t events = decode_all(flow, from, input, size, take, context);
+    from->coded->deaf = from->coded->deaf && events == 0;
     write_replies(from);
     return events;
+}
+
+static bool hold(void *context, struct end *from, struct piece *piece)
+{
+    (void)context;
+    if (!messages_hold(from, piece))
+        from->ended = from->broken = true;
+    return !from->ended;
 }
 
 static bool pass_on(void *context, struct end *from, struct piece *piece)
@@ -234,11 +245,15 @@ static bool is_held_up(const struct end *end)
 void messages_move(struct flow *flow, struct end *from)
 {
     uint64_t moved = flow->moved;
-    size_t chunk = budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, from->chunk);
-    size_t size = flow_read(flow, from, chunk), events = 0;
+    bool held = from->coded != NULL && !messages_may_write(from->peer);
+    size_t chunk = held ? PARKED_CHUNK : from->chunk;
+    size_t size = flow_read(flow, from, budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, chunk));
+    size_t events = 0;
     if (size == 0)
         return;
-    if (from->coded != NULL) {
+    if (held) {
+        events = decode(flow, from, flow->scratch, size, hold, NULL);
+    } else if (from->coded != NULL) {
         events = decode(flow, from, flow->scratch, size, pass_on, flow);
     } else {
         struct piece piece = {flow->scratch, size, false, true, true};
@@ -262,6 +277,11 @@ bool messages_are_full(const struct end *end)
 bool messages_may_read(const struct end *end)
 {
     return !is_held_up(end) && !messages_are_full(end) && !messages_are_held(end);
+}
+
+bool messages_may_write(const struct end *end)
+{
+    return end->coded == NULL || !end->coded->deaf;
 }
 
 /* Makes room for `size` bytes more. NULL: no memory, for which the end is to end. */
@@ -373,8 +393,8 @@ static void release_pieces(struct flow *flow, struct end *from)
 static bool is_releasing(const struct end *from)
 {
     const struct coded *coded = from->coded;
-    return coded->released < coded->held_size && !from->peer->finished &&
-           coded->verdict == CODEC_MORE && !coded->unwelcome;
+    bool well = coded->codec->in_place || (coded->verdict == CODEC_MORE && !coded->unwelcome);
+    return coded->released < coded->held_size && !from->peer->finished && well;
 }
 
 void messages_release(struct flow *flow, struct end *from)
@@ -382,7 +402,7 @@ void messages_release(struct flow *flow, struct end *from)
     const struct end *to = from->peer;
     if (!messages_are_held(from))
         return;
-    while (is_releasing(from) && !flow_pending(to)) {
+    while (is_releasing(from) && !flow_pending(to) && messages_may_write(to)) {
         if (from->coded->codec->in_place)
             release_pieces(flow, from);
         else

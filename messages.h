@@ -27,6 +27,8 @@ struct coded {
     bool heard;               /* a sign of life was read */
     bool parted;              /* its farewell was said */
     bool speaking;            /* a message to it has begun, and is not whole yet */
+    bool deaf;                /* its protocol is so at first, and it was not heard yet */
+    bool asked;               /* to let itself be heard */
     bool unwelcome;           /* it spoke before its time, or what its protocol does not allow */
     uint16_t close_code;      /* what it is then told; 0: what its protocol says */
     const char *close_reason; /* beside; NULL: none */
@@ -36,6 +38,7 @@ struct coded {
     size_t replies;        /* bytes of its outlet that answer what it sent */
     struct deadline quiet; /* until something has to be sent */
     struct deadline silent;
+    struct deadline deaf_until;
     /* In the lobby: who calls it; or whom it calls, and its place among those who do. */
     struct end *callers, *next_caller, *prev_caller;
     struct end **calls;                /* the list that it is in; NULL: none */
@@ -76,6 +79,8 @@ typedef bool messages_taker(void *context, struct end *from, struct piece *piece
 bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context);
 /* Whether an end without a peer may be read: not while it is held up by what it said. */
 bool messages_may_read(const struct end *end);
+/* Whether an end may be sent messages: not while it is deaf; what its peer says is held then. */
+bool messages_may_write(const struct end *end);
 /* Whether all is held for its peer to come that may be. */
 bool messages_are_full(const struct end *end);
 

@@ -298,6 +298,7 @@ const struct protocol localfirst_protocol = {
     .greet_path = localfirst_greet_path,
     .takes_subprotocol = true, /* as its own server does */
     .patient = true,
+    .deaf_at_first = true,
     .welcome = localfirst_welcome,
     .farewell = localfirst_farewell,
     .lobby = &rules,

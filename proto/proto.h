@@ -124,6 +124,9 @@ struct protocol {
     /* What a client says before its peer has come is kept for that; else it is impatient. */
     bool binary_only; /* a text message is refused (WEBSOCKET_UNSUPPORTED) */
     bool patient;
+    /* A client loses what it reads together with the answer to its upgrade: it is sent nothing
+     * before it has been heard, or some time has passed. */
+    bool deaf_at_first;
     int64_t wait_time; /* for a peer: milliseconds; 0: --wait-timeout */
     /* What an end is told when it is joined to its peer, and when it is closed. name: the
      * handoff's. Words are zeroed before. */

@@ -554,6 +554,28 @@ START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
 }
 END_TEST
 
+START_TEST(one_that_is_deaf_is_sent_nothing_until_it_is_heard)
+{
+    open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
+    client_sends(first_client, FINAL | BINARY, "early");
+    first.readable = true;
+    (void)messages_read(&flow, &first, hold, NULL);
+    second.coded->deaf = true;
+    join();
+    messages_release(&flow, &first);
+    client_sends(first_client, FINAL | BINARY, "late");
+    move(&first);
+    expect_nothing(second_client);
+    ck_assert(!messages_may_write(&second));
+    client_sends(second_client, FINAL | PONG, "");
+    move(&second);
+    ck_assert(messages_may_write(&second));
+    move(&first);
+    expect_frame(second_client, FINAL | BINARY, "early");
+    expect_frame(second_client, FINAL | BINARY, "late");
+}
+END_TEST
+
 /* ---- saying ---------------------------------------------------------------------- */
 
 START_TEST(a_farewell_is_said_once_and_nothing_behind_it)
@@ -611,6 +633,7 @@ int main(void)
     tcase_add_test(
         test_case, what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clients_hold);
     tcase_add_test(test_case, the_less_is_left_for_all_the_less_one_may_hold);
+    tcase_add_test(test_case, one_that_is_deaf_is_sent_nothing_until_it_is_heard);
     tcase_add_test(test_case, a_farewell_is_said_once_and_nothing_behind_it);
     tcase_add_test(test_case, a_message_is_assembled_up_to_its_limit);
     suite_add_tcase(suite, test_case);

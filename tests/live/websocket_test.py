@@ -777,6 +777,47 @@ def ids_are_percent_decoded_and_sent_as_they_were_meant():
         exchange(first, second)
 
 
+def early_words(relay):
+    """One who came first and has spoken, and one who comes and has read no more than the answer."""
+    first = connection(relay, "alice", "bob", "doc").send_binary(b"early").settle()
+    return first, connection(relay, "bob", "alice", "doc")
+
+
+@behaviour()
+def a_newcomer_is_told_what_was_said_early_once_it_has_shown_that_it_hears():
+    with Relay() as relay:
+        for answer in frame(PONG), frame(PING, b"?"), frame(TEXT, b"Hello"):
+            first, second = early_words(relay)
+            assert second.receive_frame() == (True, PING, b"")
+            first.send_binary(b"late")
+            second.send(answer)
+            if answer[0] & 0x0F == PING:
+                second.expect_pong(b"?")
+            second.expect_binary(b"early").expect_binary(b"late")
+            first.close()
+            second.close()
+            relay.wait_for(used=0)
+
+
+@behaviour()
+def a_newcomer_that_does_not_answer_is_told_a_little_later():
+    with Relay() as relay:
+        first, second = early_words(relay)
+        second.answers_pings = False
+        second.expect_binary(b"early")
+        exchange(first, second)
+
+
+@behaviour()
+def what_was_said_early_arrives_though_its_sender_has_closed():
+    with Relay() as relay:
+        first, second = early_words(relay)
+        assert second.receive_frame() == (True, PING, b"")
+        first.send_binary(b"late").send_close(3000)
+        second.send_frame(PONG).expect_binary(b"early").expect_binary(b"late").expect_close(1000)
+        first.expect_close(3000)
+
+
 TOO_MUCH = "too many documents, or ids that are too long"
 
 

@@ -195,6 +195,21 @@ const scenarios = {
     check((await next()) === "Grüße 🐟", "a string arrives as a string")
   },
 
+  // As applications do: each speaks as soon as it has its socket, and listens from then on.
+  async first_words() {
+    const names = Array.from({ length: 20 }, (_, i) => `doc-${i}`)
+    const heard = new Map()
+    const peers = names.flatMap(name => ["a", "b"].map(end => {
+      const peer = client(`${end}-${name}`, [name])
+      peer.on("peer-connect", ({ socket }) => {
+        socket.addEventListener("message", ({ data }) => heard.set(peer, unpack(new Uint8Array(data))))
+        socket.send(pack(peer.peerId))
+      })
+      return peer
+    }))
+    await until(() => heard.size === peers.length, "every first word")
+  },
+
   // Alice is quicker than Bob: she has sent before he has asked for her.
   async early_messages() {
     const alice = new WebSocket(`${url}/connection/alice/bob/doc`)

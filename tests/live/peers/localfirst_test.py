@@ -80,6 +80,12 @@ def messages_sent_before_the_other_came_are_held(scheme):
     play("early_messages", scheme)
 
 
+@behaviour(*SCHEMES)
+def nothing_that_is_said_at_once_is_lost_in_a_client_that_does_not_listen_yet(scheme):
+    for _ in range(3):
+        play("first_words", scheme)
+
+
 @behaviour()
 def twenty_pairs_of_clients_meet_at_once():
     play("many_clients")
