@@ -670,7 +670,9 @@ static void place(struct forwarder *forwarder, struct end *end, const struct pai
 {
     if (!messages_may_write(end))
         deadline_set(&end->coded->deaf_until, &forwarder->deaf, forwarder->flow.now);
-    if (handoff->lobby && !lobby_enter(forwarder, end)) {
+    if (handoff->lobby && !messages_have_room_for_name(end)) {
+        ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
+    } else if (handoff->lobby && !lobby_enter(forwarder, end)) {
         forwarder_fall_short(forwarder);
         ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
     } else if (view->rule == PAIR_CONNECT && view->state == PAIR_WAITING &&

@@ -47,6 +47,7 @@ int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
     coded->name = (uint8_t *)coded->state + codec->state_size;
     coded->name_size = name_size;
     memcpy(coded->name, name, name_size);
+    budget_take(&end->account, name_size);
     coded->deaf = protocols[end->protocol]->deaf_at_first && !handoff->lobby;
     end->coded = coded;
     int error =
@@ -66,8 +67,15 @@ void messages_close(struct end *end)
     deadline_clear(&coded->deaf_until);
     messages_forget(end);
     coded->codec->close(coded->state);
+    budget_give(&end->account, coded->name_size);
     end->coded = NULL;
     free(coded);
+}
+
+bool messages_have_room_for_name(const struct end *end)
+{
+    return end->coded == NULL ||
+           end->coded->name_size <= budget_allowance(BUDGET_WAITING, HANDOFF_NAME_MAX, SIZE_MAX);
 }
 
 /* ---- writing --------------------------------------------------------------------- */

@@ -56,6 +56,9 @@ struct coded {
 int messages_open(struct end *end, const struct handoff *handoff, int64_t now);
 /* Wipes and frees it. */
 void messages_close(struct end *end);
+/* Whether its name is not too long to wait with: long ones are kept while there is plenty of room.
+ */
+bool messages_have_room_for_name(const struct end *end);
 
 /* Whether what flows between this end and its peer is messages. */
 static inline bool messages_between(const struct end *end)

@@ -554,6 +554,27 @@ START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
 }
 END_TEST
 
+START_TEST(long_names_are_what_those_who_wait_hold_and_have_room_while_there_is_plenty)
+{
+    static const uint8_t name[HANDOFF_LONG_NAME_MAX];
+    struct handoff handoff = {.codec = CODEC_WEBSOCKET};
+    struct budget_account others = {.held = 0};
+    open_both(CODEC_PLAIN, CODEC_PLAIN);
+    ck_assert_int_eq(handoff_set_name(&handoff, name, sizeof name), 0);
+    ck_assert_int_eq(messages_open(&first, &handoff, 0), 0);
+    ck_assert_uint_eq(budget_used(BUDGET_WAITING), sizeof name);
+    ck_assert(messages_have_room_for_name(&first));
+    budget_take(&others, BUDGET_WAITING_SIZE - (1 << 20));
+    ck_assert(!messages_have_room_for_name(&first));
+    messages_close(&first);
+    ck_assert_int_eq(handoff_set_name(&handoff, name, HANDOFF_NAME_MAX), 0);
+    ck_assert_int_eq(messages_open(&first, &handoff, 0), 0);
+    budget_take(&others, 1 << 20);
+    ck_assert(messages_have_room_for_name(&first));
+    budget_give(&others, BUDGET_WAITING_SIZE);
+}
+END_TEST
+
 START_TEST(one_that_is_deaf_is_sent_nothing_until_it_is_heard)
 {
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
@@ -633,6 +654,8 @@ int main(void)
     tcase_add_test(
         test_case, what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clients_hold);
     tcase_add_test(test_case, the_less_is_left_for_all_the_less_one_may_hold);
+    tcase_add_test(
+        test_case, long_names_are_what_those_who_wait_hold_and_have_room_while_there_is_plenty);
     tcase_add_test(test_case, one_that_is_deaf_is_sent_nothing_until_it_is_heard);
     tcase_add_test(test_case, a_farewell_is_said_once_and_nothing_behind_it);
     tcase_add_test(test_case, a_message_is_assembled_up_to_its_limit);
