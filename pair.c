@@ -496,9 +496,14 @@ uint32_t pair_reads(const struct pair_table *table)
     return atomic_load(&table->header->reads);
 }
 
+int32_t pair_forwarder(const struct pair_table *table)
+{
+    return atomic_load(&table->header->forwarder);
+}
+
 bool pair_is_adopted(const struct pair_table *table)
 {
-    int32_t forwarder = atomic_load(&table->header->forwarder);
+    int32_t forwarder = pair_forwarder(table);
     return forwarder > 0 && (kill(forwarder, 0) == 0 || errno != ESRCH);
 }
 

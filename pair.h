@@ -242,6 +242,8 @@ uint32_t pair_reads(const struct pair_table *table);
  * them. */
 void pair_set_crammed(struct pair_table *table, bool crammed);
 bool pair_is_crammed(const struct pair_table *table);
+/* The process id of who adopted it last; 0: nobody has. */
+int32_t pair_forwarder(const struct pair_table *table);
 /* Whether a process that lives has adopted it. */
 bool pair_is_adopted(const struct pair_table *table);
 

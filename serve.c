@@ -58,6 +58,9 @@ enum {
     OVERTIME = 5000,       /* beyond a handshake's deadline, before its worker is killed */
     DEPARTURE_TIME = 7000, /* for the forwarder to let everybody leave, which takes 5 s at most */
     FAILURE_PAUSE = 1000,  /* before a worker or forwarder that died at once is replaced */
+    FORWARDER_LOOK = 1000, /* between two looks whether it has answered, */
+    FORWARDER_LOOKS = 3,   /* after so many of which it is said that it has not */
+    QUESTION_TIME = 50,    /* milliseconds for the forwarder's socket to take a question */
 };
 
 enum worker_state {
@@ -88,6 +91,15 @@ struct board {
     struct board_entry workers[];
 };
 
+/* Whether the forwarder takes what is sent to it. */
+struct inquiry {
+    int answer;        /* a socket whose other side it closes; -1: none */
+    int looks;         /* since it was asked; 0: nothing is asked */
+    int64_t next_look; /* milliseconds */
+    uint64_t accepts;  /* how many had come when it was asked last */
+    bool silent;       /* it has not answered, and this was said */
+};
+
 struct server {
     const struct options *options;
     struct runtime runtime;
@@ -116,6 +128,7 @@ struct server {
     bool moving;             /* and whether they do */
     int64_t stall_check;     /* when to look whether somebody accepted; 0: nobody waits */
     uint64_t accepts_before; /* as they were when a connection came */
+    struct inquiry inquiry;
     bool stopping;
     sigset_t inherited_mask;
 };
@@ -381,6 +394,13 @@ static bool seek_forwarder(void)
     return true;
 }
 
+static void close_answer(struct server *server)
+{
+    if (server->inquiry.answer >= 0)
+        close(server->inquiry.answer);
+    server->inquiry.answer = -1;
+}
+
 static void close_records(const struct server *server)
 {
     for (size_t i = 0; i < 2; i++)
@@ -411,6 +431,7 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
     notify_close();
     if (server->pid_file >= 0)
         close(server->pid_file);
+    close_answer(server);
     close_records(server);
     if (server->forward_lock >= 0)
         close(server->forward_lock);
@@ -527,6 +548,7 @@ static _Noreturn void be_forwarder(struct server *server)
     for (size_t i = 0; i < server->socket_count; i++)
         close(server->sockets[i]);
     porch_close(&server->porch);
+    close_answer(server);
     close(server->signals);
     close(server->nudge);
     notify_close();
@@ -1238,6 +1260,81 @@ static void stop(struct server *server)
     (void)log_look(true);
 }
 
+/* ---- whether the forwarder answers ----------------------------------------------- */
+
+/* By a socket of its own, as the workers' may keep who sends waiting. A question that finds no room
+ * is asked again with the next look. Returns whether there is anybody to ask. */
+static bool ask_forwarder(struct server *server)
+{
+    struct handoff question = {.kind = HANDOFF_ASK, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
+    int ends[2];
+    if (!has_forwarder(server))
+        return false;
+    int socket = handoff_connect(server->runtime.socket, QUESTION_TIME);
+    if (socket < 0)
+        return false;
+    bool asked = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0;
+    if (asked) {
+        server->inquiry.answer = ends[0];
+        if (handoff_send(socket, &question, ends[1]) != 0)
+            close_answer(server);
+        close(ends[1]);
+    }
+    close(socket);
+    return true;
+}
+
+static bool has_answered(const struct server *server)
+{
+    struct pollfd answer = {.fd = server->inquiry.answer, .events = POLLRDHUP};
+    return poll(&answer, 1, 0) > 0;
+}
+
+static void end_inquiry(struct server *server)
+{
+    struct inquiry *inquiry = &server->inquiry;
+    if (inquiry->silent)
+        log_info("the forwarder answers again");
+    close_answer(server);
+    inquiry->silent = false;
+    inquiry->looks = 0;
+}
+
+/* One that is short of memory or descriptors has said so itself. */
+static void judge_silence(struct server *server)
+{
+    struct inquiry *inquiry = &server->inquiry;
+    if (inquiry->silent || inquiry->looks < FORWARDER_LOOKS ||
+        pair_is_crammed(server->worker.table))
+        return;
+    inquiry->silent = true;
+    log_warning("the forwarder, process %d, does not answer: nobody meets until it goes on, or is "
+                "killed and another takes its place",
+        (int)pair_forwarder(server->worker.table));
+}
+
+/* While connections come, and when this server starts. Returns when to look next: milliseconds, -1:
+ * when another one has come. */
+static int watch_forwarder(struct server *server)
+{
+    struct inquiry *inquiry = &server->inquiry;
+    uint64_t accepts = atomic_load(&server->board->accepts);
+    int64_t now = runtime_now();
+    if (inquiry->looks == 0 && inquiry->accepts == accepts)
+        return -1;
+    if (now < inquiry->next_look)
+        return (int)(inquiry->next_look - now);
+    inquiry->next_look = now + FORWARDER_LOOK;
+    inquiry->accepts = accepts;
+    if (has_answered(server) || (inquiry->answer < 0 && !ask_forwarder(server))) {
+        end_inquiry(server);
+        return -1;
+    }
+    judge_silence(server);
+    inquiry->looks++;
+    return FORWARDER_LOOK;
+}
+
 /* Said last, so that whoever reads it finds everything in its place. */
 static void say_ready(const struct server *server)
 {
@@ -1255,8 +1352,10 @@ static int sooner(int a, int b)
 static void run(struct server *server)
 {
     reap(server); /* who died before its signal was waited for */
-    while (!server->stopping)
-        wait_for_events(server, sooner(watch_porch(server), keep_spares(server)));
+    while (!server->stopping) {
+        int looks = sooner(watch_porch(server), watch_forwarder(server));
+        wait_for_events(server, sooner(looks, keep_spares(server)));
+    }
     stop(server);
 }
 
@@ -1296,6 +1395,7 @@ int serve_main(const struct options *options)
         .pid_file = -1,
         .records = {-1, -1},
         .recorders_keeper = -1,
+        .inquiry = {.answer = -1, .accepts = UINT64_MAX},
         .pid = getpid(),
         .forwarder = -1};
     notify_open(options->notify_fd);

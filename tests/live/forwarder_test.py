@@ -131,6 +131,38 @@ def the_health_is_503_while_the_forwarder_stands_still():
         wait_until(lambda: get(relay, "/healthz").status == 200, "the health")
 
 
+SILENCE = "does not answer: nobody meets until it goes on"
+
+
+@behaviour()
+def a_server_says_once_that_its_forwarder_stands_still_and_that_it_goes_on():
+    with Relay() as relay:
+        meets(relay)
+        forwarder = relay.forwarder()
+        os.kill(forwarder, signal.SIGSTOP)
+        early = relay.connect().send(line(TOKEN := new_token(), new_side()))
+        wait_until(lambda: f"process {forwarder}, {SILENCE}" in relay.log(), "it to say so")
+        early.expect_silence(2)
+        os.kill(forwarder, signal.SIGCONT)
+        relay.connect().send(line(TOKEN, new_side())).expect(b"ok\n")
+        wait_until(lambda: "the forwarder answers again" in relay.log(), "it to say that, too")
+        assert relay.log().count(SILENCE) == 1, relay.log()
+
+
+@behaviour()
+def a_server_that_finds_a_forwarder_which_stands_still_says_so_though_nobody_comes():
+    with Relay() as relay:
+        kill_server(relay)
+        forwarder = relay.forwarder()
+        os.kill(forwarder, signal.SIGSTOP)
+        with another_server(relay) as server:
+            wait_until(lambda: f"process {forwarder}, {SILENCE}" in relay.log(), "it to say so")
+            assert get(server, "/healthz").status == 503
+            os.kill(forwarder, signal.SIGKILL)
+            meets(server)
+            assert get(server, "/healthz").status == 200
+
+
 @behaviour()
 def the_health_is_503_while_there_are_no_descriptors_for_newcomers():
     with Relay(limit=64) as relay:
