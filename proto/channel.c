@@ -524,7 +524,7 @@ static enum codec_event channel_decode(
     enum codec_event event = CODEC_MORE;
     drop_large_buffers();
     while (event == CODEC_MORE) {
-        struct iovec payload;
+        struct iovec payload = {NULL, 0};
         int found = next_frame(channel, input, size, &payload);
         if (found == 0)
             return CODEC_MORE;
