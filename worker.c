@@ -62,12 +62,12 @@ static void say_farewell(
 
 /* Has the forwarder look at a slot that this worker changed; should the message be lost, its
  * sweep finds the slot a little later. */
-static void send_look(const struct worker *worker, struct pair_ref ref)
+static void send_look(struct worker *worker, struct pair_ref ref)
 {
     struct handoff handoff = {
         .kind = HANDOFF_LOOK, .ref = ref, .dismissed = PAIR_NONE, .table = pair_id(worker->table)};
-    if (!pair_is_none(ref))
-        (void)handoff_send(worker->forwarder, &handoff, -1);
+    if (!pair_is_none(ref) && !worker->kept_waiting)
+        worker->kept_waiting = handoff_send(worker->forwarder, &handoff, -1) == -ETIMEDOUT;
 }
 
 /* Sends one handoff. A forwarder that was replaced has a new socket under the same name. If there
@@ -115,14 +115,14 @@ static bool serves(const void *context)
            pair_check(worker->table) == 0;
 }
 
-static void record_end(
-    const struct worker *worker, struct usage_start start, enum pair_outcome outcome)
+static void record_end(struct worker *worker, struct usage_start start, enum pair_outcome outcome)
 {
     struct handoff handoff = {.kind = HANDOFF_RECORD, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
     if (!usage_wanted(&worker->options->usage) || outcome == PAIR_SERVED)
         return;
     handoff.record = usage_single(start, outcome);
-    int error = send_handoff(worker, &handoff, -1, 0);
+    int error = worker->kept_waiting ? -ETIMEDOUT : send_handoff(worker, &handoff, -1, 0);
+    worker->kept_waiting = error == -ETIMEDOUT;
     if (error != 0) {
         errno = -error;
         log_repeated_errno(LOG_WARNING, "cannot record a connection");
@@ -164,7 +164,7 @@ static bool reads(const struct worker *worker, uint16_t version)
 }
 
 /* Meets and hands off. PAIR_HAPPY: the connection is the forwarder's. */
-static enum pair_outcome meet(const struct worker *worker, const struct visit *visit,
+static enum pair_outcome meet(struct worker *worker, const struct visit *visit,
     const struct pair_request *request, struct handoff *handoff, const struct greeting *greeting,
     enum pair_reason *reason)
 {
@@ -193,6 +193,7 @@ static enum pair_outcome meet(const struct worker *worker, const struct visit *v
     handoff->ref = ref;
     handoff->dismissed = meeting.dismissed;
     error = send_handoff(worker, handoff, greeting->fd, greeting->deadline);
+    worker->kept_waiting = error == -ETIMEDOUT;
     if (error != 0) {
         send_look(worker, meeting.dismissed);
         log_no_handoff(error);
@@ -204,7 +205,7 @@ static enum pair_outcome meet(const struct worker *worker, const struct visit *v
 
 /* From the first byte to the handoff, or to what became of the connection instead: *known says
  * whether its protocol was recognised. */
-static enum pair_outcome greet(const struct worker *worker, struct greeting *greeting,
+static enum pair_outcome greet(struct worker *worker, struct greeting *greeting,
     const struct visit *visit, bool *known, enum pair_reason *reason)
 {
     struct pair_request request = {.rule = PAIR_SIDES};
@@ -492,6 +493,7 @@ static void proceed(struct worker *worker, struct visit *visit, int fd, int64_t 
     };
     enum pair_reason reason = PAIR_NO_REASON;
     bool known = false;
+    worker->kept_waiting = false;
     enum pair_outcome outcome = go_on(worker, visit, &greeting, &known, &reason);
     bool waits =
         outcome == PAIR_EMPTY && hearing.given_up && send_to_porch(worker, visit, &greeting);

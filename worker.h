@@ -24,6 +24,7 @@ struct worker {
     bool (*seek)(void); /* has a forwarder made, as none answers; false: none will be */
     bool closing;       /* takes no more connections: only says so */
     bool misunderstood; /* the forwarder cannot read our handoffs, and this was said */
+    bool kept_waiting;  /* by the forwarder's socket, in vain: this visit does not wait again */
 
     const struct porch *porch;  /* where the rest of greetings is waited for; NULL: in the worker */
     _Atomic int32_t *porch_pid; /* who answers for those who stand there; PORCH_CLOSED */

@@ -5,6 +5,7 @@ they take. And a forwarder that stalls loses nobody who came meanwhile."""
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 import time
 
@@ -106,6 +107,28 @@ def who_comes_while_the_forwarder_stands_still_is_served_once_it_goes_on():
             os.kill(forwarder, signal.SIGCONT)
         exchange_bytes(first.expect(b"ok\n"), second.expect(b"ok\n"))
         lonely.expect_silence()
+
+
+@behaviour()
+def who_cannot_be_handed_over_as_the_forwarder_stands_still_is_closed_and_costs_no_worker():
+    patience = 3
+    options = [f"--handshake-timeout={patience}"]
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        with Relay(options=[*options, f"--usage-db={directory}/usage.sqlite"]) as relay:
+            exchange_bytes(*make_pair(relay))
+            forwarder = relay.forwarder()
+            os.kill(forwarder, signal.SIGSTOP)
+            try:
+                crowd = [relay.connect().send(line(token, new_side()))
+                         for token in (new_token() for _ in range(20)) for _ in range(2)]
+                crowd[-1].expect_end()
+                time.sleep(2 * patience + 1)
+            finally:
+                os.kill(forwarder, signal.SIGCONT)
+            assert "killed by signal" not in relay.log(), relay.log()
+            for client in crowd:
+                client.close()
 
 
 @behaviour()
