@@ -92,7 +92,7 @@ static void match(struct pair_table *table, struct slot *newcomer, struct slot *
 {
     table_remove_waiting(table, waiting);
     newcomer->peer = table_ref(table, waiting);
-    newcomer->changed = waiting->changed = now_milliseconds();
+    waiting->changed = newcomer->changed = now_milliseconds();
     waiting->peer = table_ref(table, newcomer);
     table_set_state(waiting, PAIR_MATCHED);
     table_set_state(newcomer, PAIR_MATCHED);
@@ -318,15 +318,21 @@ int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enu
     return error;
 }
 
+/* One that a worker has taken back since it was looked at is that worker's. */
+static void forsake(struct pair_table *table, struct slot *slot, int32_t owner)
+{
+    if (slot->state != PAIR_GREETING || slot->owner != owner || table_lock_entry(table) != 0)
+        return;
+    if (slot->state == PAIR_GREETING && slot->owner == owner)
+        table_free_slot(table, slot);
+    table_unlock_entry(table);
+}
+
 void pair_forsake(struct pair_table *table, int32_t owner)
 {
-    struct pair_ref stranded;
-    uint32_t end = table->header->fresh;
-    for (uint32_t index = 0; index < end && index < table->capacity; index++) {
-        struct slot *slot = &table->slots[index];
-        if (slot->state == PAIR_GREETING && slot->owner == owner)
-            (void)pair_leave(table, table_ref(table, slot), &stranded);
-    }
+    uint32_t end = table_end(table);
+    for (uint32_t index = 0; index < end; index++)
+        forsake(table, &table->slots[index], owner);
 }
 
 int pair_sent(struct pair_table *table, struct pair_ref ref)
@@ -718,9 +724,9 @@ _Atomic uint64_t *pair_bytes(struct pair_table *table, struct pair_ref ref)
 
 static bool is_overdue(const struct slot *slot, int64_t now, struct asked *asked)
 {
-    bool late = now - slot->changed > PAIR_ARRIVAL_TIME;
-    if (slot->place == PAIR_IN_FLIGHT || slot->state == PAIR_MATCHED)
-        return late;
+    bool matched = slot->state == PAIR_MATCHED; /* before when that was is looked at */
+    if (matched || slot->place == PAIR_IN_FLIGHT)
+        return now - slot->changed > PAIR_ARRIVAL_TIME;
     return worker_is_gone(slot, now, asked);
 }
 

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sodium.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -342,14 +343,23 @@ static int take_any(struct pair_table *table, struct slot **ret)
     return 0;
 }
 
+/* The generation and the state stay as they are meanwhile: they are read without a lock, and
+ * whoever takes a slot from the dead goes on from its generation. */
+static void clear_slot(struct slot *slot)
+{
+    size_t start = offsetof(struct slot, place);
+    memset((char *)slot + start, 0, sizeof *slot - start);
+}
+
 int table_take_slot(struct pair_table *table, uint64_t source, struct slot **ret)
 {
     int error = take_any(table, ret);
     if (error != 0)
         return error;
     struct slot *slot = *ret;
-    uint32_t generation = slot->generation;
-    *slot = (struct slot){.generation = generation, .source = source, .peer = PAIR_NONE};
+    clear_slot(slot);
+    slot->source = source;
+    slot->peer = PAIR_NONE;
     slot->owner = this_process();
     slot->place = PAIR_WITH_WORKER;
     table_set_state(slot, PAIR_GREETING);
@@ -559,15 +569,24 @@ void table_unlock_entry(struct pair_table *table)
     release_lock(&table->header->entry);
 }
 
+/* While no slot is taken or freed, or gets its key. The lock is nobody's any more if that fails. */
+static int repair_stripe_locked(struct pair_table *table, struct stripe *stripe)
+{
+    int error = table_lock_entry(table);
+    if (error == 0) {
+        repair_stripe(table, stripe);
+        table_unlock_entry(table);
+        return lock_repaired(table, &stripe->lock);
+    }
+    release_lock(&stripe->lock);
+    return error;
+}
+
 int table_lock_key(struct pair_table *table, const struct pair_key *key)
 {
     struct stripe *stripe = key_stripe(table, key);
     int error = take_lock(table, &stripe->lock);
-    if (error == -EOWNERDEAD) {
-        repair_stripe(table, stripe);
-        error = lock_repaired(table, &stripe->lock);
-    }
-    return error;
+    return error == -EOWNERDEAD ? repair_stripe_locked(table, stripe) : error;
 }
 
 void table_unlock_key(struct pair_table *table, const struct pair_key *key)

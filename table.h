@@ -57,8 +57,8 @@ struct slot {
     uint64_t side;
     uint64_t source;
     int64_t opened;
-    int64_t deadline; /* of the worker: milliseconds, CLOCK_MONOTONIC */
-    int64_t changed;  /* when it met, or was matched: the same clock */
+    int64_t deadline;        /* of the worker: milliseconds, CLOCK_MONOTONIC */
+    _Atomic int64_t changed; /* when it met, or was matched: the same clock; before its state */
     _Atomic uint64_t bytes;
     slot_link chain;                      /* the next key in the bucket, of a key's first slot */
     slot_link next_waiting, prev_waiting; /* under the same key */
@@ -125,9 +125,12 @@ struct pair_table {
     struct pair_table *next; /* of those that this process has mapped */
 };
 
+/* What a program stores after this, it does not store earlier either: a signal would see it, and so
+ * would a repair. */
 static inline void table_set_state(struct slot *slot, enum pair_state state)
 {
     atomic_store_explicit(&slot->state, (uint8_t)state, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
 }
 
 /* The slot that a link or an index names, NULL if there is no such slot. */

@@ -624,6 +624,32 @@ END_TEST
 
 /* ---- limits ---------------------------------------------------------------------- */
 
+/* A reference is told from a stale one by it, at any time and without a lock. */
+START_TEST(the_generation_of_a_slot_never_goes_back)
+{
+    struct pair_ref ref = enter();
+    struct slot *slot = table_slot(table, ref.slot);
+    leave(ref);
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0)
+        for (struct slot *taken; table_take_slot(table, 0, &taken) == 0;)
+            table_free_slot(table, taken);
+    uint32_t last = 0;
+    bool forward = true;
+    for (int64_t until = now() + 300; forward && now() < until;)
+        for (int i = 0; forward && i < 100000; i++) {
+            uint32_t generation = slot->generation;
+            forward = generation >= last;
+            last = generation;
+        }
+    ck_assert_int_eq(kill(child, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+    ck_assert(forward);
+    ck_assert_uint_gt(last, ref.generation + 1);
+}
+END_TEST
+
 START_TEST(a_full_table_refuses_and_takes_again)
 {
     struct pair_ref refs[CAPACITY], ref;
@@ -1078,9 +1104,10 @@ static void add_tests(TCase *tests)
         a_second_listener_is_refused, who_connects_needs_a_listener_and_waits_to_be_accepted,
         who_connects_twice_or_accepts_nobody_is_refused, a_stale_reference_is_refused_everywhere,
         a_descriptor_is_claimed_once, bytes_are_counted_while_the_pair_goes_on,
-        a_full_table_refuses_and_takes_again, a_limit_below_the_capacity_holds,
-        each_source_has_its_share, when_one_of_a_match_leaves_the_other_waits_again,
-        who_waits_again_meets_who_came_meanwhile, who_waits_again_gives_way_where_one_only_may_wait,
+        the_generation_of_a_slot_never_goes_back, a_full_table_refuses_and_takes_again,
+        a_limit_below_the_capacity_holds, each_source_has_its_share,
+        when_one_of_a_match_leaves_the_other_waits_again, who_waits_again_meets_who_came_meanwhile,
+        who_waits_again_gives_way_where_one_only_may_wait,
         a_match_whose_descriptor_never_comes_is_undone,
         a_match_whose_descriptor_has_come_is_not_undone,
         those_dismissed_while_the_forwarder_holds_them_are_found,
