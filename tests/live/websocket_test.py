@@ -524,6 +524,7 @@ def the_page_says_that_the_relay_is_up():
 def healthz_is_200_and_503_when_the_table_is_full():
     with Relay(options=["--max-connections=2"]) as relay:
         assert get(relay, "/healthz").status == 200
+        relay.wait_for(used=0)
         waiting = [receiver(relay, new_code()) for _ in range(2)]
         relay.wait_for(used=2)
         assert get(relay, "/healthz").status == 503
