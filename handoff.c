@@ -103,6 +103,12 @@ int handoff_connect(const char *path, int timeout)
     return fd;
 }
 
+/* -ECONNRESET: another process that shares the descriptor has noticed first. */
+bool handoff_is_lost(int error)
+{
+    return error == -ECONNREFUSED || error == -ECONNRESET || error == -ENOTCONN || error == -EPIPE;
+}
+
 int handoff_reconnect(int socket, const char *path)
 {
     struct sockaddr_un address;

@@ -88,6 +88,8 @@ int handoff_listen(const char *path);
 /* Connects to it: -ECONNREFUSED or -ENOENT when no forwarder answers. Sends wait for at
  * most `timeout` milliseconds. */
 int handoff_connect(const char *path, int timeout);
+/* Whether a send has failed because the socket that it was connected to is gone. */
+bool handoff_is_lost(int error);
 /* Connects the same descriptor anew, after a send failed because the socket it was connected to
  * is gone. 0 or a negative errno. */
 int handoff_reconnect(int socket, const char *path);

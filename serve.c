@@ -1156,7 +1156,7 @@ static int tell_forwarder(struct server *server, int socket)
     if (flock(worker->users_lock, LOCK_UN) < 0)
         return -errno;
     int error = handoff_send(worker->forwarder, &handoff, socket);
-    if (error != -ECONNREFUSED && error != -ENOTCONN && error != -EPIPE)
+    if (!handoff_is_lost(error))
         return error;
     error = handoff_reconnect(worker->forwarder, server->runtime.socket);
     return error == 0 ? handoff_send(worker->forwarder, &handoff, socket) : error;

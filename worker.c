@@ -78,7 +78,7 @@ static int send_handoff(
     struct timespec pause = {0, SEEK_PAUSE * 1000000L};
     for (;;) {
         int error = handoff_send(worker->forwarder, handoff, fd);
-        if (error != -ECONNREFUSED && error != -ENOTCONN && error != -EPIPE)
+        if (!handoff_is_lost(error))
             return error;
         error = handoff_reconnect(worker->forwarder, worker->runtime->socket);
         if (error == 0)

@@ -158,9 +158,28 @@ def a_server_that_finds_a_forwarder_which_stands_still_says_so_though_nobody_com
         with another_server(relay) as server:
             wait_until(lambda: f"process {forwarder}, {SILENCE}" in relay.log(), "it to say so")
             assert get(server, "/healthz").status == 503
-            os.kill(forwarder, signal.SIGKILL)
+            kill_forwarder(relay)
             meets(server)
             assert get(server, "/healthz").status == 200
+
+
+@behaviour()
+def who_waits_for_room_in_the_socket_of_a_forwarder_that_is_killed_gets_to_the_next():
+    with Relay() as relay:
+        kill_server(relay)
+        with another_server(relay) as server:
+            os.kill(relay.forwarder(), signal.SIGSTOP)
+            crowd = [server.connect().send(line(new_token())) for _ in range(20)]
+            relay.wait_for(waiting=20)
+            tokens = [new_token() for _ in range(20)]
+            early = [server.connect().send(line(token, new_side())) for token in tokens]
+            relay.wait_for(waiting=40)
+            kill_forwarder(relay)
+            for client, token in zip(early, tokens):
+                with server.connect().send(line(token, new_side())) as other:
+                    exchange(client.expect(b"ok\n"), other.expect(b"ok\n"))
+            for client in crowd:
+                client.close()
 
 
 @behaviour()
