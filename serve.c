@@ -1308,9 +1308,7 @@ static void judge_silence(struct server *server)
         pair_is_crammed(server->worker.table))
         return;
     inquiry->silent = true;
-    log_warning("the forwarder, process %d, does not answer: nobody meets until it goes on, or is "
-                "killed and another takes its place",
-        (int)pair_forwarder(server->worker.table));
+    worker_log_silence(&server->worker);
 }
 
 /* While connections come, and when this server starts. Returns when to look next: milliseconds, -1:

@@ -106,6 +106,23 @@ static bool forwarder_answers(const struct worker *worker)
     return answers;
 }
 
+void worker_log_silence(const struct worker *worker)
+{
+    log_repeated(LOG_WARNING,
+        "the forwarder, process %d, does not answer: nobody meets until it goes on, or is killed "
+        "and another takes its place",
+        (int)pair_forwarder(worker->table));
+}
+
+/* A forwarder that stands still takes connections for as long as its socket has room, so it is
+ * asked whether it does. One that is short of memory or descriptors has said so itself. */
+static void notice_silence(const struct worker *worker)
+{
+    if (!pair_is_crammed(worker->table) && pair_is_adopted(worker->table) &&
+        !forwarder_answers(worker))
+        worker_log_silence(worker);
+}
+
 /* Whether newcomers are served: there is room for them, and a forwarder. */
 static bool serves(const void *context)
 {
@@ -708,6 +725,8 @@ int worker_main(const struct options *options)
             worker_offer_table(&worker);
         if (sandbox_enter(SANDBOX_WORKER, worker.forwarder) == 0) {
             worker_greet(&worker, fd);
+            if (!worker.closing)
+                notice_silence(&worker);
             status = worker.closing ? EXIT_RUN_TIME : 0;
         }
     }

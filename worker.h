@@ -52,6 +52,8 @@ int worker_open(
 void worker_offer_table(const struct worker *worker);
 /* Leaves the identity alone: a sandbox does not let it be freed. */
 void worker_close(struct worker *worker);
+/* Says that the forwarder does not take what is sent to it. */
+void worker_log_silence(const struct worker *worker);
 
 /* Takes one connection, which it owns and closes, as far as a worker does: to the forwarder,
  * or to its end. */

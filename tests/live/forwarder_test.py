@@ -135,6 +135,20 @@ SILENCE = "does not answer: nobody meets until it goes on"
 
 
 @behaviour()
+def a_worker_that_serves_one_connection_says_that_the_forwarder_stands_still():
+    with Relay("accept") as relay:
+        pair = make_pair(relay)
+        forwarder = relay.forwarder()
+        os.kill(forwarder, signal.SIGSTOP)
+        early = relay.connect().send(line(TOKEN := new_token(), new_side()))
+        wait_until(lambda: f"process {forwarder}, {SILENCE}" in relay.log(), "it to say so")
+        os.kill(forwarder, signal.SIGCONT)
+        relay.connect().send(line(TOKEN, new_side())).expect(b"ok\n")
+        early.expect(b"ok\n")
+        exchange(*pair)
+
+
+@behaviour()
 def a_server_says_once_that_its_forwarder_stands_still_and_that_it_goes_on():
     with Relay() as relay:
         meets(relay)
