@@ -27,6 +27,7 @@ enum {
     STRANDED_AT_ONCE = 64,
     DESCRIPTORS_KEPT = 32,   /* for everything that is no connection */
     TICK = 2000,             /* milliseconds between two sweeps of the table */
+    NAME_LOOK = 2000,        /* between two looks at whether the socket has its name */
     STALL = 1000,            /* a round that comes so late says that this process stood still */
     DISMISSED_TICKS = 15,    /* sweeps between two looks at every slot */
     WATCH = 15000,           /* between two looks at whether a peer lives */
@@ -164,7 +165,9 @@ static void listen_to_socket(struct forwarder *forwarder, bool wanted)
     struct epoll_event event = {.events = wanted ? EPOLLIN : 0, .data.ptr = NULL};
     if (forwarder->listening == wanted)
         return;
-    if (epoll_ctl(forwarder->epoll, EPOLL_CTL_MOD, forwarder->socket, &event) < 0)
+    if (epoll_ctl(forwarder->epoll, EPOLL_CTL_MOD, forwarder->socket, &event) < 0 ||
+        (forwarder->renewed >= 0 &&
+            epoll_ctl(forwarder->epoll, EPOLL_CTL_MOD, forwarder->renewed, &event) < 0))
         log_repeated_errno(LOG_ERR, "cannot wait for handoffs");
     else
         forwarder->listening = wanted;
@@ -254,13 +257,13 @@ static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, i
 }
 
 /* Returns whether the socket is empty. */
-static bool take_handoffs(struct forwarder *forwarder)
+static bool take_handoffs_from(struct forwarder *forwarder, int socket)
 {
     struct handoff handoff;
     int fd;
     look_at_limit(forwarder);
     for (int i = 0; i < HANDOFFS_AT_ONCE && !is_short(forwarder); i++) {
-        int error = handoff_receive(forwarder->socket, &handoff, &fd);
+        int error = handoff_receive(socket, &handoff, &fd);
         if (error == -EAGAIN || error == -EINTR)
             return error == -EAGAIN;
         if (error == 0)
@@ -269,6 +272,44 @@ static bool take_handoffs(struct forwarder *forwarder)
             refuse_handoff(forwarder, &handoff, error);
     }
     return false;
+}
+
+/* Returns whether nothing is in any of its sockets. */
+static bool take_handoffs(struct forwarder *forwarder)
+{
+    bool empty = take_handoffs_from(forwarder, forwarder->socket);
+    if (forwarder->renewed >= 0)
+        empty = take_handoffs_from(forwarder, forwarder->renewed) && empty;
+    return empty;
+}
+
+/* Whoever has connected to it finds out when it sends, and nothing of what was sent is lost. */
+static void close_renewed(struct forwarder *forwarder)
+{
+    if (forwarder->renewed < 0)
+        return;
+    (void)shutdown(forwarder->renewed, SHUT_RD); /* fails for no socket that is connected to */
+    while (!take_handoffs_from(forwarder, forwarder->renewed) && !is_short(forwarder))
+        continue;
+    close(forwarder->renewed);
+    forwarder->renewed = -1;
+}
+
+/* Those who come later find the socket by its name. */
+static void look_at_name(struct forwarder *forwarder)
+{
+    const struct forward_setup *setup = forwarder->setup;
+    struct epoll_event event = {.events = forwarder->listening ? EPOLLIN : 0, .data.ptr = NULL};
+    if (setup->renew == NULL || forwarder->flow.now < forwarder->next_look)
+        return;
+    forwarder->next_look = forwarder->flow.now + NAME_LOOK;
+    int socket = setup->renew(setup->context);
+    if (socket < 0)
+        return;
+    close_renewed(forwarder);
+    forwarder->renewed = socket;
+    if (epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, socket, &event) < 0)
+        log_repeated_errno(LOG_ERR, "cannot wait for handoffs");
 }
 
 /* ---- whether all have come ------------------------------------------------------- */
@@ -528,6 +569,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
     if (!is_behind(forwarder)) {
         expire(forwarder);
         tick(forwarder);
+        look_at_name(forwarder);
     }
     look_at_log(forwarder);
     ends_bury(forwarder);
@@ -592,6 +634,7 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
         .table = setup->table,
         .first_table = setup->table,
         .socket = setup->socket,
+        .renewed = -1,
         .recorder = setup->recorder,
         .epoll = -1,
         .listening = true,
@@ -627,6 +670,7 @@ static void leave_socket(struct forwarder *forwarder)
     if (poll(&entry, 1, 0) > 0 && (entry.revents & POLLRDHUP) != 0)
         while (!take_handoffs(forwarder) && !is_short(forwarder))
             continue;
+    close_renewed(forwarder);
     listen_to_socket(forwarder, false);
 }
 
@@ -671,19 +715,22 @@ static int64_t idle_time(const struct forwarder *forwarder)
     return forwarder->outdated ? OUTDATED_TIME : (int64_t)forwarder->terms.idle_timeout * 1000;
 }
 
-/* How long the loop may sleep: until something is due, idleness has lasted, or the log is to be
- * looked at. */
+/* How long the loop may sleep: until something is due, idleness has lasted, or the log or the
+ * socket's name is to be looked at. */
 static int sleep_time(const struct forwarder *forwarder)
 {
     int64_t timeout = wait_time(forwarder);
     int64_t idle = idle_time(forwarder);
-    int64_t log = forwarder->next_log - forwarder->flow.now;
+    int64_t look = forwarder->next_log;
+    if (forwarder->setup->renew != NULL && forwarder->next_look < look)
+        look = forwarder->next_look;
+    look -= forwarder->flow.now;
     if (timeout < 0 && idle > 0 && forwarder->idle_since >= 0)
         timeout = forwarder->idle_since + idle - forwarder->flow.now;
     else if (timeout < 0)
-        timeout = log;
-    if (log < timeout)
-        timeout = log;
+        timeout = look;
+    if (look < timeout)
+        timeout = look;
     return timeout <= 0 ? 0 : (int)timeout;
 }
 

@@ -20,6 +20,10 @@ struct forward_setup {
     /* Asked when a server that uses this forwarder has been told to stop: whether no other does;
      * true ends the run. NULL: servers come and go, and those who came by one stay. */
     bool (*forsaken)(void *context);
+    /* Asked every two seconds: another socket that handoffs come from as well from now on, and is
+     * closed by the forwarder, as the first one's name was lost and is this one's now; -1: all is
+     * well. NULL: it has no name. */
+    int (*renew)(void *context);
     /* Told when the forwarder is about to stop: has nobody send to the socket any more, if it will
      * not be another forwarder's. NULL: it will be. */
     void (*leave)(void *context);

@@ -40,7 +40,8 @@ struct forwarder {
     struct deadline_list deaf;
     struct deadline_list quiet[CODEC_KINDS], silent[CODEC_KINDS][FORWARDER_JITTERS];
     int epoll;
-    int socket; /* handoffs come from here */
+    int socket;  /* handoffs come from here, */
+    int renewed; /* and from the one that has its name now; -1: itself */
     int recorder;
     bool listening;          /* to the socket: not while newcomers cannot be taken, */
     int64_t short_until;     /* as one was not, at least until then; 0: there is no such one */
@@ -57,6 +58,7 @@ struct forwarder {
     bool recorder_lost;      /* it was killed with who keeps it */
     bool outdated; /* another forwarder would record otherwise, and takes over once it can */
     int64_t next_tick;
+    int64_t next_look;  /* at its name */
     int64_t next_log;   /* when to say what the log has summed up */
     int64_t idle_since; /* -1: there is work */
     int table_fault;    /* pair_check() of the table, as it was said last */

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
@@ -29,10 +30,18 @@ enum {
     PAUSE = 5,
 };
 
+/* What a name stands for. */
+struct place {
+    dev_t device;
+    ino_t inode;
+};
+
 /* Whom a forwarder may leave. */
 struct retirement {
     const struct runtime *runtime;
+    struct place name, lock; /* where its socket and its lock are, if they still have their names */
     int socket;
+    int renewed; /* the socket that has the name now; -1: the first one */
     int users_lock;
     int recorder;    /* the parent's, -1: there is none */
     bool own_socket; /* else systemd's, which starts us again when it is needed */
@@ -44,6 +53,86 @@ static void pause_briefly(void)
 {
     struct timespec pause = {0, PAUSE * 1000000L};
     nanosleep(&pause, NULL);
+}
+
+/* ---- its name -------------------------------------------------------------------- */
+
+/* None, if nothing is there. */
+static struct place find_place(const char *path)
+{
+    struct stat status;
+    if (lstat(path, &status) < 0)
+        return (struct place){.inode = 0};
+    return (struct place){.device = status.st_dev, .inode = status.st_ino};
+}
+
+static bool is_at(const struct place *place, const char *path)
+{
+    struct place found = find_place(path);
+    return found.inode == place->inode && found.device == place->device && found.inode != 0;
+}
+
+static bool has_parent(const struct retirement *retirement)
+{
+    return retirement->parent != 0 && getppid() == retirement->parent;
+}
+
+/* A name that leads to nobody is none: it is a socket's that one before us had. */
+static void remember_places(struct retirement *retirement)
+{
+    const struct runtime *runtime = retirement->runtime;
+    int socket = handoff_connect(runtime->socket, 0);
+    retirement->lock = find_place(runtime->forward_lock);
+    if (socket < 0)
+        return;
+    retirement->name = find_place(runtime->socket);
+    close(socket);
+}
+
+/* Systemd's socket was started again, and so is its forwarder as soon as this one has ended. */
+static bool is_superseded(const struct retirement *retirement)
+{
+    struct stat status;
+    return retirement->own_socket && !has_parent(retirement) &&
+           lstat(retirement->runtime->socket, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+/* Whoever removes the socket, or takes its name, takes nothing from who comes later; but where the
+ * lock is not there either, another forwarder may be, and the lock is the parent's to take anew. */
+static int renew_name(void *context)
+{
+    struct retirement *retirement = context;
+    const struct runtime *runtime = retirement->runtime;
+    if (is_at(&retirement->name, runtime->socket))
+        return -1;
+    bool missing = find_place(runtime->socket).inode == 0;
+    if (!is_at(&retirement->lock, runtime->forward_lock) && !(missing && has_parent(retirement)))
+        return -1;
+    if (is_superseded(retirement)) {
+        log_warning("another socket is at %s: leaving all connections to come to it, and ending "
+                    "those that are here",
+            runtime->socket);
+        (void)kill(getpid(), SIGTERM); /* this process may */
+        return -1;
+    }
+    int socket = handoff_listen(runtime->socket);
+    if (socket < 0) {
+        errno = -socket;
+        log_repeated_errno(LOG_ERR, "cannot make the socket %s anew", runtime->socket);
+        return -1;
+    }
+    log_warning("the socket %s was removed or replaced: it was made anew", runtime->socket);
+    retirement->name = find_place(runtime->socket);
+    retirement->renewed = socket;
+    return socket;
+}
+
+/* One that is another's by now stays. */
+static void remove_name(const struct retirement *retirement)
+{
+    const char *path = retirement->runtime->socket;
+    if (is_at(&retirement->name, path) && unlink(path) < 0 && errno != ENOENT)
+        log_warning_errno("cannot remove %s", path);
 }
 
 /* ---- retiring -------------------------------------------------------------------- */
@@ -59,19 +148,19 @@ static bool has_handoffs(int socket)
 static bool retire(void *context)
 {
     struct retirement *retirement = context;
-    if (!retirement->own_socket)
+    if (!retirement->own_socket && retirement->renewed < 0)
         return !has_handoffs(retirement->socket);
-    if (retirement->parent != 0 && getppid() == retirement->parent)
+    if (has_parent(retirement))
         return false;
     if (flock(retirement->users_lock, LOCK_EX | LOCK_NB) < 0)
         return false;
-    if (has_handoffs(retirement->socket)) {
+    if (has_handoffs(retirement->socket) ||
+        (retirement->renewed >= 0 && has_handoffs(retirement->renewed))) {
         (void)flock(retirement->users_lock, LOCK_UN);
         return false;
     }
     /* Should it stay, whoever connects to it is refused there, and starts another forwarder. */
-    if (unlink(retirement->runtime->socket) < 0 && errno != ENOENT)
-        log_warning_errno("cannot remove %s", retirement->runtime->socket);
+    remove_name(retirement);
     return true;
 }
 
@@ -84,13 +173,21 @@ static bool is_forsaken(void *context)
     return retirement->forsaken;
 }
 
+static void shut(const struct runtime *runtime, int socket)
+{
+    if (shutdown(socket, SHUT_RD) < 0)
+        log_warning_errno("cannot shut %s down", runtime->socket);
+}
+
 /* Whoever has connected to a socket that will be nobody's any more finds that out when it sends. */
 static void leave(void *context)
 {
     struct retirement *retirement = context;
-    bool parent = retirement->parent != 0 && getppid() == retirement->parent;
-    if (retirement->own_socket && (!parent || retirement->forsaken))
-        launch_abandon(retirement->runtime, retirement->socket);
+    bool stays = has_parent(retirement) && !retirement->forsaken;
+    if (retirement->renewed >= 0 || (retirement->own_socket && !stays))
+        remove_name(retirement);
+    if (retirement->own_socket && !stays)
+        shut(retirement->runtime, retirement->socket);
 }
 
 /* ---- running --------------------------------------------------------------------- */
@@ -138,6 +235,7 @@ static int run(const struct options *options, struct retirement *retirement)
         .retire = retire,
         .forsaken = retirement->parent != 0 ? is_forsaken : NULL,
         .leave = leave,
+        .renew = renew_name,
         .context = retirement,
     };
     int status = EXIT_RUN_TIME;
@@ -149,6 +247,7 @@ static int run(const struct options *options, struct retirement *retirement)
     if (retirement->users_lock < 0 ||
         start_recorder(options, retirement->runtime, setup.table, &setup.recorder) < 0)
         goto close;
+    remember_places(retirement);
     process_name("relay-forward", "forwarder", options->runtime_directory);
     if (records_prepare() != 0) {
         log_error("cannot forward: OpenSSL lacks what TLS needs");
@@ -219,8 +318,7 @@ void launch_abandon(const struct runtime *runtime, int socket)
 {
     if (unlink(runtime->socket) < 0 && errno != ENOENT)
         log_warning_errno("cannot remove %s", runtime->socket);
-    if (shutdown(socket, SHUT_RD) < 0)
-        log_warning_errno("cannot shut %s down", runtime->socket);
+    shut(runtime, socket);
 }
 
 /* The socket that systemd passed: -1 if there is none, -2 if it is none of ours. */
@@ -241,7 +339,7 @@ static int forward(const struct options *options, int passed, bool on_demand)
 {
     struct runtime runtime;
     struct retirement retirement = {
-        .runtime = &runtime, .socket = passed, .users_lock = -1, .recorder = -1};
+        .runtime = &runtime, .socket = passed, .renewed = -1, .users_lock = -1, .recorder = -1};
     int lock = -1;
     if (runtime_prepare(options, &runtime) < 0 || runtime_drop_root(options) < 0)
         return EXIT_RUN_TIME;
@@ -282,6 +380,7 @@ int launch_child(const struct options *options, const struct runtime *runtime, i
     struct retirement retirement = {
         .runtime = runtime,
         .socket = socket,
+        .renewed = -1,
         .users_lock = -1,
         .recorder = recorder,
         .own_socket = true,

@@ -391,6 +391,13 @@ int runtime_lock(const char *path, bool shared, bool wait)
     return fd;
 }
 
+bool runtime_holds(const char *path, int lock)
+{
+    struct stat held, there;
+    return fstat(lock, &held) == 0 && lstat(path, &there) == 0 && held.st_dev == there.st_dev &&
+           held.st_ino == there.st_ino;
+}
+
 static const char *table_fault(int error)
 {
     switch (error) {

@@ -53,6 +53,9 @@ int runtime_drop_root(const struct options *options);
  * for as long as the lock is meant to last, or a negative errno (-EWOULDBLOCK). */
 int runtime_lock(const char *path, bool shared, bool wait);
 
+/* Whether a lock that is held is the one that is at this path. */
+bool runtime_holds(const char *path, int lock);
+
 /* Whether somebody holds the forwarder's lock. */
 bool runtime_has_forwarder(const struct runtime *runtime);
 

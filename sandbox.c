@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -122,15 +123,16 @@ static const int forwarder_calls[] = {
     SCMP_SYS(unlink),
     SCMP_SYS(unlinkat),
     SCMP_SYS(fcntl64),
+    SCMP_SYS(bind), /* its own socket's name, should that be lost */
+    SCMP_SYS(umask),
 };
 
 /* What a library may try, though it need not: refused, but not fatal. */
 static const int refused_calls[] = {
-    SCMP_SYS(socket),
     SCMP_SYS(openat),
 };
 
-static const int keeper_refused_calls[] = {
+static const int no_socket[] = {
     SCMP_SYS(socket),
 };
 
@@ -179,17 +181,21 @@ static int allow_porch(scmp_filter_ctx filter)
 /* Opening files, for reading. */
 static int allow_keeper(scmp_filter_ctx filter)
 {
-    int error = ADD(SCMP_ACT_ERRNO(EPERM), keeper_refused_calls);
-    return error != 0
-               ? error
-               : allow_if(filter, SCMP_SYS(openat), 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY);
+    return allow_if(filter, SCMP_SYS(openat), 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY);
 }
 
-/* Asking for limits, and setting none. */
+/* Asking for limits, and setting none; and a socket in the place of its own, which reaches no
+ * further than that: other kinds are refused. */
 static int allow_forwarder(scmp_filter_ctx filter)
 {
     int error = ADD(SCMP_ACT_ALLOW, forwarder_calls);
-    return error != 0 ? error : allow_if(filter, SCMP_SYS(prlimit64), 2, UINT64_MAX, 0);
+    if (error == 0)
+        error = allow_if(filter, SCMP_SYS(prlimit64), 2, UINT64_MAX, 0);
+    if (error == 0)
+        error = allow_if(filter, SCMP_SYS(socket), 0, UINT32_MAX, AF_UNIX);
+    return error != 0 ? error
+                      : seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(socket), 1,
+                            (struct scmp_arg_cmp){.op = SCMP_CMP_NE, .datum_a = AF_UNIX});
 }
 
 static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
@@ -197,16 +203,22 @@ static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_sock
     int error = ADD(SCMP_ACT_ALLOW, common_calls);
     if (error == 0)
         error = allow_locking(filter);
-    if (error == 0 && role == SANDBOX_KEEPER)
-        return allow_keeper(filter);
-    if (error == 0)
+    if (error == 0 && role != SANDBOX_FORWARDER)
+        error = ADD(SCMP_ACT_ERRNO(EPERM), no_socket);
+    if (error == 0 && role != SANDBOX_KEEPER)
         error = ADD(SCMP_ACT_ERRNO(EPERM), refused_calls);
     if (error != 0)
         return error;
-    if (role == SANDBOX_PORCH)
+    switch (role) {
+    case SANDBOX_KEEPER:
+        return allow_keeper(filter);
+    case SANDBOX_PORCH:
         return allow_porch(filter);
-    return role == SANDBOX_FORWARDER ? allow_forwarder(filter)
-                                     : allow_worker(filter, handoff_socket);
+    case SANDBOX_FORWARDER:
+        return allow_forwarder(filter);
+    default:
+        return allow_worker(filter, handoff_socket);
+    }
 }
 
 static int refuse(int error)

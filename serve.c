@@ -130,6 +130,7 @@ struct server {
     uint64_t accepts_before; /* as they were when a connection came */
     struct inquiry inquiry;
     bool stopping;
+    bool failed; /* and nobody is to be ended by it */
     sigset_t inherited_mask;
 };
 
@@ -787,6 +788,46 @@ static int replace_keeper(struct server *server)
     return 0;
 }
 
+static void drop_forwarder(struct server *server)
+{
+    close(server->handoff_socket);
+    close(server->forward_lock);
+    server->handoff_socket = server->forward_lock = -1;
+}
+
+/* A directory that was removed is made anew, and what this server holds in it. The forwarder goes
+ * on there if it is our own; if not, or if somebody else has made one by now, it stays with the
+ * directory that it knows. Where the directory may not be made by this user, whoever starts the
+ * server anew makes it. */
+static int renew_directory(struct server *server)
+{
+    struct runtime *runtime = &server->runtime;
+    const char *directory = server->options->runtime_directory;
+    if (runtime_holds(runtime->users_lock, server->worker.users_lock))
+        return 0;
+    log_warning("the runtime directory %s was removed or replaced", directory);
+    if (runtime_prepare(server->options, runtime) < 0)
+        return -1;
+    int lock = runtime_lock(runtime->users_lock, true, true);
+    if (lock < 0) {
+        errno = -lock;
+        log_error_errno("cannot lock %s", runtime->users_lock);
+        return -1;
+    }
+    close(server->worker.users_lock);
+    server->worker.users_lock = lock;
+    lock = server->handoff_socket < 0 ? -1 : runtime_lock(runtime->forward_lock, false, false);
+    if (lock >= 0) {
+        close(server->forward_lock);
+        server->forward_lock = lock;
+        return 0;
+    }
+    if (server->handoff_socket >= 0)
+        drop_forwarder(server);
+    atomic_store(&server->board->forwarder_sought, true);
+    return 0;
+}
+
 /* The table was removed, replaced or damaged: workers that are made from now on have the one that
  * is at its path then. Those from before notice, too. */
 static int renew_table(struct server *server)
@@ -794,6 +835,10 @@ static int renew_table(struct server *server)
     struct pair_table *last = server->worker.table;
     if (pair_check(last) == 0)
         return 0;
+    if (server->failed || renew_directory(server) < 0) {
+        server->failed = server->stopping = true;
+        return -1;
+    }
     if (runtime_open_table(server->options, &server->runtime, false, &server->worker.table) < 0) {
         server->worker.table = last;
         pause_starting(server);
@@ -804,7 +849,8 @@ static int renew_table(struct server *server)
         "is there now",
         server->runtime.table);
     pair_close(last);
-    worker_offer_table(&server->worker);
+    if (!atomic_load(&server->board->forwarder_sought))
+        worker_offer_table(&server->worker);
     dismiss_idle(server, server->board_size);
     return 0;
 }
@@ -827,6 +873,8 @@ static int replace_forwarder(struct server *server)
             return -1;
         }
         server->handoff_socket = socket;
+        if (handoff_reconnect(server->worker.forwarder, runtime->socket) < 0)
+            log_warning_errno("cannot connect to %s", runtime->socket);
         log_info("the forwarder that ran in %s is gone: running another",
             server->options->runtime_directory);
     }
@@ -1233,10 +1281,7 @@ static void stop_forwarder(struct server *server)
         launch_abandon(&server->runtime, server->handoff_socket);
         end_forwarder(server);
     }
-    /* Whoever makes the next one needs both. */
-    close(server->handoff_socket);
-    close(server->forward_lock);
-    server->handoff_socket = server->forward_lock = -1;
+    drop_forwarder(server); /* whoever makes the next one needs its lock */
 }
 
 /* Who comes meanwhile waits for the next server, if the socket is not our own. */
@@ -1251,7 +1296,8 @@ static void stop(struct server *server)
     } else {
         finish_handshakes(server);
     }
-    stop_forwarder(server);
+    if (!server->failed)
+        stop_forwarder(server);
     stop_workers(server);
     if (!server->sockets_passed)
         listen_remove(server->options);
@@ -1417,5 +1463,5 @@ int serve_main(const struct options *options)
     run(&server);
     ident_free(server.worker.identity);
     worker_close(&server.worker);
-    return 0;
+    return server.failed ? EXIT_RUN_TIME : 0;
 }

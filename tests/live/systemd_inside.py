@@ -171,6 +171,86 @@ def a_forwarder_that_stops_says_so():
         command("systemctl", "stop", "relay-forward.service")
 
 
+def remove_the_handoffs_socket():
+    os.unlink("/run/relay/forward.sock")
+
+
+def remove_the_directory():
+    shutil.rmtree("/run/relay")
+
+
+LOSSES = {"the socket for handoffs": remove_the_handoffs_socket, "the directory": remove_the_directory}
+
+
+def is_healthy():
+    """What /healthz says, to somebody who is not patient."""
+    try:
+        with Client(("127.0.0.1", 4001), 5) as client:
+            return client.send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n").receive(12) == b"HTTP/1.1 200"
+    except (AssertionError, OSError):
+        return False
+
+
+@behaviour(*[f"{unit}, {loss}" for unit in KINDS for loss in LOSSES])
+def newcomers_are_served_and_pairs_go_on_after_the_loss_of(variant):
+    unit, loss = variant.split(", ")
+    with Installed(unit) as relay:
+        since = time.time()
+        pair = make_pair(relay)
+        LOSSES[loss]()
+        wait_until(lambda: can_pair(relay), "newcomers to be served", patience=30)
+        for _ in range(3):
+            assert can_pair(relay) and is_healthy()
+            time.sleep(0.5)
+        exchange(*pair)
+        for client in pair:
+            client.close()
+        no_address_is_logged_since(since)
+        # As who looks after it may do then; a forwarder that was made meanwhile gives way.
+        command("systemctl", "restart", "relay-forward.socket")
+        wait_until(lambda: can_pair(relay), "newcomers to be served", patience=30)
+        if unit == "relay-prefork.socket":
+            command("systemctl", "restart", "relay-prefork.service")
+        exchange(*make_pair(relay))
+        wait_until(lambda: property_of("relay-forward.service", "ActiveState") == "active",
+                   "the forwarder of systemd")
+    stop_all()
+
+
+@behaviour("relay-prefork.socket")
+def a_directory_that_was_lost_while_nobody_was_there_leaves_no_trace(unit):
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        command("systemctl", "stop", "relay-forward.service")
+        remove_the_directory()
+        wait_until(lambda: can_pair(relay), "newcomers to be served")
+        pair = make_pair(relay)
+        assert property_of("relay-forward.service", "ActiveState") == "active"
+        command("systemctl", "restart", "relay-prefork.service")
+        exchange(*pair)
+    stop_all()
+
+
+@behaviour(*KINDS)
+def a_socket_can_be_started_when_the_directory_is_missing(unit):
+    """Whatever else runs yet."""
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        command("systemctl", "stop", unit, "relay-prefork.service")
+        shutil.rmtree("/run/relay")
+        command("systemctl", "start", unit)
+        exchange(*make_pair(relay))
+        status = os.stat("/run/relay")
+        assert stat.S_IMODE(status.st_mode) == 0o700, status
+        assert status.st_uid == pwd.getpwnam("relay").pw_uid, status
+    stop_all()
+    command("systemctl", "stop", "relay-forward.socket")
+    shutil.rmtree("/run/relay")
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+    stop_all()
+
+
 @behaviour("relay-prefork.socket")
 def pairs_outlive_a_restart_of_the_server(unit):
     with Installed(unit) as relay:
@@ -238,6 +318,23 @@ def the_other_socket_takes_over_as_soon_as_it_is_enabled(unit):
         exchange(*make_pair(relay))
         command("systemctl", "disable", "--now", other)
         command("systemctl", "start", unit)
+        nothing_has_failed()
+
+
+@behaviour(*KINDS)
+def the_sockets_change_places_as_the_manual_has_it_also_for_the_next_boot(unit):
+    other = KINDS[unit]
+    with Installed(unit) as relay:
+        pair = make_pair(relay)
+        command("systemctl", "disable", "--now", unit)
+        command("systemctl", "enable", "--now", other)
+        exchange(*make_pair(relay))
+        exchange(*pair)
+        command("systemctl", "stop", other, "relay-forward.socket")
+        command("systemctl", "start", "sockets.target")
+        wait_until(lambda: property_of(other, "ActiveState") == "active", "the other one")
+        exchange(*make_pair(relay))
+        command("systemctl", "disable", "--now", other)
         nothing_has_failed()
 
 
