@@ -39,7 +39,7 @@ static int read_file(const char *path, uint8_t *bytes, size_t max, uint32_t *siz
     if (error == 0)
         return 0;
     errno = -error;
-    log_error_errno("cannot read %s", path);
+    log_error_errno("cannot read %s", options_shown(path));
     return -1;
 }
 

@@ -28,6 +28,7 @@ enum {
     DESCRIPTORS_KEPT = 32,   /* for everything that is no connection */
     TICK = 2000,             /* milliseconds between two sweeps of the table */
     NAME_LOOK = 2000,        /* between two looks at whether the socket has its name */
+    LOG_LOOK = 5000,         /* at most, between two looks at what others want to have said */
     STALL = 1000,            /* a round that comes so late says that this process stood still */
     DISMISSED_TICKS = 15,    /* sweeps between two looks at every slot */
     WATCH = 15000,           /* between two looks at whether a peer lives */
@@ -516,8 +517,10 @@ static void tick(struct forwarder *forwarder)
 /* Others may live for one connection only, so this process says what was summed up of their log. */
 static void look_at_log(struct forwarder *forwarder)
 {
-    if (forwarder->flow.now >= forwarder->next_log)
-        forwarder->next_log = forwarder->flow.now + log_look(false);
+    if (forwarder->flow.now < forwarder->next_log)
+        return;
+    int next = log_look(false);
+    forwarder->next_log = forwarder->flow.now + (next < LOG_LOOK ? next : LOG_LOOK);
 }
 
 /* epoll_pwait() lets signals in when it has nothing to return, which under load may be never. */

@@ -49,7 +49,7 @@ static void refresh(struct keeper *keeper)
     if (good)
         keeper->current = candidate;
     if (good && !known)
-        log_info("using the renewed certificate %s", keeper->options->certfile);
+        log_info("using the renewed certificate %s", options_shown(keeper->options->certfile));
     if (!good)
         log_warning("%s", sodium_is_zero(keeper->current.version, sizeof keeper->current.version)
                               ? "TLS is still not served"

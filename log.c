@@ -45,6 +45,7 @@ static const struct sockaddr_un syslog_address = {.sun_family = AF_UNIX, .sun_pa
 static bool show_debug;
 static bool to_journal;
 static bool sum_all;
+static bool is_null; /* nobody reads it, but what is summed up others may have to say */
 static enum sink sink;
 static int syslog_socket = -1;
 static bool cut; /* the last line has no end */
@@ -59,12 +60,18 @@ static bool error_is_connection(void)
            S_ISSOCK(error.st_mode) && in.st_dev == error.st_dev && in.st_ino == error.st_ino;
 }
 
+static bool error_is_null(void)
+{
+    struct stat error;
+    return fstat(STDERR_FILENO, &error) == 0 && S_ISCHR(error.st_mode) &&
+           error.st_rdev == makedev(1, 3);
+}
+
 /* Some of its kind leave nothing there that anybody reads. */
 static bool error_is_nowhere(void)
 {
-    struct stat in, error;
-    return fstat(STDIN_FILENO, &in) == 0 && fstat(STDERR_FILENO, &error) == 0 &&
-           S_ISSOCK(in.st_mode) && S_ISCHR(error.st_mode) && error.st_rdev == makedev(1, 3);
+    struct stat in;
+    return fstat(STDIN_FILENO, &in) == 0 && S_ISSOCK(in.st_mode) && error_is_null();
 }
 
 static void keep_from_connection(void)
@@ -128,6 +135,7 @@ void log_setup(bool debug)
         use_syslog();
     else
         sink = find_sink();
+    is_null = sink == SINK_FILE && error_is_null();
     errno = saved_errno;
 }
 
@@ -278,7 +286,10 @@ __attribute__((format(printf, 4, 0))) static void log_line(
     size_t length = count < 0 ? 0 : (size_t)count;
     if (with_errno && length < sizeof text)
         (void)snprintf(text + length, sizeof text - length, ": %s", strerror(saved_errno));
-    if ((repeated || sum_all) && !show_debug)
+    bool summed = (repeated || sum_all) && !show_debug;
+    if (summed && is_null)
+        repeats_leave(priority, text, now());
+    else if (summed)
         repeats_add(priority, text, now(), put_line);
     else
         put_single(priority, text);

@@ -355,6 +355,15 @@ static const char *find_credential(const char *name, char *buffer)
                : name;
 }
 
+const char *options_shown(const char *path)
+{
+    const char *directory = getenv("CREDENTIALS_DIRECTORY");
+    size_t length = directory == NULL ? 0 : strlen(directory);
+    return length > 0 && strncmp(path, directory, length) == 0 && path[length] == '/'
+               ? path + length + 1
+               : path;
+}
+
 static int find_certificate(struct options *options)
 {
     if (options->certfile == NULL && options->keyfile != NULL) {

@@ -187,7 +187,7 @@ static void say_sum(struct repeat *repeat, int64_t now, repeats_say *say)
     int64_t seconds = (now - repeat->said + 500) / 1000;
     if (repeat->count == 1)
         (void)snprintf(line, sizeof line, "%s", repeat->text);
-    else if (repeat->said == 0 || seconds < 0)
+    else if (repeat->said == 0 || seconds <= 0)
         (void)snprintf(line, sizeof line, "%s (%u times)", repeat->text, repeat->count);
     else
         (void)snprintf(line, sizeof line, "%s (%u times in %lld seconds)", repeat->text,
@@ -217,6 +217,13 @@ void repeats_add(int priority, const char *text, int64_t now, repeats_say *say)
     say_lost(repeats, say);
     if (knows && is_due(repeat, now))
         say_sum(repeat, now, say);
+    end(repeats);
+}
+
+void repeats_leave(int priority, const char *text, int64_t now)
+{
+    struct repeats *repeats = begin(now);
+    (void)count(repeats, priority, text, 1, now);
     end(repeats);
 }
 

@@ -28,6 +28,9 @@ int repeats_share(const char *path);
 /* Counts a line, and says it if it is due. now: milliseconds, CLOCK_MONOTONIC. */
 void repeats_add(int priority, const char *text, int64_t now, repeats_say *say);
 
+/* Counts a line that another process that shares the file is to say. */
+void repeats_leave(int priority, const char *text, int64_t now);
+
 /* Counts lines that could not be written. */
 void repeats_lose(uint64_t lines, int64_t now);
 

@@ -189,8 +189,8 @@ static SSL_CTX *make_context_or_log(
 {
     SSL_CTX *context = make_context(certificate);
     if (context == NULL)
-        log_error("cannot use the certificate %s with the key %s: %s", options->certfile,
-            options->keyfile, reason());
+        log_error("cannot use the certificate %s with the key %s: %s",
+            options_shown(options->certfile), options_shown(options->keyfile), reason());
     ERR_clear_error();
     return context;
 }
@@ -237,9 +237,9 @@ static bool is_current(const struct options *options, const SSL_CTX *context)
 {
     const X509 *certificate = SSL_CTX_get0_certificate(context);
     if (X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0)
-        log_warning("the certificate %s is not valid any more", options->certfile);
+        log_warning("the certificate %s is not valid any more", options_shown(options->certfile));
     else if (X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0)
-        log_warning("the certificate %s is not valid yet", options->certfile);
+        log_warning("the certificate %s is not valid yet", options_shown(options->certfile));
     else
         return true;
     return false;

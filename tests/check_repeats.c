@@ -78,6 +78,26 @@ START_TEST(what_was_counted_is_said_by_whoever_looks_and_nothing_twice)
 }
 END_TEST
 
+START_TEST(what_nobody_would_read_is_left_to_who_is_read)
+{
+    repeats_leave(LOG_ERR, "cannot read a file", NOW);
+    repeats_leave(LOG_ERR, "cannot read a file", NOW + 1);
+    expect_silence();
+    (void)repeats_look(false, NOW + 2, say);
+    expect_said("<3>cannot read a file (2 times)");
+}
+END_TEST
+
+START_TEST(no_time_is_said_where_none_has_passed)
+{
+    for (int i = 0; i < 3; i++)
+        repeats_add(LOG_INFO, "a refusal", NOW, say);
+    said_count = 0;
+    (void)repeats_look(true, NOW + 100, say);
+    expect_said("<6>a refusal (2 times)");
+}
+END_TEST
+
 START_TEST(at_the_end_all_is_said)
 {
     for (int i = 0; i < 3; i++)
@@ -252,6 +272,8 @@ int main(void)
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_add_test(tests, the_first_is_said_at_once_and_the_others_a_minute_later_with_their_count);
     tcase_add_test(tests, what_was_counted_is_said_by_whoever_looks_and_nothing_twice);
+    tcase_add_test(tests, what_nobody_would_read_is_left_to_who_is_read);
+    tcase_add_test(tests, no_time_is_said_where_none_has_passed);
     tcase_add_test(tests, at_the_end_all_is_said);
     tcase_add_test(tests, each_text_is_counted_for_itself);
     tcase_add_test(tests, more_kinds_than_are_told_apart_are_one_kind);

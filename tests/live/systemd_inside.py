@@ -563,7 +563,7 @@ def write(path, text):
 
 
 OPTIONS = manual(r"^RELAY_OPTIONS=.*--certfile=.*\n")[0]
-CREDENTIALS = manual(r"^\[Service\]\n(?:LoadCredential=.*\n)+")[0]
+CREDENTIALS = manual(r"^\[Service\]\n(?:(?:Load|Set)Credential=.*\n)+")[0]
 COPIES = "run-credentials-relay*"
 QUIET = manual(r"^\[Mount\]\nLogLevelMax=.*\n")[0]
 CERTFILE, KEYFILE = re.findall(r"LoadCredential=.*:(.*)", CREDENTIALS)
@@ -604,9 +604,9 @@ def certificate_of_the_manual(name):
 class Secure(Client):
     """A connection in TLS, to who has the certificate that is installed."""
 
-    def __init__(self, relay):
+    def __init__(self, relay, certfile=CERTFILE):
         super().__init__(("127.0.0.1", relay.port))
-        context = ssl.create_default_context(cafile=CERTFILE)
+        context = ssl.create_default_context(cafile=certfile)
         self.socket = context.wrap_socket(self.socket, server_hostname="relay.test")
 
     def name(self):
@@ -629,6 +629,28 @@ def a_key_that_only_root_can_read_serves_TLS(unit):
         exchange(*pair)
         exchange(*make_pair(relay))
         nothing_has_failed()
+
+
+@behaviour(*KINDS)
+def a_certificate_that_is_missing_at_the_start_takes_TLS_alone_away_and_that_is_said(unit):
+    with certificate_of_the_manual("first"):
+        since = time.time()
+        os.rename(CERTFILE, CERTFILE + ".away")
+        with Installed(unit) as relay:
+            exchange(*make_pair(relay))
+            try:
+                Secure(relay, CERTFILE + ".away").name()
+                raise AssertionError("TLS is served")
+            except OSError:
+                pass
+            wait_until(lambda: said("cannot use the certificate cert.pem with the key key.pem", since),
+                       "the reason")
+            assert said("Failed", since) == 0, command("journalctl", "-n", "50")
+            os.rename(CERTFILE + ".away", CERTFILE)
+            command("systemctl", "try-restart", "relay-prefork.service")
+            exchange(*make_secure_pair(relay))
+            exchange(*make_pair(relay))
+            no_address_is_logged_since(since)
 
 
 @behaviour("relay.socket")
