@@ -89,6 +89,27 @@ def a_ticket_can_be_made_of_the_identity_that_it_made(unit):
 
 
 @behaviour(*KINDS)
+def the_ticket_of_README_can_be_made_as_soon_as_the_socket_is_enabled(unit):
+    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
+        [text] = re.findall(r"^    sudo (relay relay-ticket [^#]*)", file.read(), re.MULTILINE)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink("/var/lib/relay/relay.ident")
+    with Installed(unit) as relay:
+        command("sh", "-c", f"cd /tmp && {text}")
+        with open("/tmp/relay.relay", encoding="ascii") as file:
+            ticket = file.read()
+        os.unlink("/tmp/relay.relay")
+        exchange(*make_pair(relay))
+        command("relay", "relay-ticket", "--address=RELAY:4001", "--output=/tmp/later.relay")
+        with open("/tmp/later.relay", encoding="ascii") as file:
+            assert file.read() == ticket
+        os.unlink("/tmp/later.relay")
+        status = os.stat("/var/lib/relay/relay.ident")
+        assert status.st_uid == pwd.getpwnam("relay").pw_uid, status
+        assert stat.S_IMODE(status.st_mode) == 0o600, status
+
+
+@behaviour(*KINDS)
 def two_thousand_connections_leave_it_listening(unit):
     with Installed(unit) as relay:
         pair = make_pair(relay)
