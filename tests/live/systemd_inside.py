@@ -734,6 +734,25 @@ def a_relay_of_another_prefix_can_be_removed_while_this_one_serves():
 
 
 @behaviour(*KINDS)
+def what_was_nobodys_before_there_was_the_user_is_the_users(unit):
+    """As relay by inetd has left it, where there was no such user."""
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        with open("/var/lib/relay/relay.ident", "rb") as file:
+            identity = file.read()
+    stop_all()
+    command("systemctl", "stop", "relay-forward.socket")
+    command("chown", "-R", "nobody:nogroup", "/run/relay", "/var/lib/relay")
+    command("userdel", "relay")
+    command("make", "-C", TOP, "install", "prefix=/usr")
+    with Installed(unit) as relay:
+        exchange(*make_pair(relay))
+        nothing_has_failed()
+        with open("/var/lib/relay/relay.ident", "rb") as file:
+            assert file.read() == identity
+
+
+@behaviour(*KINDS)
 def make_uninstall_takes_everything_away(unit):
     relay = Installed(unit)
     exchange(*make_pair(relay))
