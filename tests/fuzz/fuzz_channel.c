@@ -86,7 +86,7 @@ static bool arrive(void *state, const uint8_t *bytes, size_t size)
         for (size_t i = 0; event == CODEC_PIECE && i < piece.size; i++)
             piece.bytes[i] ^= 1; /* may be changed in place */
     } while (event == CODEC_PIECE || event == CODEC_LIFE || event == CODEC_REPLY);
-    insist(event == CODEC_FAILED || (event == CODEC_MORE && size == 0));
+    insist(event == CODEC_FAILED || event == CODEC_STARVED || (event == CODEC_MORE && size == 0));
     free(copy);
     return event == CODEC_MORE;
 }
