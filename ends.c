@@ -20,8 +20,8 @@
 #include "forwarder.h"
 #include "kernel_tls.h"
 #include "log.h"
-#include "proto/proto.h"
 #include "proto/websocket.h"
+#include "protocol.h"
 #include "vital.h"
 
 #include <errno.h>
@@ -687,7 +687,7 @@ static void place(struct forwarder *forwarder, struct end *end, const struct pai
 /* Whether the handoff is one that a worker of ours sends for this protocol. */
 static bool is_sound(const struct handoff *handoff, const struct pair_view *view)
 {
-    if (view->protocol >= protocol_count || handoff->codec >= CODEC_KINDS)
+    if (view->protocol >= PROTOCOL_COUNT || handoff->codec >= CODEC_KINDS)
         return false;
     bool waits = handoff->lobby || view->rule == PAIR_CONNECT;
     return !waits || (codecs[handoff->codec] != NULL && protocols[view->protocol]->lobby != NULL);

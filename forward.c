@@ -5,7 +5,7 @@
 #include "forwarder.h"
 #include "log.h"
 #include "notify.h"
-#include "proto/proto.h"
+#include "protocol.h"
 #include "runtime.h"
 
 #include <errno.h>
@@ -60,7 +60,7 @@ static void set_terms(struct forwarder *forwarder, struct terms terms)
 {
     int64_t wait_time = (int64_t)terms.wait_timeout * 1000;
     deadline_set_length(&forwarder->lingering, (int64_t)terms.linger * 1000);
-    for (size_t i = 0; i < protocol_count; i++)
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         deadline_set_length(&forwarder->waiting[i],
             protocols[i]->wait_time > 0 ? protocols[i]->wait_time : wait_time);
     forwarder->flow.pair_max = terms.session_bytes;
@@ -402,7 +402,7 @@ static void expire(struct forwarder *forwarder)
 {
     struct deadline *due;
     int64_t now = forwarder->flow.now;
-    for (size_t i = 0; i < protocol_count; i++)
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         while ((due = deadline_expired(&forwarder->waiting[i], now)) != NULL)
             ends_dismiss(forwarder, end_of_phase(due), PAIR_LONELY, PAIR_NO_REASON);
     expire_arrivals(forwarder);
@@ -468,7 +468,7 @@ static void do_work(struct forwarder *forwarder)
 /* The earliest of all deadlines, and `next`. */
 static int64_t next_deadline(const struct forwarder *forwarder, int64_t next)
 {
-    for (size_t i = 0; i < protocol_count; i++)
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         next = deadline_next(&forwarder->waiting[i], next);
     for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
         next = deadline_next(&forwarder->quiet[kind], next);

@@ -2,7 +2,7 @@
 #include "lobby.h"
 
 #include "forwarder.h"
-#include "proto/proto.h"
+#include "protocol.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -252,7 +252,7 @@ static void serve_first(struct forwarder *forwarder)
 static bool tidy(void)
 {
     bool more = false;
-    for (size_t i = 0; i < protocol_count; i++)
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         if (protocols[i]->lobby != NULL && protocols[i]->lobby->tidy != NULL)
             more = protocols[i]->lobby->tidy() || more;
     return more;

@@ -2,8 +2,8 @@
  * call for as many as came with one read. */
 #include "messages.h"
 
-#include "proto/proto.h"
 #include "proto/websocket.h"
+#include "protocol.h"
 
 #include <assert.h>
 #include <errno.h>

@@ -228,12 +228,12 @@ static int add_address(struct options *options, const char *text)
 
 static int add_network(struct options *options, const char *text)
 {
-    struct proxy_trust *trust = &options->proxies;
-    if (trust->count == PROXY_NETWORKS_MAX) {
-        log_error("too many trusted proxies: expected at most %d", PROXY_NETWORKS_MAX);
+    struct networks *trust = &options->proxies;
+    if (trust->count == NETWORKS_MAX) {
+        log_error("too many trusted proxies: expected at most %d", NETWORKS_MAX);
         return EXIT_USAGE;
     }
-    if (proxy_parse_network(text, &trust->networks[trust->count]) == 0) {
+    if (networks_parse(text, &trust->list[trust->count]) == 0) {
         trust->count++;
         return -1;
     }

@@ -3,9 +3,8 @@
 #ifndef RELAY_OPTIONS_H
 #define RELAY_OPTIONS_H
 
+#include "networks.h"
 #include "pair.h"
-#include "proto/proxy.h"
-#include "usage.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,6 +25,18 @@ enum {
     EXIT_USAGE = 2,
 };
 
+/* Where usage records go. */
+struct usage_options {
+    int log_fd;           /* JSON lines; -1: none */
+    const char *database; /* SQLite file; NULL: none */
+    uint32_t blur;        /* seconds; 0: exact */
+};
+
+static inline bool usage_wanted(const struct usage_options *options)
+{
+    return options->log_fd >= 0 || options->database != NULL;
+}
+
 struct options {
     const char *listen[OPTIONS_LISTEN_MAX];
     size_t listen_count;
@@ -44,7 +55,7 @@ struct options {
     bool plain;              /* no TLS, whatever certificate there is */
     bool certificate_needed; /* without one that can be used, and not `plain`, nobody is served */
     bool identity_needed;    /* without one that can be used, nobody is served */
-    struct proxy_trust proxies;
+    struct networks proxies;
     struct usage_options usage;
     const char *runtime_directory; /* never NULL once read */
     bool runtime_directory_given;  /* else it is where one of this user's would be */

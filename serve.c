@@ -10,7 +10,7 @@
 #include "log.h"
 #include "notify.h"
 #include "process.h"
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "recorder.h"
 #include "runtime.h"
 #include "sandbox.h"

@@ -2,7 +2,7 @@
 #include "status.h"
 
 #include "log.h"
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "runtime.h"
 
 #include <errno.h>
@@ -21,7 +21,7 @@ static void print_protocols(FILE *out, const struct pair_stats *stats)
     for (size_t k = 0; k < PAIR_OUTCOMES; k++)
         fprintf(out, "%10s", pair_outcome_name((enum pair_outcome)k));
     fputc('\n', out);
-    for (size_t i = 0; i < protocol_count; i++) {
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++) {
         fprintf(out, "%-12s", protocols[i]->name);
         for (size_t k = 0; k < PAIR_OUTCOMES; k++)
             fprintf(out, "%10" PRIu64, stats->outcomes[i][k]);
@@ -66,7 +66,7 @@ static json_t *states_object(const struct pair_stats *stats)
 static json_t *protocols_object(const struct pair_stats *stats)
 {
     json_t *object = json_object();
-    for (size_t i = 0; i < protocol_count; i++) {
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++) {
         json_t *outcomes = json_object();
         for (size_t k = 0; k < PAIR_OUTCOMES; k++)
             json_object_set_new(outcomes, pair_outcome_name((enum pair_outcome)k),
@@ -103,7 +103,7 @@ static void print_outcomes(FILE *out, const struct pair_stats *stats)
 {
     print_family(out, "relay_outcomes", "counter",
         "What became of connections; happy counts pairs, once they end.");
-    for (size_t i = 0; i < protocol_count; i++)
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         for (size_t k = 0; k < PAIR_OUTCOMES; k++)
             fprintf(out, "relay_outcomes_total{protocol=\"%s\",outcome=\"%s\"} %" PRIu64 "\n",
                 protocols[i]->name, pair_outcome_name((enum pair_outcome)k), stats->outcomes[i][k]);

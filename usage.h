@@ -6,6 +6,7 @@
 #ifndef RELAY_USAGE_H
 #define RELAY_USAGE_H
 
+#include "options.h"
 #include "pair.h"
 
 #include <stdbool.h>
@@ -19,17 +20,6 @@ struct usage_record {
     uint32_t outcome;     /* enum pair_outcome */
     uint32_t padding;
 };
-
-struct usage_options {
-    int log_fd;           /* JSON lines; -1: none */
-    const char *database; /* SQLite file; NULL: none */
-    uint32_t blur;        /* seconds; 0: exact */
-};
-
-static inline bool usage_wanted(const struct usage_options *options)
-{
-    return options->log_fd >= 0 || options->database != NULL;
-}
 
 /* When a connection was opened, by the clock on the wall, which may be set at any time, and by one
  * that never is and that durations are measured on (runtime_steady()): microseconds. */

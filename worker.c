@@ -9,7 +9,7 @@
 #include "log.h"
 #include "parting.h"
 #include "process.h"
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "proto/proxy.h"
 #include "sandbox.h"
 
@@ -269,7 +269,7 @@ static enum pair_outcome find_source(
         visit->is_proxy = options->proxies.count > 0; /* a health check is reset so soon */
         return PAIR_EMPTY;
     }
-    if (proxy_is_trusted(&options->proxies, &visit->address))
+    if (networks_have(&options->proxies, &visit->address))
         outcome = ask_proxy(greeting, visit);
     if (options->limits.per_source > 0)
         visit->source = listen_source(&visit->address, worker->table);
@@ -315,7 +315,7 @@ static enum pair_outcome turn_away(
     greeting->full = true;
     greeting->deadline = runtime_now() + (outcome == PAIR_SOURCE ? 0 : PARTING_TIME);
     const struct protocol *protocol = protocol_sniff(greeting);
-    if ((protocol == &web_protocol || protocol == &tls_protocol) &&
+    if ((protocol == protocols[PROTOCOL_WEB] || protocol == protocols[PROTOCOL_TLS]) &&
         protocol->greet(greeting, &request, &handoff) == PAIR_SERVED)
         return PAIR_SERVED;
     if (!closing)
@@ -531,15 +531,15 @@ void worker_greet(struct worker *worker, int fd)
         .ref = PAIR_NONE,
         .start = usage_start_now(),
         .deadline = now + (int64_t)worker->options->handshake_timeout * 1000,
-        .protocol = (uint8_t)(protocol_count - 1), /* until it is recognised */
+        .protocol = PROTOCOL_UNKNOWN, /* until it is recognised */
     };
     proceed(worker, &visit, fd, now + (worker->patient ? PATIENCE : 0));
 }
 
 void worker_resume(struct worker *worker, struct visit *visit, int fd)
 {
-    if (visit->protocol >= protocol_count)
-        visit->protocol = (uint8_t)(protocol_count - 1);
+    if (visit->protocol >= PROTOCOL_COUNT)
+        visit->protocol = PROTOCOL_UNKNOWN;
     if (protocols[visit->protocol]->resume == NULL)
         visit->resumed = false;
     if (worker->closing)

@@ -96,4 +96,7 @@ enum codec_kind {
 extern const struct codec websocket_codec; /* websocket.c: RFC 6455 */
 extern const struct codec channel_codec;   /* channel.c: Offset's frames */
 
+/* By kind; NULL: plain bytes. */
+extern const struct codec *const codecs[CODEC_KINDS];
+
 #endif

@@ -4,9 +4,9 @@
 #include "localfirst.h"
 
 #include "documents.h"
+#include "greeting.h"
 #include "http.h"
 #include "introduction.h"
-#include "proto.h"
 #include "websocket.h"
 
 #include "../lobby.h"

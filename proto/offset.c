@@ -3,7 +3,7 @@
  * through a secure channel (channel.c), and is never answered but by a close. */
 #include "capnp.h"
 #include "channel.h"
-#include "proto.h"
+#include "greeting.h"
 
 #include "../ident.h"
 #include "../lobby.h"

@@ -4,7 +4,7 @@
  * sender, is told that all is ready; then whole messages go both ways. */
 #include "p2pcopy.h"
 
-#include "proto.h"
+#include "greeting.h"
 #include "websocket.h"
 
 #include "../wipe.h"

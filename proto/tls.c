@@ -9,7 +9,7 @@
 #include "../keeper.h"
 #include "../log.h"
 #include "../records.h"
-#include "proto.h"
+#include "greeting.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -481,7 +481,7 @@ static enum pair_outcome tls_greet(
     const struct protocol *protocol = protocol_sniff(greeting);
     if (protocol == NULL)
         return PAIR_EMPTY;
-    if (greeting->full && protocol != &web_protocol)
+    if (greeting->full && protocol != protocols[PROTOCOL_WEB])
         return PAIR_FULL;
     outcome = protocol->greet(greeting, request, handoff);
     handoff->kernel_tls = greeting->records == NULL;

@@ -1,7 +1,7 @@
 /* magic-wormhole's transit relay: one line, `please relay TOKEN [for side SIDE]`, then `ok` at the
  * match, and bytes. Over WebSocket the line is the first message, which is binary. See docs of
  * magic-wormhole, "transit". */
-#include "proto.h"
+#include "greeting.h"
 #include "websocket.h"
 
 #include <ctype.h>

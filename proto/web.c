@@ -1,7 +1,8 @@
 /* The way to a WebSocket: the request, the upgrade, and which protocol it is for: by its path, or
  * else by its first message. Also the page for a person who looks, and the health check. */
+#include "first_message.h"
+#include "greeting.h"
 #include "http.h"
-#include "proto.h"
 #include "websocket.h"
 
 #include <errno.h>
@@ -14,7 +15,7 @@ enum {
 
 static const struct protocol *protocol_for_path(const char *path, size_t size, uint8_t *index)
 {
-    for (size_t i = 0; i < protocol_count; i++) {
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++) {
         if (protocols[i]->claims_path != NULL && protocols[i]->claims_path(path, size)) {
             *index = (uint8_t)i;
             return protocols[i];
@@ -25,7 +26,7 @@ static const struct protocol *protocol_for_path(const char *path, size_t size, u
 
 static const struct protocol *protocol_for_message(bool text, uint8_t *index)
 {
-    for (size_t i = 0; i < protocol_count; i++) {
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++) {
         if (protocols[i]->greet_message != NULL && protocols[i]->text_first == text) {
             *index = (uint8_t)i;
             return protocols[i];
@@ -55,7 +56,7 @@ static enum pair_outcome first_message(
     uint8_t message[FIRST_MESSAGE_MAX];
     bool text;
     enum pair_outcome outcome = PAIR_EMPTY;
-    ssize_t size = websocket_read(greeting, message, sizeof message, &text);
+    ssize_t size = first_message_read(greeting, message, sizeof message, &text);
     if (size == -EPROTO || size == -EMSGSIZE)
         outcome = PAIR_ERRORY;
     const struct protocol *protocol =

@@ -8,20 +8,16 @@
 #include <string.h>
 
 enum {
-    FINAL = 0x80,    /* in a frame's first byte */
-    RESERVED = 0x70, /* belongs to extensions */
-    MASKED = 0x80,   /* in its second */
-    LENGTH_16 = 126, /* in the second's other bits: the length follows, in two bytes */
-    LENGTH_64 = 127, /* in eight */
-    MASK_SIZE = 4,
-    HEAD_IN_MAX = 2 + 8 + MASK_SIZE,
+    FINAL = 0x80,      /* in a frame's first byte */
+    RESERVED = 0x70,   /* belongs to extensions */
+    MASKED = 0x80,     /* in its second */
+    LENGTH_16 = 126,   /* in the second's other bits: the length follows, in two bytes */
+    LENGTH_64 = 127,   /* in eight */
     CONTROL_MAX = 125, /* bytes of a control frame's payload (5.5) */
     CONTROL_HEAD = 2,
     SILENT_TIME = 25000, /* proxies in front give up after 60 s */
     SILENT_JITTER = 3000,
     PINGS_MAX = 2, /* unanswered */
-    READ_SIZE = 4096,
-    FRAME_PEEKED_MAX = 8192, /* bytes of payload; a first message has no more */
 };
 
 enum opcode {
@@ -31,32 +27,6 @@ enum opcode {
     CLOSE = 0x8, /* from here on: control frames */
     PING = 0x9,
     PONG = 0xa,
-};
-
-/* What comes next on the wire. */
-enum phase {
-    IN_HEAD,
-    IN_DATA,
-    IN_CONTROL,
-    IN_NOTHING, /* the connection has ended or failed */
-};
-
-struct websocket {
-    uint64_t left; /* bytes of this frame's payload that are yet to come */
-    uint16_t code; /* IN_NOTHING: what to close with; 0: without one */
-    uint8_t phase;
-    uint8_t pings; /* that nothing has answered */
-    bool failed;   /* IN_NOTHING: else it was closed */
-    bool close_sent;
-    bool in_message; /* its last frame has not begun */
-    bool text;       /* of this message */
-    uint8_t utf8;    /* how far this text is well-formed */
-    bool unspoken;   /* nothing of it was passed on yet */
-    uint8_t head_size;
-    uint8_t control_size;
-    uint8_t head[HEAD_IN_MAX];
-    uint8_t mask[MASK_SIZE]; /* turned so that its first byte is for the next one to come */
-    uint8_t control[CONTROL_HEAD + CONTROL_MAX]; /* room in front for the head of a pong */
 };
 
 /* ---- bytes ----------------------------------------------------------------------- */
@@ -80,12 +50,12 @@ static void put_big_endian(uint8_t *bytes, size_t size, uint64_t value)
 typedef uint32_t lane __attribute__((vector_size(16), aligned(1), may_alias));
 
 /* Applies the mask in place, and turns it to where the next bytes begin (5.3). */
-static void unmask(uint8_t *bytes, size_t size, uint8_t mask[MASK_SIZE])
+static void unmask(uint8_t *bytes, size_t size, uint8_t mask[WEBSOCKET_MASK_SIZE])
 {
-    uint8_t turned[MASK_SIZE];
+    uint8_t turned[WEBSOCKET_MASK_SIZE];
     uint32_t word;
     size_t at = 0;
-    memcpy(&word, mask, MASK_SIZE);
+    memcpy(&word, mask, WEBSOCKET_MASK_SIZE);
     for (; size - at >= 4 * sizeof(lane); at += 4 * sizeof(lane)) {
         lane *lanes = (lane *)(bytes + at);
         lanes[0] ^= word;
@@ -94,17 +64,17 @@ static void unmask(uint8_t *bytes, size_t size, uint8_t mask[MASK_SIZE])
         lanes[3] ^= word;
     }
     for (; at < size; at++)
-        bytes[at] ^= mask[at % MASK_SIZE];
-    for (size_t i = 0; i < MASK_SIZE; i++)
-        turned[i] = mask[(size + i) % MASK_SIZE];
-    memcpy(mask, turned, MASK_SIZE);
+        bytes[at] ^= mask[at % WEBSOCKET_MASK_SIZE];
+    for (size_t i = 0; i < WEBSOCKET_MASK_SIZE; i++)
+        turned[i] = mask[(size + i) % WEBSOCKET_MASK_SIZE];
+    memcpy(mask, turned, WEBSOCKET_MASK_SIZE);
 }
 
 /* ---- frames in: the head --------------------------------------------------------- */
 
 static void end(struct websocket *websocket, bool failed, uint16_t code)
 {
-    websocket->phase = IN_NOTHING;
+    websocket->phase = WEBSOCKET_ENDED;
     websocket->failed = failed;
     websocket->code = code;
 }
@@ -176,14 +146,14 @@ static bool take_length(struct websocket *websocket)
 
 static void begin_payload(struct websocket *websocket)
 {
-    memcpy(websocket->mask, websocket->head + 2 + length_size(websocket), MASK_SIZE);
+    memcpy(websocket->mask, websocket->head + 2 + length_size(websocket), WEBSOCKET_MASK_SIZE);
     websocket->head_size = 0;
     if (is_control(websocket)) {
-        websocket->phase = IN_CONTROL;
+        websocket->phase = WEBSOCKET_IN_CONTROL;
         websocket->control_size = 0;
         return;
     }
-    websocket->phase = IN_DATA;
+    websocket->phase = WEBSOCKET_IN_DATA;
     if (opcode_of(websocket) != CONTINUATION) {
         websocket->text = opcode_of(websocket) == TEXT;
         websocket->unspoken = true;
@@ -211,7 +181,7 @@ static enum codec_event decode_head(struct websocket *websocket, uint8_t **input
         fail(websocket);
         return CODEC_FAILED;
     }
-    if (!collect_head(websocket, input, size, 2 + length_size(websocket) + MASK_SIZE))
+    if (!collect_head(websocket, input, size, 2 + length_size(websocket) + WEBSOCKET_MASK_SIZE))
         return CODEC_MORE;
     if (!take_length(websocket)) {
         fail(websocket);
@@ -255,7 +225,7 @@ static enum codec_event decode_data(
     piece->first = websocket->unspoken;
     piece->last = websocket->left == 0 && !websocket->in_message;
     if (websocket->left == 0)
-        websocket->phase = IN_HEAD;
+        websocket->phase = WEBSOCKET_IN_HEAD;
     if (!is_well_formed(websocket, piece)) {
         end(websocket, true, WEBSOCKET_INVALID_DATA);
         return CODEC_FAILED;
@@ -290,7 +260,7 @@ static enum codec_event take_close(struct websocket *websocket)
 
 static enum codec_event take_control(struct websocket *websocket, struct piece *piece)
 {
-    websocket->phase = IN_HEAD;
+    websocket->phase = WEBSOCKET_IN_HEAD;
     switch (opcode_of(websocket)) {
     case CLOSE:
         return take_close(websocket);
@@ -325,17 +295,17 @@ static enum codec_event websocket_decode(
     for (;;) {
         enum codec_event event;
         switch (websocket->phase) {
-        case IN_HEAD:
+        case WEBSOCKET_IN_HEAD:
             event = decode_head(websocket, input, size);
             if (event != CODEC_PIECE)
                 return event;
             break;
-        case IN_DATA:
+        case WEBSOCKET_IN_DATA:
             event = decode_data(websocket, input, size, piece);
             if (event != CODEC_MORE || *size == 0)
                 return event;
             break;
-        case IN_CONTROL:
+        case WEBSOCKET_IN_CONTROL:
             return decode_control(websocket, input, size, piece);
         default:
             return websocket->failed ? CODEC_FAILED : CODEC_CLOSED;
@@ -402,7 +372,7 @@ static size_t websocket_farewell(void *state, uint16_t code, const char *reason,
         return 0;
     websocket->close_sent = true;
     if (code == 0) {
-        bool over = websocket->phase == IN_NOTHING;
+        bool over = websocket->phase == WEBSOCKET_ENDED;
         code = over ? websocket->code : WEBSOCKET_NORMAL;
         reason = "";
     }
@@ -438,6 +408,25 @@ static int websocket_silent(void *state, int64_t now, struct iovec *out)
     return 0;
 }
 
+bool websocket_is_between(const struct websocket *websocket)
+{
+    return websocket->phase == WEBSOCKET_IN_HEAD && websocket->head_size == 0 &&
+           !websocket->in_message;
+}
+
+ssize_t websocket_measure(const struct websocket *websocket, uint8_t *head, size_t size, size_t max)
+{
+    struct websocket probe = *websocket;
+    uint8_t *input = head;
+    size_t left = size;
+    enum codec_event event = decode_head(&probe, &input, &left);
+    if (event == CODEC_MORE)
+        return 0;
+    if (event != CODEC_PIECE || !is_final(&probe))
+        return -EPROTO;
+    return probe.left > max ? -EMSGSIZE : input - head + (ssize_t)probe.left;
+}
+
 const struct codec websocket_codec = {
     .name = "websocket",
     .state_size = sizeof(struct websocket),
@@ -453,140 +442,3 @@ const struct codec websocket_codec = {
     .silent_jitter = SILENT_JITTER,
     .replies_live = true,
 };
-
-/* ---- in a greeting --------------------------------------------------------------- */
-
-static void part(const struct greeting *greeting, struct websocket *websocket, uint16_t code)
-{
-    uint8_t words[CODEC_FAREWELL_MAX];
-    greeting_say(greeting, words, websocket_farewell(websocket, code, "", words));
-}
-
-struct reader {
-    struct websocket websocket;
-    uint8_t *buffer; /* for the message */
-    size_t size;     /* of the buffer */
-    size_t done;     /* of the message */
-    bool text;
-    bool whole;
-};
-
-static int keep(struct reader *reader, const struct piece *piece)
-{
-    if (piece->size > reader->size - reader->done)
-        return -EMSGSIZE;
-    memcpy(reader->buffer + reader->done, piece->bytes, piece->size);
-    reader->done += piece->size;
-    reader->text = piece->text;
-    reader->whole = piece->last;
-    return 0;
-}
-
-/* Decodes up to the end of the message or of the input, and returns 0 or a negative errno. */
-static int read_bytes(
-    const struct greeting *greeting, struct reader *reader, uint8_t **input, size_t *size)
-{
-    int error = 0;
-    while (error == 0 && !reader->whole) {
-        struct piece piece;
-        switch (websocket_decode(&reader->websocket, input, size, 0, &piece)) {
-        case CODEC_PIECE:
-            error = keep(reader, &piece);
-            break;
-        case CODEC_REPLY:
-            greeting_say(greeting, piece.bytes, piece.size);
-            break;
-        case CODEC_LIFE:
-            break;
-        case CODEC_MORE:
-            return 0;
-        case CODEC_CLOSED:
-            error = -ECONNRESET;
-            break;
-        case CODEC_FAILED:
-        case CODEC_STARVED: /* it never is */
-            error = -EPROTO;
-            break;
-        }
-    }
-    return error;
-}
-
-/* Peeks at the head of the frame that comes next, and returns the size of the whole frame, or 0 if
- * it is one that is refused, or has others behind it in its message, or is too large to be peeked
- * at. */
-static ssize_t measure_frame(const struct greeting *greeting, const struct reader *reader)
-{
-    uint8_t head[HEAD_IN_MAX];
-    size_t known = 0;
-    for (;;) {
-        ssize_t count = greeting_peek_more(greeting, head, sizeof head, known);
-        if (count <= 0)
-            return count == 0 ? -ECONNRESET : count;
-        struct websocket probe = reader->websocket;
-        uint8_t *input = head;
-        size_t left = known = (size_t)count;
-        enum codec_event event = decode_head(&probe, &input, &left);
-        if (event == CODEC_MORE)
-            continue;
-        if (event != CODEC_PIECE || !is_final(&probe) || probe.left > FRAME_PEEKED_MAX)
-            return 0;
-        return input - head + (ssize_t)probe.left;
-    }
-}
-
-/* Between two frames, waits until the next one is whole, as nothing is to be consumed before. One
- * that cannot be waited for so keeps its worker. *limit: how much may be read. */
-static int await_frame(const struct greeting *greeting, const struct reader *reader, size_t *limit)
-{
-    uint8_t frame[HEAD_IN_MAX + FRAME_PEEKED_MAX];
-    const struct websocket *websocket = &reader->websocket;
-    bool between = websocket->phase == IN_HEAD && websocket->head_size == 0;
-    if (greeting->hearing == NULL || greeting->records != NULL || !between || websocket->in_message)
-        return 0;
-    greeting_settle(greeting);
-    ssize_t size = measure_frame(greeting, reader);
-    if (size <= 0)
-        return size == 0 ? greeting_hold(greeting) : (int)size;
-    if ((size_t)size < *limit)
-        *limit = (size_t)size;
-    return greeting_await(greeting, frame, (size_t)size);
-}
-
-/* Reads what there is, and consumes what was understood of it. */
-static int read_some(const struct greeting *greeting, struct reader *reader)
-{
-    uint8_t bytes[READ_SIZE];
-    uint8_t *input = bytes;
-    size_t limit = sizeof bytes;
-    int waited = await_frame(greeting, reader, &limit);
-    if (waited != 0)
-        return waited;
-    ssize_t count = greeting_peek(greeting, bytes, limit);
-    if (count <= 0)
-        return count == 0 ? -ECONNRESET : (int)count;
-    size_t left = (size_t)count;
-    int error = read_bytes(greeting, reader, &input, &left);
-    bool announced =
-        reader->websocket.phase == IN_DATA && reader->websocket.left > reader->size - reader->done;
-    if (error == 0 && announced)
-        error = -EMSGSIZE;
-    int lost = greeting_read(greeting, bytes, (size_t)count - left);
-    sodium_memzero(bytes, sizeof bytes);
-    return error != 0 ? error : lost;
-}
-
-ssize_t websocket_read(const struct greeting *greeting, uint8_t *buffer, size_t size, bool *text)
-{
-    struct reader reader = {.buffer = buffer, .size = size};
-    int error = 0;
-    while (error == 0 && !reader.whole)
-        error = read_some(greeting, &reader);
-    if (error == -EMSGSIZE)
-        part(greeting, &reader.websocket, WEBSOCKET_TOO_BIG);
-    else if (error != 0 && reader.websocket.phase == IN_NOTHING)
-        part(greeting, &reader.websocket, 0);
-    sodium_memzero(&reader.websocket, sizeof reader.websocket);
-    *text = reader.text;
-    return error == 0 ? (ssize_t)reader.done : error;
-}

@@ -3,7 +3,7 @@
 #include "forwarder.h"
 #include "handoff.h"
 #include "passing.h"
-#include "proto/proto.h"
+#include "protocol.h"
 #include "runtime.h"
 #include "suite.h"
 
@@ -86,7 +86,7 @@ static struct pair_ref send_off(const char *name)
     struct iovec part = {(void *)(uintptr_t)name, strlen(name)};
     struct pair_request request = {.rule = PAIR_SIDES,
         .key = pair_key(table, 0, &part, 1),
-        .protocol = (uint8_t)(protocol_count - 1)}; /* transit */
+        .protocol = PROTOCOL_UNKNOWN}; /* transit */
     struct pair_meeting meeting;
     struct pair_ref ref;
     ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, runtime_now() + TIMEOUT, &ref), 0);

@@ -1,6 +1,6 @@
 /* The handoff: exactly what was sent arrives, and nothing else is ever taken or left open. */
 #include "handoff.h"
-#include "proto/proto.h"
+#include "protocol.h"
 #include "suite.h"
 
 #include <check.h>
@@ -346,7 +346,7 @@ START_TEST(kinds_codecs_and_protocols_keep_their_numbers)
     ck_assert_int_eq(CODEC_PLAIN, 0);
     ck_assert_int_eq(CODEC_WEBSOCKET, 1);
     ck_assert_int_eq(CODEC_CHANNEL, 2);
-    ck_assert_uint_ge(protocol_count, sizeof names / sizeof names[0]);
+    ck_assert_uint_ge(PROTOCOL_COUNT, sizeof names / sizeof names[0]);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         ck_assert_str_eq(protocols[i]->name, names[i]);
 }

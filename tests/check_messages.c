@@ -3,8 +3,8 @@
 #include "messages.h"
 
 #include "budget.h"
-#include "proto/proto.h"
 #include "proto/websocket.h"
+#include "protocol.h"
 #include "suite.h"
 
 #include <check.h>
@@ -35,7 +35,7 @@ static _Atomic uint64_t first_bytes, second_bytes;
 
 static uint8_t protocol_named(const char *name)
 {
-    for (size_t i = 0; i < protocol_count; i++)
+    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         if (strcmp(protocols[i]->name, name) == 0)
             return (uint8_t)i;
     ck_abort_msg("there is no protocol %s", name);

@@ -1,7 +1,7 @@
 /* The PROXY header: what is understood, what is refused, that not a byte beyond it is read, and
  * who is trusted to send one. */
 #include "connection.h"
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "proto/proxy.h"
 #include "suite.h"
 
@@ -322,14 +322,14 @@ END_TEST
 
 static bool trusts(const char *network, int family, const char *address)
 {
-    struct proxy_trust trust = {.count = 1};
+    struct networks trust = {.count = 1};
     struct sockaddr_storage peer = {.ss_family = (sa_family_t)family};
-    ck_assert_int_eq(proxy_parse_network(network, &trust.networks[0]), 0);
+    ck_assert_int_eq(networks_parse(network, &trust.list[0]), 0);
     if (family == AF_INET)
         ck_assert_int_eq(inet_pton(family, address, &((struct sockaddr_in *)&peer)->sin_addr), 1);
     else if (family == AF_INET6)
         ck_assert_int_eq(inet_pton(family, address, &((struct sockaddr_in6 *)&peer)->sin6_addr), 1);
-    return proxy_is_trusted(&trust, &peer);
+    return networks_have(&trust, &peer);
 }
 
 START_TEST(a_network_holds_its_own_addresses_and_no_others)
@@ -374,17 +374,17 @@ START_TEST(what_is_no_network_is_refused)
         "10.0.0.1/8", "10.0.0.0/1000", "10.0.0.0 /8", " 10.0.0.0/8", "::/129", "fd00::1/8",
         "fd00::/8x", "localhost", "UNIX", "unix:/run/x", "unix/8", "[::1]",
         "1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb:cccc:dddd/8"};
-    struct proxy_network network;
+    struct network network;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
-        ck_assert_msg(proxy_parse_network(texts[i], &network) < 0, "\"%s\"", texts[i]);
+        ck_assert_msg(networks_parse(texts[i], &network) < 0, "\"%s\"", texts[i]);
 }
 END_TEST
 
 START_TEST(nobody_is_trusted_unless_said)
 {
-    struct proxy_trust trust = {.count = 0};
+    struct networks trust = {.count = 0};
     struct sockaddr_storage peer = {.ss_family = AF_INET};
-    ck_assert(!proxy_is_trusted(&trust, &peer));
+    ck_assert(!networks_have(&trust, &peer));
 }
 END_TEST
 

@@ -1,6 +1,6 @@
 /* The record layer of TLS: the values of RFC 8448, every suite beside OpenSSL's own client, whose
  * handshake goes through the real greeting, and whatever a peer may do to its records. */
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "proto/tls.h"
 #include "records.h"
 #include "runtime.h"
@@ -165,7 +165,7 @@ static enum pair_outcome greet(const struct suite *suite, const char *text, size
         .fd = server_fd, .deadline = runtime_now() + 10000, .table = table, .tls = tls};
     handoff = (struct handoff){.kind = HANDOFF_CONNECTION};
     ck_assert_int_eq(pthread_create(&thread, NULL, shake_hands, &script), 0);
-    enum pair_outcome outcome = tls_protocol.greet(&greeting, &request, &handoff);
+    enum pair_outcome outcome = protocols[PROTOCOL_TLS]->greet(&greeting, &request, &handoff);
     ck_assert_int_eq(pthread_join(thread, NULL), 0);
     ck_assert_int_eq(fcntl(client_fd, F_SETFL, O_NONBLOCK), 0);
     return outcome;

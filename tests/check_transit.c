@@ -1,6 +1,6 @@
 /* The transit line: what is understood, what is refused, and that not a byte beyond it is read. */
 #include "connection.h"
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "proto/websocket.h"
 #include "runtime.h"
 #include "suite.h"
@@ -42,7 +42,7 @@ static enum pair_outcome greet_within(int64_t time, struct pair_request *request
     struct handoff handoff = {.session_size = 0};
     struct greeting greeting = greeting_within(time);
     greeting.table = table;
-    enum pair_outcome outcome = transit_protocol.greet(&greeting, request, &handoff);
+    enum pair_outcome outcome = protocols[PROTOCOL_TRANSIT]->greet(&greeting, request, &handoff);
     if (outcome == PAIR_HAPPY)
         ck_assert_uint_eq(handoff.session_size, 0);
     return outcome;
@@ -233,8 +233,8 @@ START_TEST(whatever_is_no_other_protocol_is_a_line)
         say(beginnings[i], strlen(beginnings[i]));
         ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
         struct greeting greeting = {.fd = server, .deadline = runtime_now() + 10000};
-        ck_assert_ptr_eq(protocol_sniff(&greeting), &transit_protocol);
-        ck_assert_ptr_eq(protocols[greeting.protocol], &transit_protocol);
+        ck_assert_ptr_eq(protocol_sniff(&greeting), protocols[PROTOCOL_TRANSIT]);
+        ck_assert_ptr_eq(protocols[greeting.protocol], protocols[PROTOCOL_TRANSIT]);
         ck_assert_int_eq(left_to_read(), (int)strlen(beginnings[i]));
         close_connection();
         open_connection();
@@ -257,7 +257,7 @@ END_TEST
 static void expect_farewell(enum pair_outcome outcome, const char *expected, uint16_t code)
 {
     struct words words = {.size = 0};
-    transit_protocol.farewell(outcome, PAIR_NO_REASON, &words);
+    protocols[PROTOCOL_TRANSIT]->farewell(outcome, PAIR_NO_REASON, &words);
     ck_assert_uint_eq(words.size, strlen(expected));
     ck_assert_mem_eq(words.message, expected, words.size);
     ck_assert_uint_eq(words.code, code);
@@ -266,7 +266,7 @@ static void expect_farewell(enum pair_outcome outcome, const char *expected, uin
 START_TEST(each_end_is_told_in_the_words_of_the_protocol)
 {
     struct words words = {.size = 0};
-    transit_protocol.welcome(NULL, 0, &words);
+    protocols[PROTOCOL_TRANSIT]->welcome(NULL, 0, &words);
     ck_assert_uint_eq(words.size, 3);
     ck_assert_mem_eq(words.message, "ok\n", 3);
     ck_assert(!words.text);

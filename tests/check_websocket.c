@@ -5,6 +5,7 @@
  * encoded in place, as the forwarder does, and what goes out is read by a decoder of this
  * file's own; so each expectation speaks of what the other client would get. */
 #include "connection.h"
+#include "proto/first_message.h"
 #include "proto/websocket.h"
 #include "suite.h"
 
@@ -878,7 +879,7 @@ static void expect_read(const char *expected, bool expected_text)
     uint8_t buffer[64];
     bool text;
     struct greeting greeting = greeting_within(10000);
-    ssize_t size = websocket_read(&greeting, buffer, sizeof buffer, &text);
+    ssize_t size = first_message_read(&greeting, buffer, sizeof buffer, &text);
     ck_assert_int_eq(size, (ssize_t)strlen(expected));
     ck_assert_mem_eq(buffer, expected, (size_t)size);
     ck_assert_int_eq(text, expected_text);
@@ -889,7 +890,7 @@ static void expect_failure(int expected)
     uint8_t buffer[64];
     bool text;
     struct greeting greeting = greeting_within(10000);
-    ck_assert_int_eq(websocket_read(&greeting, buffer, sizeof buffer, &text), expected);
+    ck_assert_int_eq(first_message_read(&greeting, buffer, sizeof buffer, &text), expected);
 }
 
 static void expect_heard(const void *expected, size_t size)
@@ -1019,7 +1020,7 @@ START_TEST(a_message_that_does_not_come_ends_at_the_deadline)
     frame(0x01, "hel");
     send_input();
     struct greeting greeting = greeting_within(50);
-    ck_assert_int_eq(websocket_read(&greeting, buffer, sizeof buffer, &text), -ETIMEDOUT);
+    ck_assert_int_eq(first_message_read(&greeting, buffer, sizeof buffer, &text), -ETIMEDOUT);
 }
 END_TEST
 

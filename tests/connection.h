@@ -3,7 +3,7 @@
 #ifndef RELAY_TESTS_CONNECTION_H
 #define RELAY_TESTS_CONNECTION_H
 
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "runtime.h"
 
 #include <check.h>

@@ -6,7 +6,7 @@
 #include "budget.h"
 #include "forwarder.h"
 #include "proto/channel.h"
-#include "proto/proto.h"
+#include "protocol.h"
 #include "runtime.h"
 
 #include <arpa/inet.h>

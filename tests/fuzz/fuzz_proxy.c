@@ -1,5 +1,5 @@
 /* Any bytes as a PROXY header: it is read to its end and no further, or refused. */
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "proto/proxy.h"
 #include "runtime.h"
 

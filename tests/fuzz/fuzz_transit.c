@@ -1,6 +1,6 @@
 /* The transit line, in segments: the first byte says where the input is cut in two (0: nowhere).
  * It ends in a request or a refusal, and never reads past its line feed. */
-#include "proto/proto.h"
+#include "proto/greeting.h"
 #include "runtime.h"
 
 #include <stdio.h>
@@ -60,7 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     send_all(ends[0], data, cut);
     send_all(ends[0], data + cut, size - cut);
     (void)shutdown(ends[0], SHUT_WR);
-    enum pair_outcome outcome = transit_protocol.greet(&greeting, &request, &handoff);
+    enum pair_outcome outcome = protocols[PROTOCOL_TRANSIT]->greet(&greeting, &request, &handoff);
     if (ioctl(ends[1], FIONREAD, &left) != 0)
         abort();
     if (outcome != PAIR_HAPPY && outcome != PAIR_ERRORY && outcome != PAIR_IMPATIENT &&
