@@ -1,7 +1,7 @@
 /* The handoff: one datagram each, sent by workers, received by the forwarder. */
 #include "handoff.h"
 
-#include "passing.h"
+#include "base/passing.h"
 
 #include <errno.h>
 #include <sodium.h>

@@ -17,9 +17,9 @@
 #define RELAY_HANDOFF_H
 
 #include "pair.h"
-#include "records.h"
-#include "terms.h"
-#include "usage.h"
+#include "tls/records.h"
+#include "setup/terms.h"
+#include "usage/usage.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -6,9 +6,9 @@
  * compiler may have spilled there. */
 #include "ident.h"
 
-#include "create.h"
-#include "log.h"
-#include "wipe.h"
+#include "base/create.h"
+#include "base/log.h"
+#include "base/wipe.h"
 
 #include <errno.h>
 #include <fcntl.h>

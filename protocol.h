@@ -7,7 +7,7 @@
 #define RELAY_PROTOCOL_H
 
 #include "pair.h"
-#include "proto/codec.h"
+#include "codec/codec.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -5,10 +5,10 @@
  * good, is the address; an app ticket reads its identity first. */
 #include "stmgr.h"
 
-#include "create.h"
+#include "base/create.h"
 #include "ident.h"
-#include "log.h"
-#include "options.h"
+#include "base/log.h"
+#include "setup/options.h"
 #include "ticket.h"
 
 #include <errno.h>

@@ -2,8 +2,8 @@
  * any JSON here. */
 #include "ticket.h"
 
-#include "create.h"
-#include "log.h"
+#include "base/create.h"
+#include "base/log.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* The first message of a WebSocket: see first_message.h. */
-#include "first_message.h"
+#include "proto/first_message.h"
 
-#include "websocket.h"
+#include "codec/websocket.h"
 
 #include <errno.h>
 #include <sodium.h>

@@ -2,7 +2,7 @@
 #ifndef RELAY_FIRST_MESSAGE_H
 #define RELAY_FIRST_MESSAGE_H
 
-#include "greeting.h"
+#include "proto/greeting.h"
 
 /* Reads exactly one message of at most `size` bytes, consuming nothing behind its last frame, and
  * answers pings on the way. Returns its size, or a negative errno: -ECONNRESET the client closed,

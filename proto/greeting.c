@@ -3,11 +3,11 @@
  * In TLS the same holds of whole records: what is peeked at is opened with a copy of the keys, and
  * a record is consumed once nothing in it is left to be. So at the handoff the kernel has every
  * record of which something is left, and records->skip says how much of the next was taken. */
-#include "greeting.h"
+#include "proto/greeting.h"
 
-#include "../kernel_tls.h"
-#include "../records.h"
-#include "../runtime.h"
+#include "tls/kernel_tls.h"
+#include "tls/records.h"
+#include "setup/runtime.h"
 
 #include <errno.h>
 #include <poll.h>

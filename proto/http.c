@@ -6,9 +6,9 @@
  *
  * Strict where a choice could be read in two ways (RFC 9112 sections 2.2, 3, 5): control
  * characters, folded lines, a space before the colon and bodies are refused. */
-#include "http.h"
+#include "proto/http.h"
 
-#include "utf8.h"
+#include "codec/utf8.h"
 
 #include <errno.h>
 #include <openssl/sha.h>

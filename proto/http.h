@@ -3,7 +3,7 @@
 #ifndef RELAY_HTTP_H
 #define RELAY_HTTP_H
 
-#include "greeting.h"
+#include "proto/greeting.h"
 
 #include <stdbool.h>
 #include <stddef.h>

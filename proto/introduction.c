@@ -1,8 +1,8 @@
 /* Introductions in MessagePack, by libmpack, which makes tokens of bytes and bytes of tokens, and
  * allocates nothing. What the tokens amount to is decided here. */
-#include "introduction.h"
+#include "proto/introduction.h"
 
-#include "utf8.h"
+#include "codec/utf8.h"
 
 #include <mpack.h>
 #include <string.h>

@@ -1,15 +1,15 @@
 /* @localfirst/relay: peers who hold the same documents are introduced to each other, and then meet
  * in a connection for each document. Its messages are introduction.c's, who holds what is
  * documents.c's. */
-#include "localfirst.h"
+#include "proto/localfirst.h"
 
-#include "documents.h"
-#include "greeting.h"
-#include "http.h"
-#include "introduction.h"
-#include "websocket.h"
+#include "forward/documents.h"
+#include "proto/greeting.h"
+#include "proto/http.h"
+#include "proto/introduction.h"
+#include "codec/websocket.h"
 
-#include "../lobby.h"
+#include "forward/lobby.h"
 
 #include <errno.h>
 #include <stdbool.h>

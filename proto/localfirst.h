@@ -9,7 +9,7 @@
 #ifndef RELAY_LOCALFIRST_H
 #define RELAY_LOCALFIRST_H
 
-#include "http.h"
+#include "proto/http.h"
 
 #include <stddef.h>
 

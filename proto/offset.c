@@ -1,13 +1,13 @@
 /* Offset's relay: a node listens under its key; another connects to that key, is announced, and
  * waits; the node accepts it with a second connection, and the two become a tunnel. All of it goes
  * through a secure channel (channel.c), and is never answered but by a close. */
-#include "capnp.h"
-#include "channel.h"
-#include "greeting.h"
+#include "codec/capnp.h"
+#include "codec/channel.h"
+#include "proto/greeting.h"
 
-#include "../ident.h"
-#include "../lobby.h"
-#include "../runtime.h"
+#include "ident.h"
+#include "forward/lobby.h"
+#include "setup/runtime.h"
 
 #include <errno.h>
 #include <sodium.h>

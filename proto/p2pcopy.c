@@ -2,12 +2,12 @@
  * object:
  * {"type":"hello","code_hash_hex":"...","role":"sender"}; at the match the sender, and only the
  * sender, is told that all is ready; then whole messages go both ways. */
-#include "p2pcopy.h"
+#include "proto/p2pcopy.h"
 
-#include "greeting.h"
-#include "websocket.h"
+#include "proto/greeting.h"
+#include "codec/websocket.h"
 
-#include "../wipe.h"
+#include "base/wipe.h"
 
 #include <jansson.h>
 #include <sodium.h>

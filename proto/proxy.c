@@ -4,9 +4,9 @@
  *               PROXY UNKNOWN[ anything]\r\n
  *   version 2   12 bytes signature, version and command, family and transport, 2 bytes length,
  *               then that many: source address, destination address, both ports, and more */
-#include "proxy.h"
+#include "proto/proxy.h"
 
-#include "greeting.h"
+#include "proto/greeting.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>

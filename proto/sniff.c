@@ -1,5 +1,5 @@
 /* Which protocol a connection is of, by its first bytes. */
-#include "greeting.h"
+#include "proto/greeting.h"
 
 #include <errno.h>
 #include <string.h>

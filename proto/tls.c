@@ -3,13 +3,13 @@
  *
  * Sessions are not resumed: the clients of a relay connect seldom, and the keys of tickets would
  * have to be shared by all workers, and be forgotten in time, lest they open what was recorded. */
-#include "tls.h"
+#include "proto/tls.h"
 
-#include "../certificate.h"
-#include "../keeper.h"
-#include "../log.h"
-#include "../records.h"
-#include "greeting.h"
+#include "tls/certificate.h"
+#include "tls/keeper.h"
+#include "base/log.h"
+#include "tls/records.h"
+#include "proto/greeting.h"
 
 #include <errno.h>
 #include <netinet/in.h>

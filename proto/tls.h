@@ -3,7 +3,7 @@
 #ifndef RELAY_TLS_H
 #define RELAY_TLS_H
 
-#include "../options.h"
+#include "setup/options.h"
 
 #include <stdbool.h>
 #include <stdint.h>

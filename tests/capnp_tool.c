@@ -2,7 +2,7 @@
  * output. Its padding, which the reader skips, becomes the three bytes of "pad".
  *
  *      capnp_tool STRUCT */
-#include "proto/capnp.h"
+#include "codec/capnp.h"
 
 #include <stdio.h>
 #include <stdlib.h>

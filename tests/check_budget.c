@@ -1,7 +1,7 @@
 /* What is held for strangers (budget.c): shares, guarantees, and who has to go. */
-#include "budget.h"
+#include "base/budget.h"
 
-#include "runtime.h"
+#include "setup/runtime.h"
 #include "suite.h"
 
 #include <check.h>

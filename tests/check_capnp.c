@@ -1,5 +1,5 @@
 /* Offset's messages: read and written as in the test vectors, and whatever is malformed refused. */
-#include "proto/capnp.h"
+#include "codec/capnp.h"
 #include "suite.h"
 #include "vectors.h"
 

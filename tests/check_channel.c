@@ -1,6 +1,6 @@
 /* Offset's secure channel: the handshake, frames and rekeying as in the test vectors; whatever was
  * tampered with ends it; and what goes in comes out, in whatever pieces it arrives. */
-#include "proto/channel.h"
+#include "codec/channel.h"
 #include "suite.h"
 #include "vectors.h"
 

@@ -1,6 +1,6 @@
 /* The usage database beside others who use the same file: what fails leaves nothing behind, and
  * succeeds later. */
-#include "database.h"
+#include "usage/database.h"
 #include "scratch.h"
 #include "suite.h"
 

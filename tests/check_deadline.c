@@ -1,5 +1,5 @@
 /* Deadlines: they expire in order, can be moved and cleared at any place of their list. */
-#include "deadline.h"
+#include "forward/deadline.h"
 #include "suite.h"
 
 #include <check.h>

@@ -1,7 +1,7 @@
 /* Who holds which documents, and who is introduced to whom (documents.c). */
-#include "proto/documents.h"
+#include "forward/documents.h"
 
-#include "budget.h"
+#include "base/budget.h"
 #include "suite.h"
 
 #include <check.h>

@@ -1,7 +1,7 @@
 /* What waits for a slow reader (flow.c), over a real socket: an outlet that is never emptied. */
-#include "flow.h"
+#include "forward/flow.h"
 
-#include "budget.h"
+#include "base/budget.h"
 #include "suite.h"
 
 #include <check.h>

@@ -1,10 +1,10 @@
 /* The forwarder: what becomes of a handoff that it cannot use, and of those who came by a server
  * that stops. */
-#include "forwarder.h"
+#include "forward/forwarder.h"
 #include "handoff.h"
-#include "passing.h"
+#include "base/passing.h"
 #include "protocol.h"
-#include "runtime.h"
+#include "setup/runtime.h"
 #include "suite.h"
 
 #include <check.h>

@@ -1,5 +1,5 @@
 /* Listening sockets: which addresses are understood, and what connections inherit. */
-#include "listen.h"
+#include "worker/listen.h"
 #include "suite.h"
 
 #include <check.h>

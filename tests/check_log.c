@@ -1,5 +1,5 @@
 /* The log takes a line at once or not at all, wherever it goes, and tells how many were lost. */
-#include "log.h"
+#include "base/log.h"
 #include "scratch.h"
 #include "suite.h"
 

@@ -1,9 +1,9 @@
 /* Messages between two ends that the forwarder holds (messages.c), by the real codec of WebSocket,
  * over real sockets. */
-#include "messages.h"
+#include "forward/messages.h"
 
-#include "budget.h"
-#include "proto/websocket.h"
+#include "base/budget.h"
+#include "codec/websocket.h"
 #include "protocol.h"
 #include "suite.h"
 

@@ -1,6 +1,6 @@
 /* What the service manager is told reaches it, whatever the process has given up by then. */
-#include "notify.h"
-#include "sandbox.h"
+#include "base/notify.h"
+#include "base/sandbox.h"
 #include "scratch.h"
 #include "suite.h"
 

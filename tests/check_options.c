@@ -1,6 +1,6 @@
 /* The command line: what each option sets, what is refused and in which words, and what holds
  * when nothing is said. */
-#include "options.h"
+#include "setup/options.h"
 #include "suite.h"
 
 #include <check.h>

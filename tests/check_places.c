@@ -1,6 +1,6 @@
 /* Places on the porch: sources have their share, the first of the largest goes first, and who wakes
  * next is known, whatever comes and goes in between. */
-#include "places.h"
+#include "worker/places.h"
 #include "suite.h"
 
 #include <check.h>

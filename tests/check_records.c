@@ -2,9 +2,9 @@
  * handshake goes through the real greeting, and whatever a peer may do to its records. */
 #include "proto/greeting.h"
 #include "proto/tls.h"
-#include "records.h"
-#include "runtime.h"
-#include "secure.h"
+#include "tls/records.h"
+#include "setup/runtime.h"
+#include "tls/secure.h"
 #include "suite.h"
 
 #include <check.h>

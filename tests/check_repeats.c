@@ -1,5 +1,5 @@
 /* Lines that repeat are said once, and then once a minute with their count, over all processes. */
-#include "repeats.h"
+#include "base/repeats.h"
 #include "scratch.h"
 #include "suite.h"
 

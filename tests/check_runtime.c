@@ -1,6 +1,6 @@
 /* The runtime directory: whoever makes it, and however many do at once, it is usable when they are
  * told that it is there. */
-#include "runtime.h"
+#include "setup/runtime.h"
 #include "suite.h"
 
 #include <check.h>

@@ -1,8 +1,8 @@
 /* The transit line: what is understood, what is refused, and that not a byte beyond it is read. */
 #include "connection.h"
 #include "proto/greeting.h"
-#include "proto/websocket.h"
-#include "runtime.h"
+#include "codec/websocket.h"
+#include "setup/runtime.h"
 #include "suite.h"
 
 #include <check.h>

@@ -1,7 +1,7 @@
 /* Usage records: what is blurred and how, and the lines that existing readers read. */
-#include "runtime.h"
+#include "setup/runtime.h"
 #include "suite.h"
-#include "usage.h"
+#include "usage/usage.h"
 
 #include <check.h>
 #include <errno.h>

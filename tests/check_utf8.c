@@ -1,5 +1,5 @@
 /* UTF-8: against a reader and a writer of this file's own, whole and in parts. */
-#include "proto/utf8.h"
+#include "codec/utf8.h"
 #include "suite.h"
 
 #include <check.h>

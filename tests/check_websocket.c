@@ -6,7 +6,7 @@
  * file's own; so each expectation speaks of what the other client would get. */
 #include "connection.h"
 #include "proto/first_message.h"
-#include "proto/websocket.h"
+#include "codec/websocket.h"
 #include "suite.h"
 
 #include <check.h>

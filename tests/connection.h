@@ -4,7 +4,7 @@
 #define RELAY_TESTS_CONNECTION_H
 
 #include "proto/greeting.h"
-#include "runtime.h"
+#include "setup/runtime.h"
 
 #include <check.h>
 #include <sys/ioctl.h>

@@ -3,11 +3,11 @@
 #ifndef RELAY_TESTS_HOLDING_H
 #define RELAY_TESTS_HOLDING_H
 
-#include "budget.h"
-#include "forwarder.h"
-#include "proto/channel.h"
+#include "base/budget.h"
+#include "forward/forwarder.h"
+#include "codec/channel.h"
 #include "protocol.h"
-#include "runtime.h"
+#include "setup/runtime.h"
 
 #include <arpa/inet.h>
 #include <check.h>

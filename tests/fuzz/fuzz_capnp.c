@@ -1,6 +1,6 @@
 /* Offset's messages: any bytes are refused, or are a message that means the same when it was
  * written and read again, whose data lies within the scratch. The first byte says which message. */
-#include "proto/capnp.h"
+#include "codec/capnp.h"
 
 #include <stdlib.h>
 #include <string.h>

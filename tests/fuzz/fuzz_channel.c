@@ -1,7 +1,7 @@
 /* Offset's secure channel, in any state that a peer with good keys can bring it to. The input is
  * steps: a byte that says what happens, a byte's worth of size, and as many bytes. Whatever
  * happens, what is sent can be read by the other side, and nothing is read beyond what came. */
-#include "proto/channel.h"
+#include "codec/channel.h"
 
 #include <stdlib.h>
 #include <string.h>

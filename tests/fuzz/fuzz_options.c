@@ -1,6 +1,6 @@
 /* Command lines: arguments are separated by zero bytes, and an odd number of bytes has HOST and
  * PORT among them. They are read, or refused with a status; what was read is in its range. */
-#include "options.h"
+#include "setup/options.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* Any bytes as a PROXY header: it is read to its end and no further, or refused. */
 #include "proto/greeting.h"
 #include "proto/proxy.h"
-#include "runtime.h"
+#include "setup/runtime.h"
 
 #include <stddef.h>
 #include <stdint.h>

@@ -2,7 +2,7 @@
  * socket as the forwarder reads them. The first byte chooses version and suite; then come steps: a
  * byte that says what happens, a byte's worth of size, and as many bytes. Whatever happens, what is
  * sent can be read by the other side, and what the other side sealed arrives as it was. */
-#include "secure.h"
+#include "tls/secure.h"
 
 #include <errno.h>
 #include <openssl/core_names.h>

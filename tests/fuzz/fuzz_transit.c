@@ -1,7 +1,7 @@
 /* The transit line, in segments: the first byte says where the input is cut in two (0: nowhere).
  * It ends in a request or a refusal, and never reads past its line feed. */
 #include "proto/greeting.h"
-#include "runtime.h"
+#include "setup/runtime.h"
 
 #include <stdio.h>
 #include <stdlib.h>

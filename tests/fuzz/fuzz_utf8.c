@@ -1,6 +1,6 @@
 /* UTF-8: a text in parts is what it is as a whole, and what a plain reader says. The first byte
  * says how large the parts are. */
-#include "proto/utf8.h"
+#include "codec/utf8.h"
 
 #include <stdlib.h>
 

@@ -2,8 +2,8 @@
  * nothing that is yet to be decoded. Text is UTF-8, and what is not is not passed on with the read
  * that it came with: the smaller the chunks, the more of it is, of what was good. The first byte
  * says how large the chunks are. */
-#include "proto/utf8.h"
-#include "proto/websocket.h"
+#include "codec/utf8.h"
+#include "codec/websocket.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,0 +1,254 @@
+/* Lines that repeat: see repeats.h. */
+#include "base/repeats.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    LOCK_TRIES = 40, /* it is held for microseconds, unless its holder has to wait itself */
+    LOCK_TRIES_AT_ONCE = 20,
+    LOCK_PAUSE = 50 * 1000, /* nanoseconds between two of the other tries */
+    LOST_RETRY = 1000,      /* milliseconds between two tries to say that lines were lost */
+};
+
+struct repeat {
+    int64_t said;   /* when it was said last; 0: never */
+    uint32_t count; /* since then; 0 and long ago: free */
+    int32_t priority;
+    char text[REPEATS_TEXT]; /* empty: never used */
+};
+
+struct repeats {
+    char magic[8];
+    uint64_t lost;
+    struct repeat kinds[REPEATS_KINDS];
+    struct repeat others; /* while there is no place for another text */
+};
+
+static const char magic[8] = "repeats1";
+
+static int file = -1;
+static struct repeats own;    /* while there is no file, or its lock cannot be had */
+static struct repeats shared; /* what was read from the file, while it is locked */
+
+/* ---- the file -------------------------------------------------------------------- */
+
+static int set_lock(short type)
+{
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
+    return fcntl(file, F_SETLK, &lock);
+}
+
+static bool take_lock(void)
+{
+    struct timespec pause = {.tv_nsec = LOCK_PAUSE};
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        if (set_lock(F_WRLCK) == 0)
+            return true;
+        if (i >= LOCK_TRIES_AT_ONCE)
+            (void)nanosleep(&pause, NULL);
+    }
+    return false;
+}
+
+/* What others may have left there is only numbers and text, and is used as such. */
+static void read_file(void)
+{
+    if (pread(file, &shared, sizeof shared, 0) != (ssize_t)sizeof shared ||
+        memcmp(shared.magic, magic, sizeof magic) != 0) {
+        memset(&shared, 0, sizeof shared);
+        memcpy(shared.magic, magic, sizeof magic);
+    }
+    for (size_t i = 0; i < REPEATS_KINDS; i++)
+        shared.kinds[i].text[REPEATS_TEXT - 1] = '\0';
+    shared.others.text[REPEATS_TEXT - 1] = '\0';
+}
+
+static bool write_file(void)
+{
+    return pwrite(file, &shared, sizeof shared, 0) == (ssize_t)sizeof shared;
+}
+
+int repeats_share(const char *path)
+{
+    struct stat status;
+    if (file >= 0)
+        close(file);
+    file = -1;
+    if (path == NULL)
+        return 0;
+    file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    if (file < 0)
+        return -errno;
+    int error = fstat(file, &status) < 0 ? -errno : S_ISREG(status.st_mode) ? 0 : -EINVAL;
+    if (error == 0 && status.st_size < (off_t)sizeof shared && take_lock()) {
+        /* Its memory is taken now: it cannot be refused later. */
+        read_file();
+        error = write_file() ? 0 : -ENOSPC;
+        (void)set_lock(F_UNLCK);
+    }
+    if (error != 0) {
+        close(file);
+        file = -1;
+    }
+    return error;
+}
+
+/* ---- counting -------------------------------------------------------------------- */
+
+static bool is_due(const struct repeat *repeat, int64_t now)
+{
+    /* Never said, or before a boot, or long ago. */
+    return repeat->said == 0 || repeat->said > now || now - repeat->said >= REPEATS_PERIOD;
+}
+
+/* The place of a text: its own, else a free one, else that of all others. */
+static struct repeat *find(struct repeats *repeats, const char *text, int64_t now)
+{
+    struct repeat *free = NULL;
+    for (size_t i = 0; i < REPEATS_KINDS; i++) {
+        struct repeat *repeat = &repeats->kinds[i];
+        if (strcmp(repeat->text, text) == 0)
+            return repeat;
+        bool unused = repeat->text[0] == '\0' || (repeat->count == 0 && is_due(repeat, now));
+        if (free == NULL && unused)
+            free = repeat;
+    }
+    if (free == NULL)
+        return &repeats->others;
+    *free = (struct repeat){.count = 0};
+    return free;
+}
+
+static struct repeat *count(
+    struct repeats *repeats, int priority, const char *text, uint32_t times, int64_t now)
+{
+    char key[REPEATS_TEXT];
+    (void)snprintf(key, sizeof key, "%s", text);
+    struct repeat *repeat = find(repeats, key, now);
+    if (repeat->text[0] == '\0') {
+        repeat->priority = priority;
+        (void)snprintf(repeat->text, sizeof repeat->text, "%s",
+            repeat == &repeats->others ? "lines of more kinds than are told apart" : key);
+    }
+    if (__builtin_add_overflow(repeat->count, times, &repeat->count))
+        repeat->count = UINT32_MAX;
+    return repeat;
+}
+
+/* What this process counted for itself is counted with all others'. */
+static void merge(int64_t now)
+{
+    for (size_t i = 0; i < REPEATS_KINDS; i++) {
+        struct repeat *repeat = &own.kinds[i];
+        if (repeat->count == 0)
+            continue;
+        (void)count(&shared, repeat->priority, repeat->text, repeat->count, now);
+        repeat->count = 0;
+    }
+    shared.lost += own.lost;
+    own.lost = 0;
+}
+
+/* Where to count: in what all share, or for this process alone until the lock can be had. */
+static struct repeats *begin(int64_t now)
+{
+    if (file < 0 || !take_lock())
+        return &own;
+    read_file();
+    merge(now);
+    return &shared;
+}
+
+/* What cannot be written any more, as the file system is full in spite of all, is kept here. */
+static void end(const struct repeats *repeats)
+{
+    if (repeats != &shared)
+        return;
+    bool written = write_file();
+    (void)set_lock(F_UNLCK);
+    if (written)
+        return;
+    own = shared;
+    close(file);
+    file = -1;
+}
+
+/* Nothing is forgotten of what could not be said. */
+static void say_sum(struct repeat *repeat, int64_t now, repeats_say *say)
+{
+    char line[REPEATS_TEXT + 64];
+    int64_t seconds = (now - repeat->said + 500) / 1000;
+    if (repeat->count == 1)
+        (void)snprintf(line, sizeof line, "%s", repeat->text);
+    else if (repeat->said == 0 || seconds <= 0)
+        (void)snprintf(line, sizeof line, "%s (%u times)", repeat->text, repeat->count);
+    else
+        (void)snprintf(line, sizeof line, "%s (%u times in %lld seconds)", repeat->text,
+            repeat->count, (long long)seconds);
+    if (say(repeat->priority & LOG_PRIMASK, line))
+        repeat->count = 0;
+    repeat->said = now;
+}
+
+static void say_lost(struct repeats *repeats, repeats_say *say)
+{
+    char line[100];
+    if (repeats->lost == 0)
+        return;
+    (void)snprintf(line, sizeof line,
+        "%llu lines of this log were lost: they could not be written at once",
+        (unsigned long long)repeats->lost);
+    if (say(LOG_WARNING, line))
+        repeats->lost = 0;
+}
+
+void repeats_add(int priority, const char *text, int64_t now, repeats_say *say)
+{
+    struct repeats *repeats = begin(now);
+    struct repeat *repeat = count(repeats, priority, text, 1, now);
+    bool knows = repeats == &shared || file < 0; /* else others may have said it just now */
+    say_lost(repeats, say);
+    if (knows && is_due(repeat, now))
+        say_sum(repeat, now, say);
+    end(repeats);
+}
+
+void repeats_leave(int priority, const char *text, int64_t now)
+{
+    struct repeats *repeats = begin(now);
+    (void)count(repeats, priority, text, 1, now);
+    end(repeats);
+}
+
+void repeats_lose(uint64_t lines, int64_t now)
+{
+    struct repeats *repeats = begin(now);
+    repeats->lost += lines;
+    end(repeats);
+}
+
+int repeats_look(bool all, int64_t now, repeats_say *say)
+{
+    int64_t next = REPEATS_PERIOD;
+    struct repeats *repeats = begin(now);
+    bool knows = repeats == &shared || file < 0;
+    say_lost(repeats, say);
+    for (size_t i = 0; i <= REPEATS_KINDS; i++) {
+        struct repeat *repeat = i < REPEATS_KINDS ? &repeats->kinds[i] : &repeats->others;
+        if (knows && repeat->count > 0 && (all || is_due(repeat, now)))
+            say_sum(repeat, now, say);
+        if (repeat->count > 0 && repeat->said + REPEATS_PERIOD - now < next)
+            next = repeat->said + REPEATS_PERIOD - now;
+    }
+    if (repeats->lost > 0 && next > LOST_RETRY)
+        next = LOST_RETRY;
+    end(repeats);
+    return next < 1 ? 1 : (int)next;
+}

@@ -1,0 +1,562 @@
+/* Moving bytes: by copying while there are few, by splicing through a pipe while there are
+ * many. Events are edge-triggered, so `readable` and `writable` stay true until the kernel has
+ * said EAGAIN, and there is no call but those that move something. */
+#include "forward/flow.h"
+
+#include "forward/messages.h"
+#include "codec/codec.h"
+
+#include "tls/kernel_tls.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    PIPE_SIZE = 1 << 20, /* as large as a user's pipe may be: the more at once, the cheaper */
+    POOL_MAX = 64,
+    SPLICE_MIN = 16384, /* less at once than this, and copying is cheaper */
+    TURNS = 4,          /* reads of bytes, before another pair has its turn */
+};
+
+/* ---- pipes ----------------------------------------------------------------------- */
+
+int flow_open(struct flow *flow, size_t pipes_max)
+{
+    uint8_t *memory = malloc(CODEC_HEAD + FLOW_MESSAGES_CHUNK);
+    int(*pool)[2] = calloc(POOL_MAX, sizeof *pool);
+    *flow = (struct flow){.pipes_max = pipes_max};
+    if (memory == NULL || pool == NULL) {
+        free(memory);
+        free(pool);
+        return -ENOMEM;
+    }
+    flow->scratch = memory + CODEC_HEAD;
+    flow->pool = pool;
+    /* Kept, by a pointer into it. */
+    /* cppcheck-suppress memleak */
+    return 0;
+}
+
+static void close_pipe(struct flow *flow, int *pipe)
+{
+    close(pipe[0]);
+    close(pipe[1]);
+    flow->pipes--;
+}
+
+void flow_close(struct flow *flow)
+{
+    while (flow->pooled > 0)
+        close_pipe(flow, flow->pool[--flow->pooled]);
+    free(flow->pool);
+    if (flow->scratch != NULL)
+        free(flow->scratch - CODEC_HEAD);
+    *flow = (struct flow){.scratch = NULL};
+}
+
+/* A new pipe. A user whose share of pipe memory is used up gets small ones, which are worse than
+ * copying. */
+static bool make_pipe(struct flow *flow, int *pipe)
+{
+    if (flow->pipes >= flow->pipes_max || pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
+        pipe[0] = pipe[1] = -1;
+        return false;
+    }
+    flow->pipes++;
+    if (fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE) >= PIPE_SIZE)
+        return true;
+    if (fcntl(pipe[1], F_GETPIPE_SZ) >= FLOW_CHUNK)
+        return true;
+    close_pipe(flow, pipe);
+    pipe[0] = pipe[1] = -1;
+    return false;
+}
+
+/* Gives the outlet a pipe; false: none to be had, the bytes have to be copied. */
+static bool take_pipe(struct flow *flow, struct outlet *outlet)
+{
+    if (outlet->pipe[0] >= 0)
+        return true;
+    if (flow->pooled == 0)
+        return make_pipe(flow, outlet->pipe);
+    memcpy(outlet->pipe, flow->pool[--flow->pooled], sizeof outlet->pipe);
+    return true;
+}
+
+/* One with data left must never serve another pair. */
+static void give_pipe_back(struct flow *flow, struct outlet *outlet)
+{
+    if (outlet->pipe[0] < 0)
+        return;
+    if (outlet->piped == 0 && flow->pooled < POOL_MAX)
+        memcpy(flow->pool[flow->pooled++], outlet->pipe, sizeof outlet->pipe);
+    else
+        close_pipe(flow, outlet->pipe);
+    outlet->pipe[0] = outlet->pipe[1] = -1;
+    outlet->piped = 0;
+}
+
+/* ---- waiting to write ------------------------------------------------------------ */
+
+/* Most connections never have to wait, so an event that says that they need not is only asked for
+ * by those who did. */
+static void await_writable(struct end *end)
+{
+    struct epoll_event event = {.events = FLOW_EVENTS | EPOLLOUT, .data.ptr = end};
+    end->writable = false;
+    if (!end->awaited && epoll_ctl(end->epoll, EPOLL_CTL_MOD, end->fd, &event) == 0)
+        end->awaited = true;
+}
+
+/* ---- outlets --------------------------------------------------------------------- */
+
+static void drop_buffer(struct end *end)
+{
+    struct outlet *outlet = &end->outlet;
+    free(outlet->buffer);
+    budget_give(&end->account, outlet->room);
+    outlet->buffer = NULL;
+    outlet->start = outlet->size = outlet->room = 0;
+}
+
+/* Takes what waits to the front of its buffer, or of a new one if there is none. */
+static void compact(struct outlet *outlet, uint8_t *buffer)
+{
+    size_t waits = outlet->size - outlet->start;
+    if (outlet->buffer != NULL)
+        memmove(buffer, outlet->buffer + outlet->start, waits);
+    outlet->start = 0;
+    outlet->size = waits;
+}
+
+/* Makes room for `size` bytes more behind what waits. What was written makes way first, unless more
+ * would have to be moved than was written; a buffer that has to grow does so by half, and takes
+ * along only what waits. So a byte is moved a few times at most, however slowly its reader reads,
+ * and a buffer is at most half as large again as what has to be in it. False: no memory. */
+static bool extend_outlet(struct end *end, size_t size)
+{
+    struct outlet *outlet = &end->outlet;
+    size_t waits = outlet->size - outlet->start, wanted = waits + size;
+    if (size <= outlet->room - outlet->size)
+        return true;
+    if (outlet->start >= waits && wanted <= outlet->room) {
+        compact(outlet, outlet->buffer);
+        return true;
+    }
+    size_t room = outlet->buffer == NULL ? wanted : wanted + wanted / 2;
+    uint8_t *buffer = malloc(room);
+    if (buffer == NULL)
+        return false;
+    compact(outlet, buffer);
+    free(outlet->buffer);
+    budget_take(&end->account, room);
+    budget_give(&end->account, outlet->room);
+    outlet->buffer = buffer;
+    outlet->room = room;
+    return true;
+}
+
+bool flow_pending(const struct end *end)
+{
+    return end->outlet.buffer != NULL || end->outlet.piped > 0;
+}
+
+static void drop_outlet(struct flow *flow, struct end *end)
+{
+    drop_buffer(end);
+    give_pipe_back(flow, &end->outlet);
+}
+
+void flow_break(struct flow *flow, struct end *end)
+{
+    end->ended = end->gone = end->finished = true;
+    drop_outlet(flow, end);
+    messages_forget(end);
+}
+
+void flow_lose(struct end *end)
+{
+    drop_buffer(end);
+    end->finished = end->lost = true;
+    end->writable = false;
+    end->readable = end->hung_up = true;
+}
+
+/* A write has failed. EPIPE is what the kernel says when the other side had come to its own end
+ * before it went. */
+static void fail_write(struct end *to)
+{
+    if (errno != EPIPE)
+        to->broken = true;
+    to->starved = to->starved || errno == ENOMEM;
+    flow_lose(to);
+}
+
+/* Without this the pair cannot go on, though both sides live. */
+static void give_up(struct end *to, int error)
+{
+    to->broken = true;
+    to->starved = to->starved || error == -ENOMEM;
+    flow_lose(to);
+}
+
+/* Writes at once what fits. Returns how much that was. */
+static size_t send_some(struct end *to, const struct iovec *parts, size_t count)
+{
+    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count};
+    for (;;) {
+        if (!to->writable)
+            return 0;
+        ssize_t done = sendmsg(to->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (done >= 0) {
+            to->moved = true;
+            return (size_t)done;
+        }
+        if (errno == EAGAIN)
+            await_writable(to);
+        else if (errno != EINTR)
+            fail_write(to);
+    }
+}
+
+/* Keeps what did not fit: all but the first `done` bytes. Without memory the pair is lost, and no
+ * other. */
+static void keep(struct end *to, const struct iovec *parts, size_t count, size_t done)
+{
+    struct outlet *outlet = &to->outlet;
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += parts[i].iov_len;
+    if (!extend_outlet(to, size - done)) {
+        give_up(to, -ENOMEM);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        size_t skip = done < parts[i].iov_len ? done : parts[i].iov_len;
+        size_t left = parts[i].iov_len - skip;
+        memcpy(outlet->buffer + outlet->size, (const uint8_t *)parts[i].iov_base + skip, left);
+        outlet->size += left;
+        done -= skip;
+    }
+}
+
+/* Writes bytes as they are. */
+static void write_raw(struct end *to, const struct iovec *parts, size_t count)
+{
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += parts[i].iov_len;
+    if (size == 0 || to->finished)
+        return;
+    size_t done = to->outlet.buffer == NULL ? send_some(to, parts, count) : 0;
+    if (done == size || to->finished)
+        return;
+    if (to->writable && to->outlet.buffer == NULL)
+        await_writable(to); /* a short write has filled the socket's buffer */
+    keep(to, parts, count, done);
+}
+
+/* What waits in an outlet is sealed, so that it goes out in the order of its numbers. */
+static void write_sealed(struct end *to, const struct iovec *parts, size_t count)
+{
+    struct records_source source = {parts, count, 0};
+    while (!to->finished && !to->secure->ended) {
+        uint8_t *bytes;
+        ssize_t size = secure_seal(to->secure, &source, &bytes);
+        if (size == 0)
+            return;
+        if (size < 0) {
+            give_up(to, (int)size);
+            return;
+        }
+        struct iovec part = {bytes, (size_t)size};
+        write_raw(to, &part, 1);
+    }
+}
+
+void flow_write(struct end *to, const struct iovec *parts, size_t count)
+{
+    if (to->secure != NULL)
+        write_sealed(to, parts, count);
+    else
+        write_raw(to, parts, count);
+}
+
+void flow_say(struct end *end, const uint8_t *words, size_t size)
+{
+    struct iovec part = {(void *)(uintptr_t)words, size};
+    flow_write(end, &part, 1);
+}
+
+void flow_gather(struct end *end, const uint8_t *words, size_t size)
+{
+    struct iovec part = {(void *)(uintptr_t)words, size};
+    if (end->secure != NULL)
+        write_sealed(end, &part, 1);
+    else if (!end->finished)
+        keep(end, &part, 1, 0);
+}
+
+static void flush_buffer(struct end *to)
+{
+    struct outlet *outlet = &to->outlet;
+    if (outlet->buffer == NULL)
+        return;
+    while (to->writable && outlet->start < outlet->size) {
+        struct iovec rest = {outlet->buffer + outlet->start, outlet->size - outlet->start};
+        outlet->start += send_some(to, &rest, 1);
+    }
+    if (outlet->start == outlet->size)
+        drop_buffer(to);
+}
+
+static void flush_pipe(struct end *to)
+{
+    struct outlet *outlet = &to->outlet;
+    while (to->writable && outlet->piped > 0) {
+        ssize_t count = splice(
+            outlet->pipe[0], NULL, to->fd, NULL, outlet->piped, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        if (count > 0) {
+            outlet->piped -= (size_t)count;
+            to->moved = true;
+        } else if (count < 0 && errno == EAGAIN)
+            await_writable(to);
+        else if (count == 0 || errno != EINTR)
+            fail_write(to);
+    }
+}
+
+/* Words of ours come before spliced bytes. */
+void flow_flush(struct end *to)
+{
+    flush_buffer(to);
+    if (to->outlet.buffer == NULL)
+        flush_pipe(to);
+}
+
+/* The last thing that is said in TLS. Where something waits already, it waits, too. */
+static void say_last(struct end *end, enum records_alert alert)
+{
+    uint8_t *bytes;
+    ssize_t size = secure_seal_end(end->secure, alert, &bytes);
+    struct iovec part = {bytes, size > 0 ? (size_t)size : 0};
+    write_raw(end, &part, 1);
+}
+
+void flow_shut(struct end *end)
+{
+    if (end->kernel_tls && kernel_tls_say_end(end->fd) == -EAGAIN) {
+        await_writable(end);
+        return;
+    }
+    if (end->secure != NULL)
+        say_last(end, RECORDS_CLOSE_NOTIFY);
+    if (end->secure != NULL && flow_pending(end))
+        return;
+    end->finished = true;
+    if (shutdown(end->fd, SHUT_WR) < 0)
+        flow_lose(end);
+}
+
+void flow_part(struct end *end)
+{
+    bool in_tls = end->secure != NULL || end->kernel_tls;
+    if (in_tls && !end->finished && !end->cut && !flow_pending(end))
+        flow_shut(end);
+}
+
+/* ---- reading --------------------------------------------------------------------- */
+
+void flow_count(struct flow *flow, struct end *from, size_t count)
+{
+    flow->moved += count;
+    /* The only writer is this process; others read. */
+    atomic_store_explicit(from->bytes,
+        atomic_load_explicit(from->bytes, memory_order_relaxed) + count, memory_order_relaxed);
+}
+
+/* A read has failed at something that TLS says. */
+static void judge_record(struct end *from)
+{
+    int result = kernel_tls_take_record(from->fd);
+    if (result <= 0)
+        from->ended = from->gone = true;
+    if (result < 0)
+        from->finished = from->broken = true;
+}
+
+/* In TLS, an end that was not said there may be anybody's doing. */
+static bool is_authentic_end(const struct end *from)
+{
+    return from->secure != NULL ? from->secure->closed : !from->kernel_tls;
+}
+
+bool flow_broke_tls(const struct end *end)
+{
+    return end->secure != NULL && end->secure->failed;
+}
+
+/* Nothing more can be read for anybody, but the reason is to arrive: what the other side has sent
+ * behind is discarded while it leaves, as a close with unread input would be a reset. */
+static void refuse_records(struct end *from)
+{
+    from->ended = from->broken = true;
+    say_last(from, from->secure->records.alert);
+    flow_shut(from);
+}
+
+/* What a read has returned: true if there are bytes. */
+static bool judge_read(struct end *from, ssize_t count)
+{
+    if (count > 0)
+        return true;
+    if (count == 0) {
+        from->ended = from->gone = true;
+        from->broken = from->broken || !is_authentic_end(from);
+    } else if (errno == EAGAIN)
+        from->readable = false;
+    else if (errno == EIO && from->kernel_tls)
+        judge_record(from);
+    else if (errno == EPROTO && flow_broke_tls(from))
+        refuse_records(from);
+    else if (errno != EINTR) {
+        from->starved = from->starved || errno == ENOMEM;
+        from->ended = from->gone = from->finished = from->broken = true; /* reset: both ways */
+    }
+    return false;
+}
+
+static size_t read_secure(struct flow *flow, struct end *from, size_t size)
+{
+    ssize_t count = secure_read(from->secure, from->fd, flow->scratch, size);
+    if (!judge_read(from, count))
+        return 0;
+    if (from->secure->drained && !from->hung_up)
+        from->readable = false;
+    return (size_t)count;
+}
+
+static size_t read_bytes(struct flow *flow, struct end *from, size_t size)
+{
+    ssize_t count = recv(from->fd, flow->scratch, size, MSG_DONTWAIT);
+    if (!judge_read(from, count))
+        return 0;
+    /* A short read emptied the socket (TLS reads by the record); more bytes are another edge. */
+    if ((size_t)count < size && !from->hung_up && !from->kernel_tls)
+        from->readable = false;
+    return (size_t)count;
+}
+
+size_t flow_read(struct flow *flow, struct end *from, size_t size)
+{
+    size_t count =
+        from->secure != NULL ? read_secure(flow, from, size) : read_bytes(flow, from, size);
+    if (from->state == END_LEAVING)
+        from->discarded += (uint32_t)count;
+    return count;
+}
+
+static bool carries_plain(const struct end *end)
+{
+    return end->secure == NULL && !end->kernel_tls;
+}
+
+bool flow_closes_plainly(const struct end *end)
+{
+    return end->gone && carries_plain(end);
+}
+
+static void copy_once(struct flow *flow, struct end *from)
+{
+    size_t chunk = budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, FLOW_CHUNK);
+    size_t size = flow_read(flow, from, chunk);
+    if (size == 0)
+        return;
+    from->splicing = size == chunk && carries_plain(from) && carries_plain(from->peer);
+    flow_count(flow, from, size);
+    flow_say(from->peer, flow->scratch, size);
+}
+
+static void splice_once(struct flow *flow, struct end *from)
+{
+    struct outlet *outlet = &from->peer->outlet;
+    if (!take_pipe(flow, outlet)) {
+        copy_once(flow, from);
+        from->splicing = false;
+        return;
+    }
+    ssize_t count =
+        splice(from->fd, NULL, outlet->pipe[1], NULL, PIPE_SIZE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (!judge_read(from, count))
+        return;
+    outlet->piped = (size_t)count;
+    from->splicing = count >= SPLICE_MIN;
+    flow_count(flow, from, (size_t)count);
+    flush_pipe(from->peer);
+}
+
+/* ---- both directions ------------------------------------------------------------- */
+
+void flow_finish(struct end *from)
+{
+    struct end *to = from->peer;
+    if (messages_between(from) || !from->ended || flow_pending(to) || to->finished)
+        return;
+    flow_shut(to);
+}
+
+static void move_once(struct flow *flow, struct end *from)
+{
+    if (messages_between(from))
+        messages_move(flow, from);
+    else if (from->splicing)
+        splice_once(flow, from);
+    else
+        copy_once(flow, from);
+}
+
+uint64_t flow_total(const struct end *end)
+{
+    return atomic_load_explicit(end->bytes, memory_order_relaxed) +
+           atomic_load_explicit(end->peer->bytes, memory_order_relaxed);
+}
+
+bool flow_is_used_up(const struct flow *flow, const struct end *end)
+{
+    return flow->pair_max > 0 && flow_total(end) >= flow->pair_max;
+}
+
+static bool can_move(const struct flow *flow, const struct end *from)
+{
+    const struct end *to = from->peer;
+    return from->readable && !from->ended && !to->finished && !flow_broke_tls(to) &&
+           !flow_pending(to) && messages_may_read(from) && !flow_is_used_up(flow, from);
+}
+
+bool flow_move(struct flow *flow, struct end *from)
+{
+    struct end *to = from->peer;
+    int turns = messages_between(from) ? 1 : TURNS;
+    for (int turn = 0; turn < turns; turn++) {
+        flow_flush(to);
+        messages_release(flow, from);
+        if (!can_move(flow, from))
+            break;
+        move_once(flow, from);
+    }
+    if (to->finished)
+        drop_outlet(flow, to);
+    if (from->finished)
+        drop_outlet(flow, from);
+    if (to->outlet.piped == 0)
+        give_pipe_back(flow, &to->outlet);
+    if (from->lost && !from->readable)
+        from->ended = true;
+    return can_move(flow, from);
+}

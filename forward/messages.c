@@ -1,0 +1,454 @@
+/* Moving messages: see messages.h. Pieces are encoded in place, gathered, and written with one
+ * call for as many as came with one read. */
+#include "forward/messages.h"
+
+#include "codec/websocket.h"
+#include "protocol.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    HELD_MAX = 1 << 18,       /* past it, an end that is not paired is not read */
+    HELD_MIN = 1 << 12,       /* the same, when there is too much that others hold */
+    HELD_MIN_LOBBY = 1 << 16, /* and where it is one message that must become whole */
+    PARKED_CHUNK = 1 << 14,   /* read at once from an end that is not paired */
+    REPLIES_MAX = 1 << 12,    /* not yet written: past it, who asks for them is not read */
+    HELD_ROOM_MIN = 256,
+    CHUNK_MIN = 1 << 12,
+    EVENT_BYTES = 1 << 14, /* passed on are as much work as an event */
+    EVENTS_FAIR = 1 << 9,  /* at once, of one connection, before others have their turn: about */
+};
+
+/* In front of each piece that is held, where its encoder wants room. */
+struct held_piece {
+    uint32_t size;
+    bool text, first, last;
+};
+
+static_assert(sizeof(struct held_piece) <= CODEC_HEAD, "a held piece has room for its head");
+
+/* ---- opening and closing --------------------------------------------------------- */
+
+int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
+{
+    const struct codec *codec = codecs[handoff->codec];
+    size_t name_size;
+    const uint8_t *name = handoff_name(handoff, &name_size);
+    struct coded *coded = calloc(1, sizeof *coded + codec->state_size + name_size);
+    if (coded == NULL)
+        return -ENOMEM;
+    coded->codec = codec;
+    coded->end = end;
+    end->chunk = PARKED_CHUNK;
+    coded->name = (uint8_t *)coded->state + codec->state_size;
+    coded->name_size = name_size;
+    memcpy(coded->name, name, name_size);
+    budget_take(&end->account, name_size);
+    coded->deaf = protocols[end->protocol]->deaf_at_first && !handoff->lobby;
+    end->coded = coded;
+    int error =
+        codec->open(coded->state, handoff->session, handoff->session_size, now, &end->account);
+    if (error != 0)
+        messages_close(end);
+    return error;
+}
+
+void messages_close(struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded == NULL)
+        return;
+    deadline_clear(&coded->quiet);
+    deadline_clear(&coded->silent);
+    deadline_clear(&coded->deaf_until);
+    messages_forget(end);
+    coded->codec->close(coded->state);
+    budget_give(&end->account, coded->name_size);
+    end->coded = NULL;
+    free(coded);
+}
+
+bool messages_have_room_for_name(const struct end *end)
+{
+    return end->coded == NULL ||
+           end->coded->name_size <= budget_allowance(BUDGET_WAITING, HANDOFF_NAME_MAX, SIZE_MAX);
+}
+
+/* ---- writing --------------------------------------------------------------------- */
+
+static void write_parts(struct flow *flow, struct end *to)
+{
+    flow_write(to, flow->parts, flow->part_count);
+    flow->part_count = 0;
+}
+
+/* Encodes a piece for an end, and gathers it. */
+static void put(struct flow *flow, struct end *to, const struct piece *piece)
+{
+    struct coded *coded = to->coded;
+    struct iovec out = {piece->bytes, piece->size};
+    if (to->finished)
+        return;
+    if (coded != NULL) {
+        int error = coded->codec->encode(coded->state, piece, flow->now, &out);
+        if (error != 0) {
+            to->starved = to->starved || error == -ENOMEM;
+            to->broken = true;
+            flow_lose(to);
+            return;
+        }
+        coded->sent = true;
+        coded->speaking = !piece->last;
+    }
+    if (out.iov_len == 0)
+        return;
+    flow->parts[flow->part_count++] = out;
+    if (flow->part_count == FLOW_PARTS || (coded != NULL && !coded->codec->in_place))
+        write_parts(flow, to);
+}
+
+/* The message is copied: it may be changed in place, and wants room for a head. */
+bool messages_say(struct flow *flow, struct end *end, const uint8_t *message, size_t size)
+{
+    uint8_t *copy = malloc(CODEC_HEAD + size);
+    if (copy == NULL)
+        return false;
+    struct piece piece = {copy + CODEC_HEAD, size, false, true, true};
+    memcpy(piece.bytes, message, size);
+    put(flow, end, &piece);
+    write_parts(flow, end);
+    free(copy);
+    return true;
+}
+
+bool messages_speak(struct flow *flow, struct end *end, const struct words *words, bool closing)
+{
+    uint8_t speech[PROTOCOL_SPEECH_MAX];
+    struct coded *coded = end->coded;
+    bool parting = closing && (coded == NULL || !coded->parted);
+    if (closing && !parting)
+        return false;
+    size_t size = protocol_speech(coded == NULL ? NULL : coded->codec,
+        coded == NULL ? NULL : coded->state, words, parting, flow->now, speech);
+    if (coded != NULL)
+        coded->parted = coded->parted || closing;
+    flow_say(end, speech, size);
+    return size > 0;
+}
+
+/* ---- reading --------------------------------------------------------------------- */
+
+/* What answers the end's own bytes waits in its outlet, before whatever is encoded later. */
+static void reply(struct end *end, const struct piece *piece)
+{
+    struct coded *coded = end->coded;
+    if (coded->parted)
+        return;
+    flow_gather(end, piece->bytes, piece->size);
+    coded->replies += piece->size;
+}
+
+static void write_replies(struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded->replies == 0)
+        return;
+    flow_flush(end);
+    if (!flow_pending(end))
+        coded->replies = 0;
+}
+
+/* The more is read at once, the cheaper it is. But many small messages at once would hold others
+ * up, and what a slow reader leaves has to be kept. */
+static void adapt_chunk(struct end *from, size_t events)
+{
+    bool slow = from->peer != NULL && flow_pending(from->peer);
+    bool whole = from->coded != NULL && !from->coded->codec->in_place;
+    size_t most = whole ? FLOW_CHUNK : FLOW_MESSAGES_CHUNK;
+    if (events > EVENTS_FAIR && from->chunk > CHUNK_MIN)
+        from->chunk /= 2;
+    else if (slow && from->chunk > FLOW_CHUNK)
+        from->chunk = FLOW_CHUNK;
+    else if (!slow && from->readable && events < EVENTS_FAIR / 4 && from->chunk < most)
+        from->chunk *= 2;
+}
+
+/* Decodes what was read, and gives each piece to take(), until that has had enough. Returns how
+ * many events there were. */
+static size_t decode_all(const struct flow *flow, struct end *from, uint8_t *input, size_t size,
+    messages_taker *take, void *context)
+{
+    struct coded *coded = from->coded;
+    struct piece piece;
+    for (size_t events = 0;; events++) {
+        enum codec_event event =
+            coded->codec->decode(coded->state, &input, &size, flow->now, &piece);
+        switch (event) {
+        case CODEC_MORE:
+            return events;
+        case CODEC_PIECE:
+            coded->heard = true;
+            if (!take(context, from, &piece))
+                return events;
+            break;
+        case CODEC_REPLY:
+            coded->heard = coded->heard || coded->codec->replies_live;
+            reply(from, &piece);
+            break;
+        case CODEC_LIFE:
+            coded->heard = true;
+            break;
+        case CODEC_CLOSED:
+        case CODEC_FAILED:
+        case CODEC_STARVED:
+            coded->verdict = event;
+            from->starved = from->starved || event == CODEC_STARVED;
+            from->ended = true;
+            return events;
+        }
+    }
+}
+
+static size_t decode(const struct flow *flow, struct end *from, uint8_t *input, size_t size,
+    messages_taker *take, void *context)
+{
+    size_t events = decode_all(flow, from, input, size, take, context);
+    from->coded->deaf = from->coded->deaf && events == 0;
+    write_replies(from);
+    return events;
+}
+
+static bool hold(void *context, struct end *from, struct piece *piece)
+{
+    (void)context;
+    if (!messages_hold(from, piece))
+        from->ended = from->broken = true;
+    return !from->ended;
+}
+
+static bool pass_on(void *context, struct end *from, struct piece *piece)
+{
+    struct flow *flow = context;
+    flow_count(flow, from, piece->size);
+    if (piece->text && protocols[from->protocol]->binary_only) {
+        from->coded->unwelcome = true;
+        from->coded->close_code = WEBSOCKET_UNSUPPORTED;
+        from->ended = true;
+        return false;
+    }
+    put(flow, from->peer, piece);
+    return true;
+}
+
+/* Who floods us with what has to be answered, and does not read the answers, is not read. */
+static bool is_held_up(const struct end *end)
+{
+    return end->coded != NULL && end->coded->replies > REPLIES_MAX && flow_pending(end);
+}
+
+void messages_move(struct flow *flow, struct end *from)
+{
+    uint64_t moved = flow->moved;
+    bool held = from->coded != NULL && !messages_may_write(from->peer);
+    size_t chunk = held ? PARKED_CHUNK : from->chunk;
+    size_t size = flow_read(flow, from, budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, chunk));
+    size_t events = 0;
+    if (size == 0)
+        return;
+    if (held) {
+        events = decode(flow, from, flow->scratch, size, hold, NULL);
+    } else if (from->coded != NULL) {
+        events = decode(flow, from, flow->scratch, size, pass_on, flow);
+    } else {
+        struct piece piece = {flow->scratch, size, false, true, true};
+        flow_count(flow, from, size);
+        put(flow, from->peer, &piece);
+    }
+    write_parts(flow, from->peer);
+    adapt_chunk(from, events + (size_t)(flow->moved - moved) / EVENT_BYTES);
+}
+
+bool messages_are_full(const struct end *end)
+{
+    const struct coded *coded = end->coded;
+    if (coded == NULL || (end->state != END_PARKED && end->state != END_LOBBY))
+        return false;
+    if (end->state == END_LOBBY)
+        return coded->held_size >= budget_allowance(BUDGET_WAITING, HELD_MIN_LOBBY, SIZE_MAX);
+    return coded->held_size >= budget_allowance(BUDGET_WAITING, HELD_MIN, HELD_MAX);
+}
+
+bool messages_may_read(const struct end *end)
+{
+    return !is_held_up(end) && !messages_are_full(end) && !messages_are_held(end);
+}
+
+bool messages_may_write(const struct end *end)
+{
+    return end->coded == NULL || !end->coded->deaf;
+}
+
+/* Makes room for `size` bytes more. NULL: no memory, for which the end is to end. */
+static uint8_t *extend_held(struct coded *coded, size_t size)
+{
+    size_t wanted = coded->held_size + size;
+    if (wanted > coded->held_room) {
+        size_t room = coded->held_room == 0 ? HELD_ROOM_MIN : 2 * coded->held_room;
+        if (room < wanted)
+            room = wanted;
+        uint8_t *held = realloc(coded->held, room);
+        if (held == NULL) {
+            coded->end->starved = true;
+            return NULL;
+        }
+        budget_take(&coded->end->account, room - coded->held_room);
+        coded->held = held;
+        coded->held_room = room;
+    }
+    uint8_t *at = coded->held + coded->held_size;
+    coded->held_size = wanted;
+    return at;
+}
+
+/* A few bytes of a frame may say a lot, so that frames are not opened until there is a peer. */
+static bool is_held_as_it_came(const struct end *end)
+{
+    return end->state == END_PARKED && !end->coded->codec->in_place;
+}
+
+static void hold_as_it_came(const struct flow *flow, struct end *from, size_t size)
+{
+    uint8_t *at = extend_held(from->coded, size);
+    if (at == NULL) {
+        from->ended = from->broken = true;
+        return;
+    }
+    memcpy(at, flow->scratch, size);
+    from->coded->heard = true;
+}
+
+bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context)
+{
+    if (from->readable && !from->ended && messages_may_read(from)) {
+        size_t chunk = from->chunk < PARKED_CHUNK ? from->chunk : PARKED_CHUNK;
+        size_t size = flow_read(flow, from, chunk);
+        if (size > 0 && is_held_as_it_came(from))
+            hold_as_it_came(flow, from, size);
+        else if (size > 0)
+            adapt_chunk(from, decode(flow, from, flow->scratch, size, take, context));
+    }
+    return from->fd >= 0 && from->readable && !from->ended && messages_may_read(from);
+}
+
+/* ---- holding --------------------------------------------------------------------- */
+
+bool messages_hold(struct end *from, const struct piece *piece)
+{
+    struct held_piece head = {(uint32_t)piece->size, piece->text, piece->first, piece->last};
+    uint8_t *at = extend_held(from->coded, CODEC_HEAD + piece->size);
+    if (at == NULL)
+        return false;
+    memcpy(at, &head, sizeof head);
+    memcpy(at + CODEC_HEAD, piece->bytes, piece->size);
+    return true;
+}
+
+bool messages_are_held(const struct end *end)
+{
+    return end->coded != NULL && end->state == END_JOINED && end->coded->held_size > 0;
+}
+
+/* What streams have held while they waited counts as that until it is gone: a peer that does not
+ * read it must not turn it into what pairs hold. */
+void messages_settle(struct end *end)
+{
+    if (end->coded != NULL && !end->coded->codec->in_place)
+        budget_move(&end->account, BUDGET_FRAMES);
+    else if (!messages_are_held(end))
+        budget_move(&end->account, BUDGET_STREAMS);
+}
+
+static void release_frames(struct flow *flow, struct end *from)
+{
+    struct coded *coded = from->coded;
+    size_t left = coded->held_size - coded->released, size = left < FLOW_CHUNK ? left : FLOW_CHUNK;
+    uint8_t *input = coded->held + coded->released;
+    coded->released += size;
+    (void)decode(flow, from, input, size, pass_on, flow);
+    write_parts(flow, from->peer);
+}
+
+static void release_pieces(struct flow *flow, struct end *from)
+{
+    struct coded *coded = from->coded;
+    size_t until = coded->released + FLOW_CHUNK;
+    while (coded->released < coded->held_size && coded->released < until) {
+        struct held_piece head;
+        uint8_t *at = coded->held + coded->released;
+        memcpy(&head, at, sizeof head);
+        struct piece piece = {at + CODEC_HEAD, head.size, head.text, head.first, head.last};
+        flow_count(flow, from, piece.size);
+        put(flow, from->peer, &piece);
+        coded->released += CODEC_HEAD + head.size;
+    }
+    write_parts(flow, from->peer);
+}
+
+static bool is_releasing(const struct end *from)
+{
+    const struct coded *coded = from->coded;
+    bool well = coded->codec->in_place || (coded->verdict == CODEC_MORE && !coded->unwelcome);
+    return coded->released < coded->held_size && !from->peer->finished && well;
+}
+
+void messages_release(struct flow *flow, struct end *from)
+{
+    const struct end *to = from->peer;
+    if (!messages_are_held(from))
+        return;
+    while (is_releasing(from) && !flow_pending(to) && messages_may_write(to)) {
+        if (from->coded->codec->in_place)
+            release_pieces(flow, from);
+        else
+            release_frames(flow, from);
+    }
+    if (is_releasing(from))
+        return;
+    messages_drop_held(from);
+    messages_settle(from);
+}
+
+bool messages_assemble(struct end *from, const struct piece *piece, size_t limit)
+{
+    struct coded *coded = from->coded;
+    if (piece->size > limit || coded->held_size > limit - piece->size)
+        return false;
+    uint8_t *at = extend_held(coded, piece->size);
+    if (at == NULL)
+        return false;
+    memcpy(at, piece->bytes, piece->size);
+    return true;
+}
+
+void messages_drop_held(struct end *end)
+{
+    struct coded *coded = end->coded;
+    free(coded->held);
+    budget_give(&end->account, coded->held_room);
+    coded->held = NULL;
+    coded->held_size = coded->held_room = coded->released = 0;
+}
+
+void messages_forget(struct end *end)
+{
+    struct coded *coded = end->coded;
+    if (coded == NULL)
+        return;
+    messages_drop_held(end);
+    if (coded->codec->forget != NULL)
+        coded->codec->forget(coded->state);
+}

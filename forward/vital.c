@@ -1,0 +1,51 @@
+/* Whether the other side of a connection still lives, by TCP_INFO. */
+#include "forward/vital.h"
+
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum {
+    SILENCE = 100000, /* milliseconds without any acknowledgement */
+    PROBES = 2,       /* unanswered: one may just be on its way */
+    RETRANSMISSIONS = 3,
+    CLOSED = 7, /* TCP_CLOSE of netinet/tcp.h, which cannot be had beside linux/tcp.h */
+};
+
+enum vital vital_judge(const struct tcp_info *info)
+{
+    if (info->tcpi_state == CLOSED)
+        return VITAL_QUIET; /* it was reset: what was not sent yet is counted as if it could be */
+    if (info->tcpi_unacked == 0 && info->tcpi_notsent_bytes == 0)
+        return VITAL_QUIET;
+    if (info->tcpi_last_ack_recv > SILENCE &&
+        (info->tcpi_probes >= PROBES || info->tcpi_retransmits >= RETRANSMISSIONS))
+        return VITAL_DEAD;
+    return VITAL_WAITING;
+}
+
+/* Zeros, if it is no TCP socket. */
+static struct tcp_info ask(int fd)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    memset(&info, 0, sizeof info);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        memset(&info, 0, sizeof info);
+    return info;
+}
+
+enum vital vital_check(int fd)
+{
+    struct tcp_info info = ask(fd);
+    return vital_judge(&info);
+}
+
+bool vital_progresses(int fd, uint64_t *acknowledged)
+{
+    struct tcp_info info = ask(fd);
+    uint64_t before = *acknowledged;
+    *acknowledged = info.tcpi_bytes_acked;
+    return vital_judge(&info) == VITAL_WAITING && info.tcpi_bytes_acked != before;
+}

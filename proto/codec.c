@@ -1,8 +1,0 @@
-/* The codecs, by their stable numbers. */
-#include "codec.h"
-
-const struct codec *const codecs[CODEC_KINDS] = {
-    [CODEC_PLAIN] = NULL,
-    [CODEC_WEBSOCKET] = &websocket_codec,
-    [CODEC_CHANNEL] = &channel_codec,
-};

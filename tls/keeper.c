@@ -1,0 +1,190 @@
+/* The keeper: see keeper.h. A question is one packet: the version that the worker has, and a
+ * socket for the answer. The answer is one packet, or a plain close: nothing new. */
+#include "tls/keeper.h"
+
+#include "base/log.h"
+#include "base/passing.h"
+#include "base/process.h"
+#include "setup/runtime.h"
+#include "base/sandbox.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    PATIENCE = 1000, /* milliseconds for an answer: it takes a few system calls */
+    SILENCE = 10000, /* before one that did not answer is asked again */
+};
+
+/* Until when the keeper is asked nothing: milliseconds, CLOCK_MONOTONIC. Shared by all that ask. */
+static _Atomic int64_t *quiet_until;
+
+struct keeper {
+    const struct options *options;
+    keeper_judge *judge;
+    struct certificate current;
+    struct certificate_stamp stamp;
+};
+
+/* ---- in the keeper --------------------------------------------------------------- */
+
+/* Only files that changed since the last try are tried, so what is wrong is said once. */
+static void refresh(struct keeper *keeper)
+{
+    struct certificate candidate;
+    if (!certificate_changed(keeper->options, &keeper->stamp))
+        return;
+    bool good = certificate_read(keeper->options, &candidate) == 0;
+    bool known =
+        good && memcmp(candidate.version, keeper->current.version, sizeof candidate.version) == 0;
+    good = good && (known || keeper->judge(keeper->options, &candidate));
+    if (good)
+        keeper->current = candidate;
+    if (good && !known)
+        log_info("using the renewed certificate %s", options_shown(keeper->options->certfile));
+    if (!good)
+        log_warning("%s", sodium_is_zero(keeper->current.version, sizeof keeper->current.version)
+                              ? "TLS is still not served"
+                              : "the certificate that was in use before stays in use");
+    sodium_memzero(&candidate, sizeof candidate);
+}
+
+/* Whether there is something that the asker does not have. */
+static bool has_news(const struct keeper *keeper, const uint8_t *version)
+{
+    return keeper->current.chain_size > 0 &&
+           memcmp(version, keeper->current.version, CERTIFICATE_VERSION_SIZE) != 0;
+}
+
+/* Receives a question. Returns the socket for the answer, -1: none came, -2: nobody is left. */
+static int take_question(int socket, uint8_t version[static CERTIFICATE_VERSION_SIZE])
+{
+    int fd;
+    size_t dropped;
+    ssize_t size = passing_receive(socket, version, CERTIFICATE_VERSION_SIZE, 0, &fd, &dropped);
+    if (size < 0)
+        return size == -EINTR || size == -EBADMSG || size == -EMFILE ? -1 : -2;
+    if (size == 0 && fd < 0)
+        return -2;
+    if (size == CERTIFICATE_VERSION_SIZE)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* A worker that is gone meanwhile, or does not read its answer, goes without it. */
+static void answer(const struct keeper *keeper, int asker)
+{
+    const struct certificate *current = &keeper->current;
+    if (send(asker, current, sizeof *current, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE &&
+        errno != ECONNRESET && errno != EAGAIN)
+        log_error_errno("cannot hand out the renewed certificate");
+}
+
+static _Noreturn void keep(struct keeper *keeper, int socket)
+{
+    sigset_t all;
+    sigfillset(&all);
+    process_name("relay-keeper", "keeper of the certificate", keeper->options->runtime_directory);
+    tzset(); /* reads a file, as gmtime() does when a certificate's time is first asked for */
+    /* It ends when nobody can ask any more, and not before. */
+    if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || sandbox_enter(SANDBOX_KEEPER, -1) < 0)
+        _exit(EXIT_RUN_TIME);
+    for (;;) {
+        uint8_t version[CERTIFICATE_VERSION_SIZE];
+        int asker = take_question(socket, version);
+        if (asker == -2)
+            _exit(0);
+        if (asker < 0)
+            continue;
+        refresh(keeper);
+        if (has_news(keeper, version))
+            answer(keeper, asker);
+        close(asker);
+    }
+}
+
+/* ---- starting and asking --------------------------------------------------------- */
+
+static int share_silence(void)
+{
+    if (quiet_until != NULL) {
+        atomic_store(quiet_until, 0);
+        return 0;
+    }
+    void *memory =
+        mmap(NULL, sizeof *quiet_until, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    quiet_until = memory;
+    return 0;
+}
+
+pid_t keeper_start(const struct options *options,
+    const uint8_t version[static CERTIFICATE_VERSION_SIZE], const struct certificate_stamp *stamp,
+    keeper_judge *judge, int *socket)
+{
+    static struct keeper keeper;
+    int ends[2];
+    int error = share_silence();
+    if (error != 0)
+        return error;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return -errno;
+    pid_t pid = fork();
+    if (pid == 0) {
+        runtime_close_others(ends[1], ends[1]);
+        log_setup(log_debugging()); /* its connection to syslog was one of them */
+        keeper = (struct keeper){.options = options, .judge = judge, .stamp = *stamp};
+        memcpy(keeper.current.version, version, CERTIFICATE_VERSION_SIZE);
+        keep(&keeper, ends[1]);
+    }
+    error = -errno;
+    close(ends[1]);
+    if (pid < 0) {
+        close(ends[0]);
+        return error;
+    }
+    *socket = ends[0];
+    return pid;
+}
+
+/* A handshake does not wait again for a keeper that let another one wait in vain. */
+static void fall_silent(void)
+{
+    atomic_store(quiet_until, runtime_now() + SILENCE);
+    log_repeated(LOG_WARNING,
+        "the keeper of the certificate does not answer: TLS goes on with the one that is in use");
+}
+
+int keeper_ask(
+    int socket, const uint8_t version[static CERTIFICATE_VERSION_SIZE], struct certificate *ret)
+{
+    int ends[2];
+    int news = 0;
+    if (runtime_now() < atomic_load(quiet_until))
+        return 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return 0;
+    int error = passing_send(
+        socket, version, CERTIFICATE_VERSION_SIZE, ends[1], MSG_DONTWAIT | MSG_NOSIGNAL);
+    close(ends[1]);
+    struct pollfd entry = {.fd = ends[0], .events = POLLIN};
+    bool answered = error == 0 && poll(&entry, 1, PATIENCE) > 0;
+    if (answered)
+        news = recv(ends[0], ret, sizeof *ret, MSG_DONTWAIT) == (ssize_t)sizeof *ret &&
+               ret->chain_size <= sizeof ret->chain && ret->key_size <= sizeof ret->key;
+    else if (error == 0 || error == -EAGAIN)
+        fall_silent();
+    close(ends[0]);
+    return news;
+}
