@@ -31,7 +31,7 @@ HARDENING += -fcf-protection
 endif
 CFLAGS   ?= -O2 -g
 override CFLAGS += -std=gnu17 $(WARNINGS) -MMD -MP
-override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -DRELAY_VERSION='"$(VERSION)"' $(shell $(PKG_CONFIG) --cflags $(LIBRARIES))
+override CPPFLAGS += -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -DRELAY_VERSION='"$(VERSION)"' $(shell $(PKG_CONFIG) --cflags $(LIBRARIES))
 override LDLIBS += $(shell $(PKG_CONFIG) --libs $(LIBRARIES)) -lpthread
 
 # Everything is instrumented, and a fuzz target has libFuzzer's main().
@@ -52,7 +52,8 @@ ifneq ($(NO_SANDBOX),)
 override CPPFLAGS += -DRELAY_NO_SANDBOX
 endif
 
-SOURCES := $(wildcard *.c proto/*.c)
+FOLDERS := worker proto forward codec tls usage setup base
+SOURCES := $(wildcard *.c $(FOLDERS:=/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
 MODULES := $(filter-out $(BUILD)/relay.o,$(OBJECTS))
 UNITS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/check_*.c))
@@ -82,19 +83,19 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 # A unit test is one file, linked with everything but the command line.
 $(BUILD)/tests/%: tests/%.c tests/suite.h $(MODULES)
 	@mkdir -p $(@D)
-	$(call QUIET,LD) $(CC) $(CPPFLAGS) -I. $(CFLAGS) $(shell $(PKG_CONFIG) --cflags check) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS) $(shell $(PKG_CONFIG) --libs check)
+	$(call QUIET,LD) $(CC) $(CPPFLAGS) $(CFLAGS) $(shell $(PKG_CONFIG) --cflags check) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS) $(shell $(PKG_CONFIG) --libs check)
 
 .PHONY: tools
 tools: $(TOOLS)
 
 $(BUILD)/bench/%: bench/%.c $(MODULES)
 	@mkdir -p $(@D)
-	$(call QUIET,LD) $(CC) $(CPPFLAGS) -I. $(CFLAGS) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
+	$(call QUIET,LD) $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
 
 # And so is a fuzz target.
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(MODULES)
 	@mkdir -p $(@D)
-	$(call QUIET,LD) $(CC) $(CPPFLAGS) -I. $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
+	$(call QUIET,LD) $(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
 
 # ---- what `make run` and `make check` need, from Debian ------------------------------
 

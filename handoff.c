@@ -2,6 +2,7 @@
 #include "handoff.h"
 
 #include "base/passing.h"
+#include "base/unix_socket.h"
 
 #include <errno.h>
 #include <sodium.h>
@@ -52,20 +53,10 @@ uint16_t handoff_needs(const struct handoff *handoff)
 
 /* ---- the socket ------------------------------------------------------------------ */
 
-static int make_address(const char *path, struct sockaddr_un *address)
-{
-    size_t length = strlen(path);
-    if (length >= sizeof address->sun_path)
-        return -ENAMETOOLONG;
-    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
-    memcpy(address->sun_path, path, length + 1);
-    return 0;
-}
-
 int handoff_listen(const char *path)
 {
     struct sockaddr_un address;
-    int error = make_address(path, &address);
+    int error = unix_socket_address(path, &address);
     if (error != 0)
         return error;
     if (unlink(path) < 0 && errno != ENOENT) /* a dead forwarder's; its lock says that it is dead */
@@ -86,21 +77,13 @@ int handoff_listen(const char *path)
 
 int handoff_connect(const char *path, int timeout)
 {
-    struct sockaddr_un address;
-    int error = make_address(path, &address);
-    if (error != 0)
-        return error;
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
     struct timeval limit = {timeout / 1000, (timeout % 1000) * 1000L};
-    if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) < 0 ||
-        connect(fd, (const struct sockaddr *)&address, sizeof address) < 0) {
-        error = -errno;
-        close(fd);
-        return error;
-    }
-    return fd;
+    int fd = unix_socket_connect(path, SOCK_DGRAM);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0)
+        return fd;
+    int error = -errno;
+    close(fd);
+    return error;
 }
 
 /* -ECONNRESET: another process that shares the descriptor has noticed first. */
@@ -112,7 +95,7 @@ bool handoff_is_lost(int error)
 int handoff_reconnect(int socket, const char *path)
 {
     struct sockaddr_un address;
-    int error = make_address(path, &address);
+    int error = unix_socket_address(path, &address);
     if (error != 0)
         return error;
     return connect(socket, (const struct sockaddr *)&address, sizeof address) < 0 ? -errno : 0;

@@ -17,8 +17,8 @@
 #define RELAY_HANDOFF_H
 
 #include "pair.h"
-#include "tls/records.h"
 #include "setup/terms.h"
+#include "tls/records.h"
 #include "usage/usage.h"
 
 #include <stdbool.h>

@@ -6,8 +6,8 @@
 #ifndef RELAY_PROTOCOL_H
 #define RELAY_PROTOCOL_H
 
-#include "pair.h"
 #include "codec/codec.h"
+#include "pair.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,16 +1,16 @@
 /* relay: which role this process plays, by the name it was called by and its first argument. */
-#include "forward/forward.h"
-#include "worker/inspect.h"
-#include "forward/launch.h"
-#include "worker/listen.h"
+#include "base/descriptors.h"
 #include "base/log.h"
-#include "setup/options.h"
 #include "base/process.h"
-#include "setup/runtime.h"
 #include "base/sandbox.h"
-#include "worker/serve.h"
-#include "usage/status.h"
+#include "forward/forward.h"
+#include "forward/launch.h"
+#include "setup/options.h"
 #include "stmgr.h"
+#include "usage/status.h"
+#include "worker/inspect.h"
+#include "worker/listen.h"
+#include "worker/serve.h"
 #include "worker/worker.h"
 
 #include <errno.h>
@@ -88,7 +88,7 @@ static int play(const struct role *role, const char *called, int argc, char **ar
     memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
     int status = options_read(&options, argc + 1, argv, role->place);
     if (status < 0) {
-        runtime_close_inherited(&options);
+        descriptors_close_inherited(options.usage.log_fd, options.notify_fd);
         log_setup(options.debug); /* a connection of the log may have been closed with them */
         sandbox_setup(!options.no_sandbox);
         status = options.check || options.check_unit ? inspect_main(&options, role->name)
@@ -104,7 +104,7 @@ static int play(const struct role *role, const char *called, int argc, char **ar
 int main(int argc, char **argv)
 {
     bool says_nothing = fcntl(STDERR_FILENO, F_GETFD) < 0;
-    int error = runtime_open_streams();
+    int error = descriptors_open_streams();
     argv = process_prepare(argc, argv);
     if (says_nothing)
         (void)setenv("RELAY_LOG", "syslog", 0); /* without memory there is no log */

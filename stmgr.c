@@ -6,8 +6,8 @@
 #include "stmgr.h"
 
 #include "base/create.h"
-#include "ident.h"
 #include "base/log.h"
+#include "ident.h"
 #include "setup/options.h"
 #include "ticket.h"
 

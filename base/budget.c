@@ -1,7 +1,7 @@
 /* The budget: see budget.h. */
 #include "base/budget.h"
 
-#include "setup/runtime.h"
+#include "base/clock.h"
 
 enum {
     PARTS = 64, /* one may have such a part of what is left */
@@ -20,7 +20,7 @@ static struct budget_account *debtors;
 static void add_debtor(struct budget_account *account)
 {
     account->is_debtor = true;
-    account->since = runtime_now();
+    account->since = clock_now();
     account->prev = NULL;
     account->next = debtors;
     if (debtors != NULL)

@@ -3,8 +3,8 @@
  * in the forwarder's chunks; rounds of both take turns, and the medians count.
  *
  *      cipher      a line per size of message: GB/s of both, and the ratio of their times */
-#include "forward/flow.h"
 #include "codec/channel.h"
+#include "forward/flow.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -17,12 +17,12 @@
  *
  * silent: of those with a codec. Who has none has the kernel's keepalive, as long as nothing that
  * was written waits to be acknowledged. tests/check_ends.c walks these states. */
-#include "forward/forwarder.h"
-#include "tls/kernel_tls.h"
 #include "base/log.h"
 #include "codec/websocket.h"
-#include "protocol.h"
+#include "forward/forwarder.h"
 #include "forward/vital.h"
+#include "protocol.h"
+#include "tls/kernel_tls.h"
 
 #include <errno.h>
 #include <stdlib.h>

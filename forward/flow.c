@@ -3,8 +3,8 @@
  * said EAGAIN, and there is no call but those that move something. */
 #include "forward/flow.h"
 
-#include "forward/messages.h"
 #include "codec/codec.h"
+#include "forward/messages.h"
 
 #include "tls/kernel_tls.h"
 

@@ -2,11 +2,11 @@
  * ends.c's; how a forwarder comes to run, and to retire, is launch.c's. */
 #include "forward/forward.h"
 
-#include "forward/forwarder.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "forward/forwarder.h"
 #include "protocol.h"
-#include "setup/runtime.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -319,7 +319,7 @@ static void look_at_name(struct forwarder *forwarder)
  * and their workers, too, may have stood still. */
 static void notice_stall(struct forwarder *forwarder, int timeout, int count)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     bool stalled = timeout < 0 || now > forwarder->flow.now + timeout + STALL;
     if (stalled || !forwarder->listening)
         forwarder->attentive_since = now;
@@ -651,7 +651,7 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
         error = lobby_open(forwarder);
     if (error != 0)
         return error;
-    forwarder->flow.now = forwarder->attentive_since = runtime_now();
+    forwarder->flow.now = forwarder->attentive_since = clock_now();
     set_terms(forwarder, terms_of(setup->options));
     forwarder->own_records = forwarder->terms.records;
     forwarder->slots = calloc(pair_capacity(setup->table), sizeof(struct end *));
@@ -690,8 +690,8 @@ static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
         if (end != NULL)
             ends_stop(forwarder, end);
     }
-    int64_t until = runtime_now() + LEAVE;
-    while (forwarder->ends > 0 && runtime_now() < until)
+    int64_t until = clock_now() + LEAVE;
+    while (forwarder->ends > 0 && clock_now() < until)
         forwarder_round(forwarder, while_waiting, wait_time(forwarder));
 }
 

@@ -3,8 +3,8 @@
 #ifndef RELAY_FORWARD_H
 #define RELAY_FORWARD_H
 
-#include "setup/options.h"
 #include "pair.h"
+#include "setup/options.h"
 
 #include <stdbool.h>
 #include <stddef.h>

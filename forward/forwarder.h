@@ -3,14 +3,14 @@
 #ifndef RELAY_FORWARDER_H
 #define RELAY_FORWARDER_H
 
+#include "codec/codec.h"
 #include "forward/deadline.h"
 #include "forward/flow.h"
 #include "forward/forward.h"
-#include "handoff.h"
 #include "forward/messages.h"
-#include "setup/options.h"
+#include "handoff.h"
 #include "pair.h"
-#include "codec/codec.h"
+#include "setup/options.h"
 #include "usage/usage.h"
 
 #include <signal.h>

@@ -1,15 +1,18 @@
 /* How a forwarder comes to run, and to retire. */
 #include "forward/launch.h"
 
-#include "forward/forward.h"
-#include "handoff.h"
+#include "base/clock.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "base/notify.h"
-#include "pair.h"
 #include "base/process.h"
-#include "usage/recorder.h"
-#include "tls/records.h"
 #include "base/sandbox.h"
+#include "forward/forward.h"
+#include "handoff.h"
+#include "pair.h"
+#include "setup/user.h"
+#include "tls/records.h"
+#include "usage/recorder.h"
 #include "usage/usage.h"
 
 #include <errno.h>
@@ -231,7 +234,7 @@ static int run(const struct options *options, struct retirement *retirement)
         .options = options,
         .socket = retirement->socket,
         .recorder = retirement->recorder,
-        .descriptors_max = (size_t)runtime_raise_descriptors(),
+        .descriptors_max = (size_t)descriptors_raise(),
         .retire = retire,
         .forsaken = retirement->parent != 0 ? is_forsaken : NULL,
         .leave = leave,
@@ -285,12 +288,12 @@ static int note_origin(int lock, bool on_demand)
 
 static int take_forward_lock(const struct runtime *runtime, int64_t patience, bool on_demand)
 {
-    int64_t until = runtime_now() + patience;
+    int64_t until = clock_now() + patience;
     for (;;) {
         int lock = runtime_lock(runtime->forward_lock, false, false);
         if (lock >= 0)
             return note_origin(lock, on_demand);
-        if (lock != -EWOULDBLOCK || runtime_now() >= until)
+        if (lock != -EWOULDBLOCK || clock_now() >= until)
             return lock;
         pause_briefly();
     }
@@ -341,7 +344,7 @@ static int forward(const struct options *options, int passed, bool on_demand)
     struct retirement retirement = {
         .runtime = &runtime, .socket = passed, .renewed = -1, .users_lock = -1, .recorder = -1};
     int lock = -1;
-    if (runtime_prepare(options, &runtime) < 0 || runtime_drop_root(options) < 0)
+    if (runtime_prepare(options, &runtime) < 0 || user_drop_root(options) < 0)
         return EXIT_RUN_TIME;
     runtime_share_log(options);
     retirement.own_socket = passed < 0;
@@ -369,7 +372,7 @@ int launch_forward(const struct options *options)
 {
     notify_open(options->notify_fd);
     int socket = passed_socket();
-    if (socket == -2 || runtime_raise_descriptors() == 0 || sandbox_check() < 0)
+    if (socket == -2 || descriptors_raise() == 0 || sandbox_check() < 0)
         return EXIT_RUN_TIME;
     return forward(options, socket, false);
 }
@@ -413,7 +416,7 @@ int launch_detached(const struct options *options)
         log_error_errno("cannot start the forwarder");
         return EXIT_RUN_TIME;
     }
-    runtime_close_others(options->usage.log_fd, -1);
+    descriptors_close_others(options->usage.log_fd, -1);
     log_setup(options->debug); /* a connection of the log was one of them */
     return forward(options, -1, true);
 }
@@ -438,10 +441,10 @@ int launch_on_demand(
     const struct runtime *runtime, void (*become)(void *context), void *context, int timeout)
 {
     bool started = false;
-    int64_t until = runtime_now() + timeout;
+    int64_t until = clock_now() + timeout;
     for (;;) {
         int socket = handoff_connect(runtime->socket, timeout);
-        if (socket >= 0 || runtime_now() >= until)
+        if (socket >= 0 || clock_now() >= until)
             return socket;
         /* One may be about to open its socket, or have just closed it. */
         if (!started && !runtime_has_forwarder(runtime)) {

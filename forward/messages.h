@@ -7,10 +7,10 @@
 #ifndef RELAY_MESSAGES_H
 #define RELAY_MESSAGES_H
 
+#include "codec/codec.h"
 #include "forward/deadline.h"
 #include "forward/flow.h"
 #include "handoff.h"
-#include "codec/codec.h"
 
 #include <stdbool.h>
 #include <stddef.h>

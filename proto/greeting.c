@@ -5,9 +5,9 @@
  * record of which something is left, and records->skip says how much of the next was taken. */
 #include "proto/greeting.h"
 
+#include "base/clock.h"
 #include "tls/kernel_tls.h"
 #include "tls/records.h"
-#include "setup/runtime.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -43,7 +43,7 @@ static int wait_until(const struct greeting *greeting, short events, int64_t unt
 {
     struct pollfd entry = {.fd = greeting->fd, .events = events};
     for (;;) {
-        int64_t left = until - runtime_now();
+        int64_t left = until - clock_now();
         if (left <= 0 || interrupted)
             return -ETIMEDOUT;
         /* An interrupt may come just before poll() does. */
@@ -90,7 +90,7 @@ static int wait_to_peek(const struct greeting *greeting, bool begun, size_t enou
     int64_t until = greeting->deadline;
     if (hearing == NULL || hearing->taken)
         return greeting_wait(greeting, POLLIN);
-    if (interrupted || runtime_now() >= until)
+    if (interrupted || clock_now() >= until)
         return -ETIMEDOUT;
     if (hearing->until < until)
         until = begun || hearing->resumes ? hearing->until : 0;
@@ -129,7 +129,7 @@ static bool passes_on(const struct greeting *greeting, size_t count, size_t leas
     struct hearing *hearing = greeting->hearing;
     if (hearing == NULL || hearing->taken || hearing->resumes || hearing->returned || interrupted)
         return false;
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     if (now >= greeting->deadline || (count > 0 && now < hearing->until))
         return false;
     hearing->given_up = true;
@@ -265,7 +265,7 @@ static ssize_t look(const struct greeting *greeting, struct view *view, size_t k
     view->at = 0;
     if (known == sizeof view->sealed)
         return -EMSGSIZE; /* records without end, and nothing in them */
-    if (interrupted || runtime_now() >= greeting->deadline)
+    if (interrupted || clock_now() >= greeting->deadline)
         return -ETIMEDOUT;
     ssize_t count = peek(greeting, view->sealed, sizeof view->sealed, known + 1);
     view->size = count > 0 ? (size_t)count : 0;

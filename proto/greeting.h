@@ -3,10 +3,10 @@
 #ifndef RELAY_GREETING_H
 #define RELAY_GREETING_H
 
+#include "codec/codec.h"
 #include "handoff.h"
 #include "pair.h"
 #include "protocol.h"
-#include "codec/codec.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,11 +3,11 @@
  * documents.c's. */
 #include "proto/localfirst.h"
 
+#include "codec/websocket.h"
 #include "forward/documents.h"
 #include "proto/greeting.h"
 #include "proto/http.h"
 #include "proto/introduction.h"
-#include "codec/websocket.h"
 
 #include "forward/lobby.h"
 

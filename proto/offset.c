@@ -5,9 +5,9 @@
 #include "codec/channel.h"
 #include "proto/greeting.h"
 
-#include "ident.h"
+#include "base/clock.h"
 #include "forward/lobby.h"
-#include "setup/runtime.h"
+#include "ident.h"
 
 #include <errno.h>
 #include <sodium.h>
@@ -100,7 +100,7 @@ static enum pair_outcome take_frame(const struct greeting *greeting, void *state
     struct capnp_scratch scratch = {memory, sizeof memory};
     struct piece piece;
     for (;;) {
-        switch (channel_codec.decode(state, &frame, &size, runtime_now(), &piece)) {
+        switch (channel_codec.decode(state, &frame, &size, clock_now(), &piece)) {
         case CODEC_MORE:
             return PAIR_LONELY;
         case CODEC_PIECE:
@@ -131,7 +131,7 @@ static enum pair_outcome read_init(
     void *state = calloc(1, channel_codec.state_size);
     if (buffer != NULL && state != NULL &&
         channel_codec.open(
-            state, (const uint8_t *)session, sizeof *session, runtime_now(), &account) == 0)
+            state, (const uint8_t *)session, sizeof *session, clock_now(), &account) == 0)
         outcome = PAIR_LONELY;
     while (outcome == PAIR_LONELY) {
         ssize_t size = read_frame(greeting, buffer + CODEC_HEAD, FIRST_FRAME_MAX);

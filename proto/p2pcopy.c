@@ -4,8 +4,8 @@
  * sender, is told that all is ready; then whole messages go both ways. */
 #include "proto/p2pcopy.h"
 
-#include "proto/greeting.h"
 #include "codec/websocket.h"
+#include "proto/greeting.h"
 
 #include "base/wipe.h"
 

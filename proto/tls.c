@@ -5,11 +5,11 @@
  * have to be shared by all workers, and be forgotten in time, lest they open what was recorded. */
 #include "proto/tls.h"
 
+#include "base/log.h"
+#include "proto/greeting.h"
 #include "tls/certificate.h"
 #include "tls/keeper.h"
-#include "base/log.h"
 #include "tls/records.h"
-#include "proto/greeting.h"
 
 #include <errno.h>
 #include <netinet/in.h>

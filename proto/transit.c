@@ -1,8 +1,8 @@
 /* magic-wormhole's transit relay: one line, `please relay TOKEN [for side SIDE]`, then `ok` at the
  * match, and bytes. Over WebSocket the line is the first message, which is binary. See docs of
  * magic-wormhole, "transit". */
-#include "proto/greeting.h"
 #include "codec/websocket.h"
+#include "proto/greeting.h"
 
 #include <ctype.h>
 #include <errno.h>

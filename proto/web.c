@@ -1,9 +1,9 @@
 /* The way to a WebSocket: the request, the upgrade, and which protocol it is for: by its path, or
  * else by its first message. Also the page for a person who looks, and the health check. */
+#include "codec/websocket.h"
 #include "proto/first_message.h"
 #include "proto/greeting.h"
 #include "proto/http.h"
-#include "codec/websocket.h"
 
 #include <errno.h>
 #include <sodium.h>

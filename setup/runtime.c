@@ -1,9 +1,10 @@
 /* The runtime directory and what a process may do once it has it: see runtime.h. */
 #include "setup/runtime.h"
+#include "setup/user.h"
 
-#include "handoff.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "base/unix_socket.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -21,124 +22,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-enum {
-    DESCRIPTORS_MIN = 64, /* for a forwarder, or a server with a few sockets, and some pairs */
-};
-
-/* Whom root becomes, and who owns what it makes. */
-struct user {
-    const char *name;
-    uid_t uid;
-    gid_t gid;
-};
-
-/* By name or number; a number need not be anybody's. */
-static int look_up(const char *name, struct user *user)
-{
-    char *end;
-    const struct passwd *entry = getpwnam(name);
-    *user = (struct user){.name = name};
-    if (entry == NULL) {
-        errno = 0;
-        unsigned long number = strtoul(name, &end, 10);
-        if (name[0] < '0' || name[0] > '9' || *end != '\0' || errno != 0 || number >= UINT32_MAX)
-            return -1;
-        user->uid = user->gid = (uid_t)number;
-        entry = getpwuid(user->uid);
-    }
-    if (entry != NULL) {
-        user->uid = entry->pw_uid;
-        user->gid = entry->pw_gid;
-    }
-    return 0;
-}
-
-/* Root acts as the user for a while: until put_off(), which needs the group that root has. */
-static bool put_on(const struct user *user, gid_t *gid)
-{
-    *gid = getegid();
-    bool done = setresgid((gid_t)-1, user->gid, (gid_t)-1) == 0;
-    return setresuid((uid_t)-1, user->uid, (uid_t)-1) == 0 && done;
-}
-
-static void put_off(gid_t gid)
-{
-    if (setresuid((uid_t)-1, 0, (uid_t)-1) < 0 || setresgid((gid_t)-1, gid, (gid_t)-1) < 0)
-        _exit(EXIT_RUN_TIME); /* neither the one nor the other */
-}
-
-/* Root without capabilities, or in a namespace that has no other user, cannot. */
-static bool can_become(const struct user *user)
-{
-    gid_t gid;
-    bool can = put_on(user, &gid);
-    put_off(gid);
-    return can;
-}
-
-/* The user asked for, else our own, else the one who owns nothing; root itself, if it asked for
- * that, or if nobody was asked for and it cannot be anybody else. -1: there is none. */
-static int choose_user(const struct options *options, struct user *user)
-{
-    if (options->user != NULL)
-        return look_up(options->user, user);
-    if (look_up("relay", user) < 0 && look_up("nobody", user) < 0)
-        return -1;
-    if (!can_become(user))
-        *user = (struct user){.name = "root", .gid = getegid()};
-    return 0;
-}
-
-/* The same; logs that there is none. */
-static int find_user(const struct options *options, struct user *user)
-{
-    if (choose_user(options, user) == 0)
-        return 0;
-    log_error("cannot give up root: there is no user %s",
-        options->user == NULL ? "relay or nobody" : options->user);
-    return -1;
-}
-
-/* All that root may do beyond what its files allow. */
-static int drop_capabilities(void)
-{
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{.effective = 0}};
-    return (int)syscall(SYS_capset, &header, none);
-}
-
-/* Groups can be given up by who may; where nobody may, there are often none. */
-static int drop_groups(void)
-{
-    if (setgroups(0, NULL) == 0)
-        return 0;
-    int error = errno;
-    int count = getgroups(0, NULL);
-    errno = error;
-    return count == 0 ? 0 : -1;
-}
-
-int runtime_drop_root(const struct options *options)
-{
-    if (geteuid() != 0)
-        return 0;
-    struct user user;
-    if (find_user(options, &user) < 0)
-        return -1;
-    if (user.uid == 0) {
-        if (drop_capabilities() < 0) {
-            log_error_errno("cannot give up root's privileges");
-            return -1;
-        }
-        log_repeated(LOG_WARNING, "running as root, without its privileges");
-    } else if (drop_groups() < 0 || setresgid(user.gid, user.gid, user.gid) < 0 ||
-               setresuid(user.uid, user.uid, user.uid) < 0) {
-        log_error_errno("cannot become user %s", user.name);
-        return -1;
-    }
-    return 0;
-}
 
 static int check_directory(const char *path, uid_t owner)
 {
@@ -223,7 +106,7 @@ static bool is_to_be_given(DIR *list, const struct user *user, uid_t *owner)
     *owner = status.st_uid;
     if (status.st_uid == 0)
         return (status.st_mode & 022) == 0 && next_entry(list) == NULL;
-    return look_up("nobody", &nobody) == 0 && status.st_uid == nobody.uid;
+    return user_look_up("nobody", &nobody) == 0 && status.st_uid == nobody.uid;
 }
 
 /* What is looked at is what is given, whatever its name stands for by then: its owner may still do
@@ -286,7 +169,7 @@ bool runtime_is_to_be_given(const struct options *options, const char *path)
 {
     uid_t owner;
     struct user user;
-    if (geteuid() != 0 || choose_user(options, &user) < 0)
+    if (geteuid() != 0 || user_choose(options, &user) < 0)
         return false;
     DIR *list = open_directory(path);
     bool given = list != NULL && is_to_be_given(list, &user, &owner);
@@ -332,7 +215,7 @@ int runtime_paths(const struct options *options, struct runtime *runtime)
 int runtime_prepare(const struct options *options, struct runtime *runtime)
 {
     struct user found = {.uid = 0}, *user = geteuid() == 0 ? &found : NULL;
-    if (runtime_paths(options, runtime) < 0 || (user != NULL && find_user(options, user) < 0) ||
+    if (runtime_paths(options, runtime) < 0 || (user != NULL && user_find(options, user) < 0) ||
         make_directory(options->runtime_directory, user) < 0)
         return -1;
     return 0;
@@ -346,19 +229,19 @@ void runtime_share_log(const struct options *options)
     struct user user;
     bool root = geteuid() == 0;
     int length = snprintf(path, sizeof path, "%s/repeats", options->runtime_directory);
-    if (length < 0 || (size_t)length >= sizeof path || (root && choose_user(options, &user) < 0))
+    if (length < 0 || (size_t)length >= sizeof path || (root && user_choose(options, &user) < 0))
         return;
-    if (!root || put_on(&user, &gid))
+    if (!root || user_put_on(&user, &gid))
         log_share(path);
     if (root)
-        put_off(gid);
+        user_put_off(gid);
 }
 
 int runtime_prepare_state(const struct options *options)
 {
     char path[PATH_MAX];
     struct user found = {.uid = 0}, *user = geteuid() == 0 ? &found : NULL;
-    if (user != NULL && find_user(options, user) < 0)
+    if (user != NULL && user_find(options, user) < 0)
         return -EINVAL;
     size_t length = strlen(options->state_directory);
     for (size_t end = 1; end <= length && length < sizeof path; end++) {
@@ -463,102 +346,12 @@ int runtime_note_origin(int forward_lock, bool on_demand)
 enum runtime_life runtime_look(const struct runtime *runtime)
 {
     struct stat status;
-    int socket = handoff_connect(runtime->socket, 0); /* systemd's, for one, is always there */
+    int socket =
+        unix_socket_connect(runtime->socket, SOCK_DGRAM); /* systemd's, for one, is always there */
     if (socket >= 0)
         close(socket);
     if (socket >= 0 || runtime_has_forwarder(runtime) || is_locked(runtime->users_lock, LOCK_EX))
         return RUNTIME_ALIVE;
     return stat(runtime->forward_lock, &status) == 0 && status.st_size > 0 ? RUNTIME_AT_REST
                                                                            : RUNTIME_DEAD;
-}
-
-uint64_t runtime_raise_descriptors(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
-        log_error_errno("cannot learn the limit on descriptors");
-        return 0;
-    }
-    uint64_t before = limit.rlim_cur;
-    limit.rlim_cur = limit.rlim_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) < 0) {
-        log_warning_errno("cannot raise the limit on descriptors");
-        limit.rlim_cur = before;
-    }
-    if (limit.rlim_cur >= DESCRIPTORS_MIN)
-        return limit.rlim_cur;
-    log_error("cannot serve: a limit of %llu descriptors is too small, expected %d at least "
-              "(ulimit -n; LimitNOFILE= of systemd)",
-        (unsigned long long)limit.rlim_cur, (int)DESCRIPTORS_MIN);
-    return 0;
-}
-
-int runtime_open_streams(void)
-{
-    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
-        if (fcntl(fd, F_GETFD) >= 0)
-            continue;
-        int nowhere = process_open_nowhere(); /* with the lowest number that is free: this one */
-        if (nowhere < 0)
-            return -errno;
-        if (nowhere != fd)
-            return -EBADF;
-    }
-    return 0;
-}
-
-/* How many sockets systemd passes, which come behind the standard streams. */
-static unsigned int count_passed(void)
-{
-    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-    if (pid == NULL || count == NULL || strtol(pid, NULL, 10) != (long)getpid())
-        return 0;
-    long number = strtol(count, NULL, 10);
-    return number > 0 && number < INT_MAX ? (unsigned int)number : 0;
-}
-
-/* Closes all descriptors from `first` on but a and b, which may be negative. It fails for no range;
- * without the call all stay as they are. */
-static void close_all_but(unsigned int first, int a, int b)
-{
-    int kept[] = {a < b ? a : b, a < b ? b : a};
-    for (size_t i = 0; i < 2; i++) {
-        if (kept[i] < (int)first)
-            continue;
-        if (kept[i] > (int)first)
-            (void)close_range(first, (unsigned int)kept[i] - 1, 0);
-        first = (unsigned int)kept[i] + 1;
-    }
-    (void)close_range(first, ~0U, 0);
-}
-
-void runtime_close_inherited(const struct options *options)
-{
-    close_all_but(STDERR_FILENO + 1 + count_passed(), options->usage.log_fd, options->notify_fd);
-}
-
-void runtime_close_others(int a, int b)
-{
-    close_all_but(STDERR_FILENO + 1, a, b);
-}
-
-int64_t runtime_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-int64_t runtime_epoch(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-}
-
-int64_t runtime_steady(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_BOOTTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }

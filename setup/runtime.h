@@ -45,10 +45,6 @@ int runtime_prepare_state(const struct options *options);
 int runtime_open_table(const struct options *options, const struct runtime *runtime, bool alone,
     struct pair_table **table);
 
-/* Gives up root for options->user, else `relay`, else `nobody`. Does nothing when not root.
- * Logs, returns -1 on failure. */
-int runtime_drop_root(const struct options *options);
-
 /* Opens a lock file and takes it, shared or not, waiting or not. Returns the descriptor, held
  * for as long as the lock is meant to last, or a negative errno (-EWOULDBLOCK). */
 int runtime_lock(const char *path, bool shared, bool wait);
@@ -72,27 +68,5 @@ enum runtime_life {
     RUNTIME_DEAD,
 };
 enum runtime_life runtime_look(const struct runtime *runtime);
-
-/* Raises the soft limit on descriptors to the hard one, and returns it. Logs, returns 0 if that is
- * too small for any process to serve somebody. */
-uint64_t runtime_raise_descriptors(void);
-
-/* Opens something that leads nowhere in the place of each standard stream that is closed, so that
- * nothing else, a client's connection say, gets its number and is written to. Returns 0 or a
- * negative errno. */
-int runtime_open_streams(void);
-
-/* Closes what this process inherited and is not meant for it: all but the standard streams, the
- * sockets that systemd passes, --log-fd and --notify-fd. */
-void runtime_close_inherited(const struct options *options);
-
-/* Closes all descriptors but the standard streams, a and b. */
-void runtime_close_others(int a, int b);
-
-/* Milliseconds, CLOCK_MONOTONIC. Microseconds since the epoch. */
-int64_t runtime_now(void);
-int64_t runtime_epoch(void);
-/* Microseconds on a clock that is never set, and goes on while the machine sleeps. */
-int64_t runtime_steady(void);
 
 #endif

@@ -1,7 +1,7 @@
 /* The terms on which a connection is handed over: see terms.h. */
 #include "setup/terms.h"
 
-#include "setup/runtime.h"
+#include "base/clock.h"
 
 #include <sodium.h>
 #include <string.h>
@@ -32,7 +32,7 @@ static uint64_t hash_records(const struct usage_options *usage)
 struct terms terms_of(const struct options *options)
 {
     return (struct terms){
-        .since = runtime_steady(),
+        .since = clock_steady(),
         .session_bytes = options->session_bytes,
         .records = hash_records(&options->usage),
         .wait_timeout = options->wait_timeout,

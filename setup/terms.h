@@ -5,13 +5,14 @@
 #ifndef RELAY_TERMS_H
 #define RELAY_TERMS_H
 
+#include "base/clock.h"
 #include "setup/options.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 struct terms {
-    int64_t since; /* when the one who says them was started: runtime_steady(); 0: not said */
+    int64_t since; /* when the one who says them was started: clock_steady(); 0: not said */
     uint64_t session_bytes;
     uint64_t records;                           /* a hash of what is recorded, and where */
     int32_t wait_timeout, linger, idle_timeout; /* seconds */

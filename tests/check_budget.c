@@ -1,7 +1,7 @@
 /* What is held for strangers (budget.c): shares, guarantees, and who has to go. */
 #include "base/budget.h"
 
-#include "setup/runtime.h"
+#include "base/clock.h"
 #include "suite.h"
 
 #include <check.h>
@@ -40,7 +40,7 @@ static void teardown(void)
     give_all(&other);
     for (enum budget_share share = 0; share < BUDGET_SHARES; share++)
         ck_assert_uint_eq(budget_used(share), 0);
-    ck_assert_ptr_null(budget_debtor(runtime_now()));
+    ck_assert_ptr_null(budget_debtor(clock_now()));
 }
 
 START_TEST(what_one_share_holds_takes_nothing_from_another)
@@ -84,22 +84,22 @@ END_TEST
 START_TEST(nobody_has_to_go_for_less_than_all_may_hold_or_for_what_is_guaranteed)
 {
     open_account(&other, BUDGET_FRAMES, BUDGET_FRAMES_SIZE);
-    ck_assert_ptr_null(budget_debtor(runtime_now() + 1000));
+    ck_assert_ptr_null(budget_debtor(clock_now() + 1000));
     give_all(&other);
     for (size_t i = 0; i < MANY; i++)
         open_account(&accounts[i], BUDGET_FRAMES, BUDGET_FRAMES_OWN);
-    ck_assert_ptr_null(budget_debtor(runtime_now() + 1000));
+    ck_assert_ptr_null(budget_debtor(clock_now() + 1000));
     open_account(&other, BUDGET_FRAMES, BUDGET_FRAMES_OWN + 1);
-    ck_assert_ptr_eq(budget_debtor(runtime_now() + 1000), &other);
+    ck_assert_ptr_eq(budget_debtor(clock_now() + 1000), &other);
     budget_give(&other, 1);
-    ck_assert_ptr_null(budget_debtor(runtime_now() + 1000));
+    ck_assert_ptr_null(budget_debtor(clock_now() + 1000));
 }
 END_TEST
 
 START_TEST(who_has_held_for_long_goes_before_who_holds_more_since_now)
 {
     size_t count = BUDGET_FRAMES_SIZE / MOST;
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     for (size_t i = 0; i < count; i++) {
         open_account(&accounts[i], BUDGET_FRAMES, MOST);
         accounts[i].since = now - 1000;
@@ -118,7 +118,7 @@ END_TEST
 
 START_TEST(who_came_later_than_the_time_that_is_known_has_held_for_no_time)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     open_account(&accounts[0], BUDGET_FRAMES, BUDGET_FRAMES_SIZE);
     open_account(&other, BUDGET_FRAMES, MOST);
     accounts[0].since = now;
@@ -129,7 +129,7 @@ END_TEST
 
 START_TEST(of_those_who_came_together_the_largest_goes_first)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     open_account(&other, BUDGET_FRAMES, MOST);
     for (size_t i = 0; i < 3; i++) {
         open_account(&accounts[i], BUDGET_FRAMES, BUDGET_FRAMES_SIZE / 3 - i * MOST);

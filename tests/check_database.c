@@ -1,8 +1,8 @@
 /* The usage database beside others who use the same file: what fails leaves nothing behind, and
  * succeeds later. */
-#include "usage/database.h"
 #include "scratch.h"
 #include "suite.h"
+#include "usage/database.h"
 
 #include <check.h>
 #include <stdlib.h>

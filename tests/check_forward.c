@@ -1,10 +1,10 @@
 /* The forwarder: what becomes of a handoff that it cannot use, and of those who came by a server
  * that stops. */
+#include "base/clock.h"
+#include "base/passing.h"
 #include "forward/forwarder.h"
 #include "handoff.h"
-#include "base/passing.h"
 #include "protocol.h"
-#include "setup/runtime.h"
 #include "suite.h"
 
 #include <check.h>
@@ -89,7 +89,7 @@ static struct pair_ref send_off(const char *name)
         .protocol = PROTOCOL_UNKNOWN}; /* transit */
     struct pair_meeting meeting;
     struct pair_ref ref;
-    ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, runtime_now() + TIMEOUT, &ref), 0);
+    ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, clock_now() + TIMEOUT, &ref), 0);
     ck_assert_int_eq(pair_meet(table, ref, &request, &meeting), 0);
     ck_assert_int_eq(pair_sent(table, ref), 0);
     return ref;

@@ -1,6 +1,6 @@
 /* Listening sockets: which addresses are understood, and what connections inherit. */
-#include "worker/listen.h"
 #include "suite.h"
+#include "worker/listen.h"
 
 #include <check.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
 /* Those who wait for news (lobby.c): the peers of @localfirst/relay, who are introduced to each
  * other, and Offset's listeners, to whom those who call are announced. */
-#include "holding.h"
-#include "forward/lobby.h"
 #include "codec/capnp.h"
+#include "forward/lobby.h"
+#include "holding.h"
 #include "suite.h"
 
 enum {

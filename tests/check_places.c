@@ -1,7 +1,7 @@
 /* Places on the porch: sources have their share, the first of the largest goes first, and who wakes
  * next is known, whatever comes and goes in between. */
-#include "worker/places.h"
 #include "suite.h"
+#include "worker/places.h"
 
 #include <check.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* The record layer of TLS: the values of RFC 8448, every suite beside OpenSSL's own client, whose
  * handshake goes through the real greeting, and whatever a peer may do to its records. */
+#include "base/clock.h"
 #include "proto/greeting.h"
 #include "proto/tls.h"
-#include "tls/records.h"
-#include "setup/runtime.h"
-#include "tls/secure.h"
 #include "suite.h"
+#include "tls/records.h"
+#include "tls/secure.h"
 
 #include <check.h>
 #include <errno.h>
@@ -162,7 +162,7 @@ static enum pair_outcome greet(const struct suite *suite, const char *text, size
     client = SSL_new(context);
     ck_assert_int_eq(SSL_set_fd(client, client_fd), 1);
     struct greeting greeting = {
-        .fd = server_fd, .deadline = runtime_now() + 10000, .table = table, .tls = tls};
+        .fd = server_fd, .deadline = clock_now() + 10000, .table = table, .tls = tls};
     handoff = (struct handoff){.kind = HANDOFF_CONNECTION};
     ck_assert_int_eq(pthread_create(&thread, NULL, shake_hands, &script), 0);
     enum pair_outcome outcome = protocols[PROTOCOL_TLS]->greet(&greeting, &request, &handoff);

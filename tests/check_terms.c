@@ -1,6 +1,6 @@
 /* The terms on which a connection is handed over: what agrees, and what is refused. */
-#include "suite.h"
 #include "setup/terms.h"
+#include "suite.h"
 
 #include <check.h>
 

@@ -1,8 +1,8 @@
 /* The transit line: what is understood, what is refused, and that not a byte beyond it is read. */
+#include "base/clock.h"
+#include "codec/websocket.h"
 #include "connection.h"
 #include "proto/greeting.h"
-#include "codec/websocket.h"
-#include "setup/runtime.h"
 #include "suite.h"
 
 #include <check.h>
@@ -232,7 +232,7 @@ START_TEST(whatever_is_no_other_protocol_is_a_line)
     for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++) {
         say(beginnings[i], strlen(beginnings[i]));
         ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
-        struct greeting greeting = {.fd = server, .deadline = runtime_now() + 10000};
+        struct greeting greeting = {.fd = server, .deadline = clock_now() + 10000};
         ck_assert_ptr_eq(protocol_sniff(&greeting), protocols[PROTOCOL_TRANSIT]);
         ck_assert_ptr_eq(protocols[greeting.protocol], protocols[PROTOCOL_TRANSIT]);
         ck_assert_int_eq(left_to_read(), (int)strlen(beginnings[i]));
@@ -244,10 +244,10 @@ END_TEST
 
 START_TEST(silence_is_no_protocol)
 {
-    struct greeting greeting = {.fd = server, .deadline = runtime_now() + 50};
+    struct greeting greeting = {.fd = server, .deadline = clock_now() + 50};
     ck_assert_ptr_null(protocol_sniff(&greeting));
     ck_assert_int_eq(shutdown(client, SHUT_WR), 0);
-    greeting.deadline = runtime_now() + 10000;
+    greeting.deadline = clock_now() + 10000;
     ck_assert_ptr_null(protocol_sniff(&greeting));
 }
 END_TEST

@@ -1,5 +1,5 @@
 /* Usage records: what is blurred and how, and the lines that existing readers read. */
-#include "setup/runtime.h"
+#include "base/clock.h"
 #include "suite.h"
 #include "usage/usage.h"
 
@@ -138,7 +138,7 @@ END_TEST
 /* So many microseconds ago, by a clock on the wall that was set forward by `step` since. */
 static struct usage_start ago(int64_t time, int64_t step)
 {
-    return (struct usage_start){runtime_epoch() - time - step, runtime_steady() - time};
+    return (struct usage_start){clock_epoch() - time - step, clock_steady() - time};
 }
 
 START_TEST(a_pair_starts_with_the_earlier_of_both_in_either_order)
@@ -176,7 +176,7 @@ END_TEST
 
 START_TEST(one_who_does_not_say_since_when_has_no_negative_and_no_huge_time)
 {
-    int64_t now = runtime_epoch();
+    int64_t now = clock_epoch();
     ck_assert_int_ge(usage_single(usage_start_of(now + 3600000000, 0), PAIR_EMPTY).total_time, 0);
     int64_t time = usage_single(usage_start_of(now - 3600000000, 0), PAIR_EMPTY).total_time;
     ck_assert_int_ge(time, 0);
@@ -188,14 +188,14 @@ START_TEST(how_long_ago_it_was_opened_is_not_read_off_a_clock_that_is_set)
 {
     static const int64_t steps[] = {-3600000000, -30000000, 0, 30000000, 3600000000};
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
-        int64_t before = runtime_steady();
-        int64_t opened = runtime_epoch() - 5000000 + steps[i];
+        int64_t before = clock_steady();
+        int64_t opened = clock_epoch() - 5000000 + steps[i];
         struct usage_start start = usage_start_of(opened, before - 5000000);
         ck_assert_int_eq(start.opened, opened);
         ck_assert_int_eq(start.since, before - 5000000);
     }
-    int64_t later = runtime_steady() + 3600000000;
-    ck_assert_int_le(usage_start_of(1, later).since, runtime_steady());
+    int64_t later = clock_steady() + 3600000000;
+    ck_assert_int_le(usage_start_of(1, later).since, clock_steady());
 }
 END_TEST
 

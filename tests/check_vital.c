@@ -1,7 +1,7 @@
 /* Whether somebody still lives: silence alone does not tell a vanished peer from a paused reader.
  */
-#include "suite.h"
 #include "forward/vital.h"
+#include "suite.h"
 
 #include <check.h>
 #include <linux/tcp.h>

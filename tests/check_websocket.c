@@ -4,9 +4,9 @@
  * What comes in is decoded three ways: at once, byte by byte, and cut at random. Every piece is
  * encoded in place, as the forwarder does, and what goes out is read by a decoder of this
  * file's own; so each expectation speaks of what the other client would get. */
+#include "codec/websocket.h"
 #include "connection.h"
 #include "proto/first_message.h"
-#include "codec/websocket.h"
 #include "suite.h"
 
 #include <check.h>

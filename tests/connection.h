@@ -3,8 +3,8 @@
 #ifndef RELAY_TESTS_CONNECTION_H
 #define RELAY_TESTS_CONNECTION_H
 
+#include "base/clock.h"
 #include "proto/greeting.h"
-#include "setup/runtime.h"
 
 #include <check.h>
 #include <sys/ioctl.h>
@@ -29,7 +29,7 @@ static inline void close_connection(void)
 
 static inline struct greeting greeting_within(int64_t time)
 {
-    return (struct greeting){.fd = server, .deadline = runtime_now() + time};
+    return (struct greeting){.fd = server, .deadline = clock_now() + time};
 }
 
 static inline void say(const void *bytes, size_t size)

@@ -4,10 +4,10 @@
 #define RELAY_TESTS_HOLDING_H
 
 #include "base/budget.h"
-#include "forward/forwarder.h"
+#include "base/clock.h"
 #include "codec/channel.h"
+#include "forward/forwarder.h"
 #include "protocol.h"
-#include "setup/runtime.h"
 
 #include <arpa/inet.h>
 #include <check.h>
@@ -214,7 +214,7 @@ static inline void greet(struct client *client, enum carrier carrier)
     static const struct pair_limits unlimited = {0, 0};
     *client = (struct client){.carrier = carrier};
     connect_client(client);
-    ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, runtime_now() + 600000, &client->ref), 0);
+    ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, clock_now() + 600000, &client->ref), 0);
     client->handoff = (struct handoff){
         .kind = HANDOFF_CONNECTION,
         .ref = client->ref,

@@ -2,10 +2,11 @@
  * socket for the answer. The answer is one packet, or a plain close: nothing new. */
 #include "tls/keeper.h"
 
+#include "base/clock.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "base/passing.h"
 #include "base/process.h"
-#include "setup/runtime.h"
 #include "base/sandbox.h"
 
 #include <errno.h>
@@ -142,7 +143,7 @@ pid_t keeper_start(const struct options *options,
         return -errno;
     pid_t pid = fork();
     if (pid == 0) {
-        runtime_close_others(ends[1], ends[1]);
+        descriptors_close_others(ends[1], ends[1]);
         log_setup(log_debugging()); /* its connection to syslog was one of them */
         keeper = (struct keeper){.options = options, .judge = judge, .stamp = *stamp};
         memcpy(keeper.current.version, version, CERTIFICATE_VERSION_SIZE);
@@ -161,7 +162,7 @@ pid_t keeper_start(const struct options *options,
 /* A handshake does not wait again for a keeper that let another one wait in vain. */
 static void fall_silent(void)
 {
-    atomic_store(quiet_until, runtime_now() + SILENCE);
+    atomic_store(quiet_until, clock_now() + SILENCE);
     log_repeated(LOG_WARNING,
         "the keeper of the certificate does not answer: TLS goes on with the one that is in use");
 }
@@ -171,7 +172,7 @@ int keeper_ask(
 {
     int ends[2];
     int news = 0;
-    if (runtime_now() < atomic_load(quiet_until))
+    if (clock_now() < atomic_load(quiet_until))
         return 0;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return 0;

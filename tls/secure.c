@@ -2,7 +2,7 @@
  * the kernel: a socket that is short of room might never get the rest of a record. */
 #include "tls/secure.h"
 
-#include "setup/runtime.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <sodium.h>
@@ -83,7 +83,7 @@ static void forgive(struct secure *secure)
 {
     if (secure->records.updates == 0)
         return;
-    int64_t now = runtime_now(), count = (now - secure->forgiven) / UPDATE_TIME;
+    int64_t now = clock_now(), count = (now - secure->forgiven) / UPDATE_TIME;
     if (count <= 0)
         return;
     records_forgive(&secure->records, (uint64_t)count);
@@ -116,7 +116,7 @@ static ssize_t open_records(
         if (event != RECORDS_NEW_KEY)
             continue;
         if (records->updates == 1)
-            secure->forgiven = runtime_now();
+            secure->forgiven = clock_now();
         break;
     }
     return (ssize_t)at;

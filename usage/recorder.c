@@ -7,11 +7,13 @@
  * replaces it, so a recorder that is killed loses none of it. */
 #include "usage/recorder.h"
 
-#include "usage/database.h"
+#include "base/clock.h"
+#include "base/descriptors.h"
 #include "base/log.h"
-#include "pair.h"
 #include "base/process.h"
+#include "pair.h"
 #include "setup/runtime.h"
+#include "usage/database.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -173,14 +175,14 @@ static bool take(struct recorder *recorder)
 
 static bool is_time(const struct trouble *trouble)
 {
-    return trouble->error == 0 || runtime_now() >= trouble->next;
+    return trouble->error == 0 || clock_now() >= trouble->next;
 }
 
 /* Whether this failure is to be said: once for each reason, as it is tried again and again; and
  * what passes by itself, only when it has lasted for a while. */
 static bool note_failure(struct trouble *trouble, int error, bool passes)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     if (trouble->error == 0)
         trouble->since = now;
     if (trouble->error != error)
@@ -217,7 +219,7 @@ static struct database_current count_current(struct recorder *recorder)
     }
     return (struct database_current){
         .rebooted = recorder->rebooted,
-        .updated = runtime_epoch() / 1000000,
+        .updated = clock_epoch() / 1000000,
         .connected = counts->states[PAIR_JOINED],
         .waiting = counts->tokens,
         .incomplete_bytes = (int64_t)counts->incomplete_bytes,
@@ -230,7 +232,7 @@ static void store(struct recorder *recorder)
     static struct usage_record records[BATCH];
     struct backlog *backlog = recorder->backlog;
     const char *path = recorder->options->database;
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     if (path == NULL || !is_time(&recorder->rows) ||
         (!has_rows(recorder) && now < recorder->current_due))
         return;
@@ -327,7 +329,7 @@ static void print(struct recorder *recorder)
 
 static int sooner(int timeout, int64_t at)
 {
-    int64_t left = at - runtime_now();
+    int64_t left = at - clock_now();
     left = left < 0 ? 0 : left;
     return timeout < 0 || left < timeout ? (int)left : timeout;
 }
@@ -345,7 +347,7 @@ static bool wait_for_work(struct recorder *recorder)
     if (recorder->rows.error != 0)
         timeout = sooner(timeout, recorder->rows.next);
     else if (recorder->options->database != NULL)
-        timeout = sooner(timeout, has_rows(recorder) ? runtime_now() : recorder->current_due);
+        timeout = sooner(timeout, has_rows(recorder) ? clock_now() : recorder->current_due);
     return poll(entries, 2, timeout) > 0 && entries[0].revents != 0;
 }
 
@@ -369,11 +371,11 @@ static void run(struct recorder *recorder)
 /* No more will come. What is left is tried for a while, then it is lost. */
 static void finish(struct recorder *recorder)
 {
-    int64_t until = runtime_now() + LAST_TRIES;
+    int64_t until = clock_now() + LAST_TRIES;
     struct pollfd none = {.fd = -1};
     recorder->current_due = 0;
     write_down(recorder);
-    while ((has_lines(recorder) || has_rows(recorder)) && runtime_now() < until) {
+    while ((has_lines(recorder) || has_rows(recorder)) && clock_now() < until) {
         if (!is_time(&recorder->rows) || !has_rows(recorder))
             (void)poll(&none, 1, RETRY / 10);
         write_down(recorder);
@@ -407,12 +409,12 @@ _Noreturn void recorder_keep(const struct options *relay, const struct runtime *
         .backlog = mmap(NULL, sizeof *recorder.backlog, PROT_READ | PROT_WRITE,
             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
         .database = {.path = options->database},
-        .rebooted = runtime_epoch() / 1000000,
+        .rebooted = clock_epoch() / 1000000,
         .pipe = pipe,
     };
     int status = 0;
     process_name("relay-records", "keeper of the recorder", relay->runtime_directory);
-    runtime_close_others(pipe, options->log_fd < 0 ? pipe : options->log_fd);
+    descriptors_close_others(pipe, options->log_fd < 0 ? pipe : options->log_fd);
     log_setup(log_debugging()); /* its connection to syslog was one of them */
     (void)signal(SIGTERM, SIG_IGN);
     (void)signal(SIGINT, SIG_IGN);

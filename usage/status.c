@@ -1,6 +1,7 @@
 /* What the relay is doing: counts only, and nothing of anybody. */
 #include "usage/status.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "protocol.h"
 #include "setup/runtime.h"
@@ -190,8 +191,8 @@ static int read_stats(
     if (error == -ENOENT && runtime_look(runtime) == RUNTIME_ALIVE) {
         log_info("no client has come yet: the relay in %s makes its table for the first one",
             options->runtime_directory);
-        *stats = (struct pair_stats){
-            .capacity = options->limits.connections, .created = runtime_epoch()};
+        *stats =
+            (struct pair_stats){.capacity = options->limits.connections, .created = clock_epoch()};
         return 0;
     }
     if (error != 0)

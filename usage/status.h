@@ -3,8 +3,8 @@
 #ifndef RELAY_STATUS_H
 #define RELAY_STATUS_H
 
-#include "setup/options.h"
 #include "pair.h"
+#include "setup/options.h"
 
 #include <stdio.h>
 

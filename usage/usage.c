@@ -1,7 +1,7 @@
 /* Usage records as values: how they are made, blurred, printed and sent. */
 #include "usage/usage.h"
 
-#include "setup/runtime.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -17,13 +17,13 @@ enum {
 
 struct usage_start usage_start_now(void)
 {
-    return (struct usage_start){.opened = runtime_epoch(), .since = runtime_steady()};
+    return (struct usage_start){.opened = clock_epoch(), .since = clock_steady()};
 }
 
 struct usage_start usage_start_of(int64_t opened, int64_t since)
 {
-    int64_t now = runtime_steady();
-    int64_t age = since > 0 ? now - since : runtime_epoch() - opened;
+    int64_t now = clock_steady();
+    int64_t age = since > 0 ? now - since : clock_epoch() - opened;
     if (age < 0)
         age = 0;
     else if (since <= 0 && age > GREETING_MAX)
@@ -35,7 +35,7 @@ struct usage_record usage_single(struct usage_start start, enum pair_outcome out
 {
     return (struct usage_record){
         .started = start.opened,
-        .total_time = runtime_steady() - start.since,
+        .total_time = clock_steady() - start.since,
         .waiting_time = -1,
         .outcome = (uint32_t)outcome,
     };
@@ -47,7 +47,7 @@ struct usage_record usage_pair(struct usage_start start, struct usage_start peer
     struct usage_start second = start.since < peer.since ? peer : start;
     return (struct usage_record){
         .started = first.opened,
-        .total_time = runtime_steady() - first.since,
+        .total_time = clock_steady() - first.since,
         .waiting_time = second.since - first.since,
         .total_bytes = bytes,
         .outcome = PAIR_HAPPY,

@@ -6,8 +6,9 @@
 #ifndef RELAY_USAGE_H
 #define RELAY_USAGE_H
 
-#include "setup/options.h"
+#include "base/clock.h"
 #include "pair.h"
+#include "setup/options.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -22,7 +23,7 @@ struct usage_record {
 };
 
 /* When a connection was opened, by the clock on the wall, which may be set at any time, and by one
- * that never is and that durations are measured on (runtime_steady()): microseconds. */
+ * that never is and that durations are measured on (clock_steady()): microseconds. */
 struct usage_start {
     int64_t opened, since;
 };

@@ -2,13 +2,15 @@
  * same functions as the role itself has, so both say the same. */
 #include "worker/inspect.h"
 
-#include "ident.h"
-#include "worker/listen.h"
+#include "base/descriptors.h"
 #include "base/log.h"
+#include "base/sandbox.h"
+#include "ident.h"
 #include "pair.h"
 #include "proto/tls.h"
 #include "setup/runtime.h"
-#include "base/sandbox.h"
+#include "setup/user.h"
+#include "worker/listen.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -278,7 +280,7 @@ static void check_pid_file(struct check *check)
 
 static void check_user(struct check *check)
 {
-    if (runtime_drop_root(check->options) < 0) {
+    if (user_drop_root(check->options) < 0) {
         check->wrong = check->useless = true;
         return;
     }
@@ -288,7 +290,7 @@ static void check_user(struct check *check)
 
 static void check_descriptors(struct check *check)
 {
-    uint64_t limit = runtime_raise_descriptors();
+    uint64_t limit = descriptors_raise();
     if (limit == 0)
         check->wrong = check->useless = true;
     else

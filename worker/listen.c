@@ -1,7 +1,9 @@
 /* Listening sockets: parsing their addresses, opening them, tuning what they accept. */
 #include "worker/listen.h"
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "base/unix_socket.h"
 #include "setup/runtime.h"
 
 #include <errno.h>
@@ -99,23 +101,21 @@ uint64_t listen_source(const struct sockaddr_storage *peer, const struct pair_ta
 }
 
 /* Whether somebody listens on a Unix socket. */
-static bool answers(const struct sockaddr_un *address)
+static bool answers(const char *path)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 &&
-                   errno == ECONNREFUSED;
+    int fd = unix_socket_connect(path, SOCK_STREAM | SOCK_NONBLOCK);
     if (fd >= 0)
         close(fd);
-    return !refused;
+    return fd != -ECONNREFUSED;
 }
 
 /* Removes a socket that was left by a process that is gone, be it this instant. */
-static void remove_left_over(const char *path, const struct sockaddr_un *address)
+static void remove_left_over(const char *path)
 {
     struct timespec pause = {0, TAKEN_PAUSE * 1000000L};
-    int64_t until = runtime_now() + TAKEN_TIME;
-    while (answers(address)) {
-        if (runtime_now() >= until)
+    int64_t until = clock_now() + TAKEN_TIME;
+    while (answers(path)) {
+        if (clock_now() >= until)
             return; /* it is in use: bind() will say so */
         nanosleep(&pause, NULL);
     }
@@ -139,11 +139,10 @@ static bool is_path_good(const char *path)
 
 static int open_unix(const char *path, int *sockets)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct sockaddr_un address;
     struct stat status;
-    if (!is_path_good(path))
+    if (!is_path_good(path) || unix_socket_address(path, &address) != 0)
         return -1;
-    memcpy(address.sun_path, path, strlen(path));
     bool taken = lstat(path, &status) == 0;
     if (taken && !S_ISSOCK(status.st_mode)) {
         log_error("cannot listen on unix:%s: there is something else, which is no socket", path);
@@ -155,7 +154,7 @@ static int open_unix(const char *path, int *sockets)
         return -1;
     }
     if (taken)
-        remove_left_over(path, &address);
+        remove_left_over(path);
     if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0) {
         log_error_errno("cannot listen on unix:%s", path);
         close(fd);
@@ -209,9 +208,9 @@ static int split_address(const char *address, char *host, size_t size, const cha
 static int bind_patiently(int fd, const struct sockaddr *address, socklen_t size)
 {
     struct timespec pause = {0, TAKEN_PAUSE * 1000000L};
-    int64_t until = runtime_now() + TAKEN_TIME;
+    int64_t until = clock_now() + TAKEN_TIME;
     while (bind(fd, address, size) < 0) {
-        if (errno != EADDRINUSE || runtime_now() >= until)
+        if (errno != EADDRINUSE || clock_now() >= until)
             return -1;
         nanosleep(&pause, NULL);
     }

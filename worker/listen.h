@@ -2,8 +2,8 @@
 #ifndef RELAY_LISTEN_H
 #define RELAY_LISTEN_H
 
-#include "setup/options.h"
 #include "pair.h"
+#include "setup/options.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,13 +1,14 @@
 /* The porch: see porch.h. */
 #include "worker/porch.h"
 
+#include "base/clock.h"
+#include "base/descriptors.h"
 #include "base/log.h"
+#include "base/passing.h"
+#include "base/sandbox.h"
 #include "setup/options.h"
 #include "worker/parting.h"
-#include "base/passing.h"
 #include "worker/places.h"
-#include "setup/runtime.h"
-#include "base/sandbox.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -388,11 +389,11 @@ static int64_t wake_time(const struct keeper_of_porch *keeper, int64_t now)
 static int rest(
     struct keeper_of_porch *keeper, struct epoll_event *events, const sigset_t *while_waiting)
 {
-    int64_t now = runtime_now(), at = wake_time(keeper, now);
+    int64_t now = clock_now(), at = wake_time(keeper, now);
     int timeout = at == INT64_MAX ? -1 : at > now ? (int)(at - now) : 0;
     atomic_store(&keeper->pulse->due, at);
     int count = epoll_pwait(keeper->epoll, events, EVENTS, timeout, while_waiting);
-    atomic_store(&keeper->pulse->due, runtime_now());
+    atomic_store(&keeper->pulse->due, clock_now());
     atomic_fetch_add(&keeper->pulse->turns, 1);
     return count;
 }
@@ -412,7 +413,7 @@ static void turn(struct keeper_of_porch *keeper, size_t capacity, const sigset_t
         watch(keeper, keeper->enter, open ? EPOLLIN : 0);
     keeper->entry_open = open;
     int count = rest(keeper, events, mask);
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     for (int i = 0; i < count; i++) {
         void *what = events[i].data.ptr;
         if (what == NULL)
@@ -433,7 +434,7 @@ static void keep(struct keeper_of_porch *keeper, size_t capacity, const sigset_t
         turn(keeper, capacity, mask);
         if (!stopping || places_used(keeper->places) > 0)
             continue;
-        receive_some(keeper, capacity, runtime_now());
+        receive_some(keeper, capacity, clock_now());
         if (places_used(keeper->places) == 0)
             return;
     }
@@ -442,7 +443,7 @@ static void keep(struct keeper_of_porch *keeper, size_t capacity, const sigset_t
 /* How many of those that are wanted this process may have. */
 static size_t count_descriptors(size_t wanted)
 {
-    uint64_t limit = runtime_raise_descriptors();
+    uint64_t limit = descriptors_raise();
     size_t most = limit > 2ULL * RESERVED ? (size_t)limit - RESERVED : RESERVED;
     return most < wanted ? most : wanted;
 }
@@ -472,7 +473,7 @@ int porch_run(
     sigfillset(&blocked);
     while_waiting = blocked;
     sigdelset(&while_waiting, SIGTERM);
-    runtime_close_others(keeper.enter, keeper.leave);
+    descriptors_close_others(keeper.enter, keeper.leave);
     log_setup(log_debugging()); /* its connection to syslog was one of them */
     size_t capacity = count_descriptors(standing + GOING_MAX);
     if (standing > capacity - capacity / 8)

@@ -4,16 +4,19 @@
  * workers nudge the parent by an eventfd when idle ones become scarce. */
 #include "worker/serve.h"
 
-#include "handoff.h"
-#include "forward/launch.h"
-#include "worker/listen.h"
+#include "base/clock.h"
+#include "base/descriptors.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/process.h"
-#include "proto/greeting.h"
-#include "usage/recorder.h"
-#include "setup/runtime.h"
 #include "base/sandbox.h"
+#include "forward/launch.h"
+#include "handoff.h"
+#include "proto/greeting.h"
+#include "setup/runtime.h"
+#include "setup/user.h"
+#include "usage/recorder.h"
+#include "worker/listen.h"
 #include "worker/worker.h"
 
 #include <errno.h>
@@ -165,7 +168,7 @@ static struct board_entry *find_worker(const struct server *server, pid_t pid)
 
 static void set_state(struct board_entry *entry, enum worker_state state)
 {
-    atomic_store(&entry->since, runtime_now());
+    atomic_store(&entry->since, clock_now());
     atomic_store(&entry->crowd, 0);
     atomic_store(&entry->state, state);
 }
@@ -375,7 +378,7 @@ static int hold_worker(uint64_t source)
         if (other == NULL)
             return -EAGAIN;
         bool smaller = *crowd_size(&holders, crowd) + 1 < holders.largest;
-        if (!smaller && runtime_now() - atomic_load(&other->since) < HURRY_AFTER)
+        if (!smaller && clock_now() - atomic_load(&other->since) < HURRY_AFTER)
             return -EAGAIN;
         if (!hurry(other, visit))
             return -EAGAIN; /* another newcomer has its place */
@@ -455,7 +458,7 @@ static _Noreturn void be_worker(struct server *server, struct board_entry *entry
 
 static void pause_starting(struct server *server)
 {
-    server->paused_until = runtime_now() + FAILURE_PAUSE;
+    server->paused_until = clock_now() + FAILURE_PAUSE;
 }
 
 static bool start_worker(struct server *server)
@@ -510,7 +513,7 @@ static int start_porch(struct server *server)
  * all processes stood still, none is to blame. */
 static void kill_stalled_porch(struct server *server)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     int32_t porch = atomic_load(&server->board->porch);
     uint32_t turns = atomic_load(&server->board->porch_pulse.turns);
     bool is_due = atomic_load(&server->board->porch_pulse.due) <= now;
@@ -603,7 +606,7 @@ static int start_recorder(struct server *server)
 
 static int start_forwarder(struct server *server)
 {
-    server->forwarder_since = runtime_now();
+    server->forwarder_since = clock_now();
     server->forwarder = fork();
     if (server->forwarder == 0)
         be_forwarder(server);
@@ -635,7 +638,7 @@ static void reap(struct server *server)
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         bool failed = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
-        int64_t now = runtime_now();
+        int64_t now = clock_now();
         if (pid == server->forwarder) {
             if (!server->stopping)
                 log_death("forwarder", pid, status);
@@ -711,7 +714,7 @@ static void hurry_slowest(struct server *server)
         slowest = entry;
         visit = its;
     }
-    if (slowest != NULL && runtime_now() - atomic_load(&slowest->since) >= HURRY_AFTER)
+    if (slowest != NULL && clock_now() - atomic_load(&slowest->since) >= HURRY_AFTER)
         (void)hurry(slowest, visit);
 }
 
@@ -737,7 +740,7 @@ static void dismiss_idle(struct server *server, size_t count)
         uint32_t idle = WORKER_IDLE;
         if (!atomic_compare_exchange_strong(&entry->state, &idle, WORKER_LEAVING))
             continue;
-        atomic_store(&entry->since, runtime_now());
+        atomic_store(&entry->since, clock_now());
         (void)kill(atomic_load(&entry->pid), SIGTERM);
         count--;
     }
@@ -746,7 +749,7 @@ static void dismiss_idle(struct server *server, size_t count)
 /* Half of those beyond SPARE_MAX at a time: the next flood may be near. */
 static void retire_idle(struct server *server, size_t idle)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     if (idle <= SPARE_MAX || now < server->next_retirement)
         return;
     dismiss_idle(server, (idle - SPARE_MAX + 1) / 2);
@@ -757,7 +760,7 @@ static void retire_idle(struct server *server, size_t idle)
  * stalled, so others take their place. */
 static void replace_stalled(struct server *server)
 {
-    if (server->stall_check == 0 || runtime_now() < server->stall_check)
+    if (server->stall_check == 0 || clock_now() < server->stall_check)
         return;
     server->stall_check = 0;
     if (atomic_load(&server->board->accepts) == server->accepts_before && connections_wait(server))
@@ -767,7 +770,7 @@ static void replace_stalled(struct server *server)
 /* Those who do not end when they should. */
 static void kill_overdue(struct server *server)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     int64_t handshake = (int64_t)server->options->handshake_timeout * 1000 + OVERTIME;
     for (size_t i = 0; i < server->board_size; i++) {
         struct board_entry *entry = &server->board->workers[i];
@@ -900,7 +903,7 @@ static bool is_moving(struct server *server, size_t idle, int64_t now)
 /* Returns how long the parent may sleep: milliseconds, -1 for ever. */
 static int keep_spares(struct server *server)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     if (now < server->paused_until)
         return (int)(server->paused_until - now);
     if (atomic_load(&server->board->forwarder_sought) && replace_forwarder(server) < 0)
@@ -1126,7 +1129,7 @@ static void wait_for_events(struct server *server, int timeout)
     int others = (entries[0].revents != 0) + (entries[1].revents != 0);
     if (ready > others) {
         server->accepts_before = atomic_load(&server->board->accepts);
-        server->stall_check = runtime_now() + STALL_CHECK;
+        server->stall_check = clock_now() + STALL_CHECK;
     }
     if (entries[1].revents != 0)
         (void)!read(server->nudge, &nudges, sizeof nudges);
@@ -1160,7 +1163,7 @@ static bool is_in_handshake(const struct server *server, int64_t since)
 /* Handshakes in progress come to an end, and no other begins: who comes is told so. */
 static void finish_handshakes(struct server *server)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     atomic_store(&server->board->closing, true);
     hurry_all(server);
     while (is_in_handshake(server, now)) {
@@ -1174,12 +1177,12 @@ static void finish_handshakes(struct server *server)
 static void empty_porch(struct server *server)
 {
     pid_t porch = atomic_exchange(&server->board->porch, PORCH_CLOSED);
-    int64_t until = runtime_now() + PORCH_END_TIME;
+    int64_t until = clock_now() + PORCH_END_TIME;
     if (porch <= 0)
         return;
     (void)kill(porch, SIGTERM); /* gone: there is nobody to send back */
-    while (kill(porch, 0) == 0 || (connections_return(server) && runtime_now() < until)) {
-        if (runtime_now() >= until)
+    while (kill(porch, 0) == 0 || (connections_return(server) && clock_now() < until)) {
+        if (clock_now() >= until)
             (void)kill(porch, SIGKILL); /* the same */
         (void)keep_spares(server);
         wait_for_events(server, BUSY_CHECK / 10);
@@ -1215,11 +1218,11 @@ static bool wait_for_forwarder(struct server *server, int socket)
 {
     char byte;
     bool goes_on = false;
-    int64_t until = runtime_now() + DEPARTURE_TIME;
+    int64_t until = clock_now() + DEPARTURE_TIME;
     for (;;) {
         ssize_t size = recv(socket, &byte, 1, MSG_DONTWAIT);
         goes_on = goes_on || size > 0;
-        if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR) || runtime_now() >= until)
+        if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR) || clock_now() >= until)
             return goes_on;
         wait_for_events(server, BUSY_CHECK / 10);
     }
@@ -1257,11 +1260,11 @@ static bool leave_forwarder(struct server *server)
 /* Its time to let everybody leave is over by then, unless it stands still. */
 static void end_forwarder(struct server *server)
 {
-    int64_t until = runtime_now() + DEPARTURE_TIME;
+    int64_t until = clock_now() + DEPARTURE_TIME;
     if (server->forwarder > 0)
         (void)kill(server->forwarder, SIGTERM);
     while (server->forwarder > 0) {
-        if (runtime_now() >= until) {
+        if (clock_now() >= until) {
             log_warning("the forwarder does not end: killing it");
             (void)kill(server->forwarder, SIGKILL);
             until = INT64_MAX;
@@ -1363,7 +1366,7 @@ static int watch_forwarder(struct server *server)
 {
     struct inquiry *inquiry = &server->inquiry;
     uint64_t accepts = atomic_load(&server->board->accepts);
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     if (inquiry->looks == 0 && inquiry->accepts == accepts)
         return -1;
     if (now < inquiry->next_look)
@@ -1419,7 +1422,7 @@ static int prepare_as_root(struct server *server)
 static int prepare_as_user(struct server *server)
 {
     const struct options *options = server->options;
-    if (runtime_drop_root(options) < 0)
+    if (user_drop_root(options) < 0)
         return -1;
     runtime_share_log(options);
     if (worker_open(&server->worker, options, &server->runtime) < 0 || find_forwarder(server) < 0)
@@ -1451,7 +1454,7 @@ int serve_main(const struct options *options)
                   "a socket that listens (inetd's wait), or no socket");
         return EXIT_USAGE;
     }
-    if (runtime_raise_descriptors() == 0 || sandbox_check() < 0)
+    if (descriptors_raise() == 0 || sandbox_check() < 0)
         return EXIT_RUN_TIME;
     if (prepare_as_root(&server) < 0 || prepare_as_user(&server) < 0) {
         remove_pid_file(&server);

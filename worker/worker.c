@@ -3,15 +3,18 @@
  * short-lived, sandboxed, and holds nothing but its connection. */
 #include "worker/worker.h"
 
-#include "handoff.h"
-#include "forward/launch.h"
-#include "worker/listen.h"
+#include "base/clock.h"
+#include "base/descriptors.h"
 #include "base/log.h"
-#include "worker/parting.h"
 #include "base/process.h"
+#include "base/sandbox.h"
+#include "forward/launch.h"
+#include "handoff.h"
 #include "proto/greeting.h"
 #include "proto/proxy.h"
-#include "base/sandbox.h"
+#include "setup/user.h"
+#include "worker/listen.h"
+#include "worker/parting.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -51,8 +54,8 @@ static void say_farewell(
         protocols[greeting->protocol]->farewell(outcome, reason, &words);
     if (codec != NULL && (state = calloc(1, codec->state_size)) == NULL)
         return;
-    if (codec == NULL || codec->open(state, NULL, 0, runtime_now(), &account) == 0) {
-        size_t size = protocol_speech(codec, state, &words, true, runtime_now(), speech);
+    if (codec == NULL || codec->open(state, NULL, 0, clock_now(), &account) == 0) {
+        size_t size = protocol_speech(codec, state, &words, true, clock_now(), speech);
         greeting_say(greeting, speech, size);
     }
     if (codec != NULL)
@@ -83,7 +86,7 @@ static int send_handoff(
         error = handoff_reconnect(worker->forwarder, worker->runtime->socket);
         if (error == 0)
             error = handoff_send(worker->forwarder, handoff, fd);
-        if (error == 0 || runtime_now() >= until || (worker->seek != NULL && !worker->seek()))
+        if (error == 0 || clock_now() >= until || (worker->seek != NULL && !worker->seek()))
             return error;
         nanosleep(&pause, NULL);
     }
@@ -93,14 +96,14 @@ static int send_handoff(
 static bool forwarder_answers(const struct worker *worker)
 {
     struct handoff question = {.kind = HANDOFF_ASK, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
-    int64_t until = runtime_now() + SEEK_TIME;
+    int64_t until = clock_now() + SEEK_TIME;
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         return false;
     int error = send_handoff(worker, &question, ends[1], until);
     close(ends[1]);
     struct pollfd answer = {.fd = ends[0], .events = POLLRDHUP};
-    int64_t left = until - runtime_now();
+    int64_t left = until - clock_now();
     bool answers = error == 0 && poll(&answer, 1, left > 0 ? (int)left : 0) > 0;
     close(ends[0]);
     return answers;
@@ -313,7 +316,7 @@ static enum pair_outcome turn_away(
     struct pair_request request = {.rule = PAIR_SIDES};
     struct handoff handoff = {.session_size = 0};
     greeting->full = true;
-    greeting->deadline = runtime_now() + (outcome == PAIR_SOURCE ? 0 : PARTING_TIME);
+    greeting->deadline = clock_now() + (outcome == PAIR_SOURCE ? 0 : PARTING_TIME);
     const struct protocol *protocol = protocol_sniff(greeting);
     if ((protocol == protocols[PROTOCOL_WEB] || protocol == protocols[PROTOCOL_TLS]) &&
         protocol->greet(greeting, &request, &handoff) == PAIR_SERVED)
@@ -388,9 +391,9 @@ static void part(struct worker *worker, struct visit *visit, int fd)
     struct pollfd entry = {.fd = fd, .events = POLLIN};
     bool porch = has_porch(worker);
     int64_t left = !porch ? PARTING_TIME : worker->patient ? PATIENCE : 0;
-    int64_t until = runtime_now() + left;
+    int64_t until = clock_now() + left;
     bool there = shutdown(fd, SHUT_WR) == 0 && parting_drop(fd, &visit->dropped);
-    for (; there && left > 0; left = until - runtime_now()) {
+    for (; there && left > 0; left = until - clock_now()) {
         if (poll(&entry, 1, (int)left) > 0)
             there = parting_drop(fd, &visit->dropped);
     }
@@ -526,7 +529,7 @@ static void proceed(struct worker *worker, struct visit *visit, int fd, int64_t 
 
 void worker_greet(struct worker *worker, int fd)
 {
-    int64_t now = runtime_now();
+    int64_t now = clock_now();
     struct visit visit = {
         .ref = PAIR_NONE,
         .start = usage_start_now(),
@@ -657,8 +660,8 @@ void worker_offer_table(const struct worker *worker)
         log_warning_errno("cannot give the table to the forwarder");
         return;
     }
-    int64_t until = runtime_now() + ADOPTION_TIME;
-    while (!pair_is_adopted(worker->table) && runtime_now() < until)
+    int64_t until = clock_now() + ADOPTION_TIME;
+    while (!pair_is_adopted(worker->table) && clock_now() < until)
         nanosleep(&pause, NULL);
 }
 
@@ -705,13 +708,13 @@ int worker_main(const struct options *options)
     if (sd_listen_fds(0) > 0 && listen_refuse(options) < 0)
         return EXIT_USAGE;
     int fd = find_connection();
-    if (fd < 0 || runtime_raise_descriptors() == 0)
+    if (fd < 0 || descriptors_raise() == 0)
         return EXIT_RUN_TIME;
     process_name("relay-worker", "worker", options->runtime_directory);
     if (runtime_prepare(options, &runtime) < 0)
         return EXIT_RUN_TIME;
     runtime_share_log(options); /* what is wrong with a file is said before root is given up */
-    if (worker_prepare(&worker, options) < 0 || runtime_drop_root(options) < 0 ||
+    if (worker_prepare(&worker, options) < 0 || user_drop_root(options) < 0 ||
         worker_open(&worker, options, &runtime) < 0)
         return EXIT_RUN_TIME;
     int status = EXIT_RUN_TIME;

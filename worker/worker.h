@@ -3,12 +3,12 @@
 #define RELAY_WORKER_H
 
 #include "ident.h"
-#include "setup/options.h"
 #include "pair.h"
-#include "worker/porch.h"
 #include "proto/tls.h"
+#include "setup/options.h"
 #include "setup/runtime.h"
 #include "setup/terms.h"
+#include "worker/porch.h"
 
 struct worker {
     const struct options *options;

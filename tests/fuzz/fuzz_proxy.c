@@ -1,7 +1,7 @@
 /* Any bytes as a PROXY header: it is read to its end and no further, or refused. */
+#include "base/clock.h"
 #include "proto/greeting.h"
 #include "proto/proxy.h"
-#include "setup/runtime.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (send(ends[0], data, size, MSG_NOSIGNAL) != (ssize_t)size ||
         shutdown(ends[0], SHUT_WR) < 0 || ioctl(ends[1], FIONREAD, &before) < 0)
         abort();
-    struct greeting greeting = {.fd = ends[1], .deadline = runtime_now() + 10000};
+    struct greeting greeting = {.fd = ends[1], .deadline = clock_now() + 10000};
     int error = proxy_read(&greeting, &source, &own);
     if (ioctl(ends[1], FIONREAD, &after) < 0 || after > before ||
         before - after > 16 + PROXY_REST_MAX)

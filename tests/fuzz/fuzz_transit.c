@@ -1,7 +1,7 @@
 /* The transit line, in segments: the first byte says where the input is cut in two (0: nowhere).
  * It ends in a request or a refusal, and never reads past its line feed. */
+#include "base/clock.h"
 #include "proto/greeting.h"
-#include "setup/runtime.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t cut = data[0] < size ? data[0] : size - 1;
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
         abort();
-    struct greeting greeting = {.fd = ends[1], .deadline = runtime_now() + TIME, .table = table};
+    struct greeting greeting = {.fd = ends[1], .deadline = clock_now() + TIME, .table = table};
     data++, size--;
     send_all(ends[0], data, cut);
     send_all(ends[0], data + cut, size - cut);
