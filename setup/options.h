@@ -86,8 +86,8 @@ const char *options_value(const char *value, const char *word);
  * behind it and its value. */
 bool options_is_whole(const char *name, const char *value, char *const *next);
 
-/* A file's name as the log may have it: a credential without its directory, which systemd names after
- * the client whose worker it is for. Borrowed from path. */
+/* A file's name as the log may have it: a credential without its directory, which systemd names
+ * after the client whose worker it is for. Borrowed from path. */
 const char *options_shown(const char *path);
 
 /* The state directory where none is given. */
