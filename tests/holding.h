@@ -78,7 +78,7 @@ static inline void listen_for_clients(void)
 static inline void start_forwarder(void)
 {
     static const struct options options = {.wait_timeout = 600, .linger = 30};
-    struct forward_setup setup = {.options = &options, .recorder = -1, .descriptors_max = 4096};
+    static struct forward_setup setup;
     strcpy(holding_directory, "/tmp/check-holding-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(holding_directory));
     (void)snprintf(holding_table, sizeof holding_table, "%s/table", holding_directory);
@@ -86,7 +86,8 @@ static inline void start_forwarder(void)
     ck_assert_int_eq(records_prepare(), 0);
     ck_assert_int_eq(pair_open(holding_table, HOLDING_CAPACITY, &table), 0);
     pair_adopt(table);
-    setup.table = table;
+    setup = (struct forward_setup){
+        .options = &options, .recorder = -1, .descriptors_max = 4096, .table = table};
     setup.socket = handoff_listen(holding_socket);
     ck_assert_int_ge(setup.socket, 0);
     ck_assert_int_eq(forwarder_open(&forwarder, &setup), 0);
