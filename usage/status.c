@@ -153,6 +153,10 @@ static void explain(const char *directory, int error)
         log_error("no relay has run in %s: there is no such directory; %s", directory, start_one);
     else if (error == -ENOENT)
         log_error("no relay has run in %s; %s", directory, start_one);
+    else if (error == -EIDRM)
+        log_error("cannot show the relay in %s, which runs: its table was removed; the next client "
+                  "has it made anew",
+            directory);
     else if (error == -EPROTO)
         log_error(
             "cannot show the relay in %s: it is of another version than this command", directory);
@@ -187,8 +191,13 @@ static int read_stats(
     const struct options *options, const struct runtime *runtime, struct pair_stats *stats)
 {
     struct pair_table *table;
+    struct stat status;
     int error = pair_open_existing(runtime->table, &table);
-    if (error == -ENOENT && runtime_look(runtime) == RUNTIME_ALIVE) {
+    bool alive = error == -ENOENT && runtime_look(runtime) == RUNTIME_ALIVE;
+    /* Whoever has opened a table has left this lock. */
+    if (alive && stat(runtime->users_lock, &status) == 0)
+        return -EIDRM;
+    if (alive) {
         log_info("no client has come yet: the relay in %s makes its table for the first one",
             options->runtime_directory);
         *stats =

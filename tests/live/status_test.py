@@ -110,5 +110,18 @@ def a_relay_of_ones_own_is_named_when_it_was_not_asked_for():
             server.communicate()
 
 
+@behaviour("serve", "accept")
+def of_a_table_that_was_removed_it_says_so_until_another_is_made(how):
+    with Relay(how) as relay:
+        pair = make_pair(relay)
+        os.unlink(f"{relay.runtime}/table")
+        code, _, error = status(f"--runtime-dir={relay.runtime}")
+        assert code == 1 and "which runs: its table was removed" in error, (code, error)
+        exchange(*make_pair(relay))
+        exchange(*pair)
+        code, _, error = status(f"--runtime-dir={relay.runtime}")
+        assert (code, error) == (0, ""), (code, error)
+
+
 if __name__ == "__main__":
     run()
