@@ -69,6 +69,15 @@ static bool is_socket(int fd)
     return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
+/* What is wrong with the options of one worker is so with those of all that inetd starts, so it is
+ * summed up before it is known where they would have their directory. */
+static void sum_up(void)
+{
+    struct options defaults = {.runtime_directory = options_runtime_directory()};
+    log_sum_all(true);
+    runtime_share_log(&defaults);
+}
+
 /* called: another name than `relay ROLE`, or NULL. arguments: those after the role. argv has room
  * for the role's name before them. */
 static int play(const struct role *role, const char *called, int argc, char **arguments)
@@ -86,6 +95,8 @@ static int play(const struct role *role, const char *called, int argc, char **ar
         (void)snprintf(command, sizeof command, "%s", called);
     argv[0] = command;
     memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
+    if (role->run == worker_main)
+        sum_up();
     int status = options_read(&options, argc + 1, argv, role->place);
     if (status < 0) {
         descriptors_close_inherited(options.usage.log_fd, options.notify_fd);

@@ -313,7 +313,7 @@ static bool format_path(char *buffer, size_t size, const char *base, const char 
 }
 
 /* /run/relay is for root, and for the user that it was made for. */
-static const char *find_runtime_directory(void)
+const char *options_runtime_directory(void)
 {
     char fallback[40];
     char *buffer = runtime_directory;
@@ -412,7 +412,7 @@ static int fill_in(struct options *options)
     options->runtime_directory_given =
         options->runtime_directory != NULL || (passed != NULL && *passed != '\0');
     if (options->runtime_directory == NULL)
-        options->runtime_directory = find_runtime_directory();
+        options->runtime_directory = options_runtime_directory();
     if (options->state_directory == NULL)
         options->state_directory = options_state_directory();
     if (options->listen_count > 0)

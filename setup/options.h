@@ -90,7 +90,8 @@ bool options_is_whole(const char *name, const char *value, char *const *next);
  * after the client whose worker it is for. Borrowed from path. */
 const char *options_shown(const char *path);
 
-/* The state directory where none is given. */
+/* The runtime and the state directory where none is given. */
+const char *options_runtime_directory(void);
 const char *options_state_directory(void);
 
 #endif

@@ -137,6 +137,15 @@ static bool is_path_good(const char *path)
     return good;
 }
 
+/* As with a port, all may connect; those who may not are kept out by the directory. */
+static int bind_for_all(int fd, const struct sockaddr_un *address)
+{
+    mode_t mask = umask(0111);
+    int done = bind(fd, (const struct sockaddr *)address, sizeof *address);
+    umask(mask);
+    return done;
+}
+
 static int open_unix(const char *path, int *sockets)
 {
     struct sockaddr_un address;
@@ -155,7 +164,7 @@ static int open_unix(const char *path, int *sockets)
     }
     if (taken)
         remove_left_over(path);
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0) {
+    if (bind_for_all(fd, &address) < 0 || listen(fd, BACKLOG) < 0) {
         log_error_errno("cannot listen on unix:%s", path);
         close(fd);
         return -1;

@@ -326,7 +326,7 @@ class Proxy:
     def command(self, program):
         if program == "haproxy":
             return [program, "-db", "-f", self.config]
-        directives = f"daemon off; master_process off; pid {self.directory}/pid;"
+        directives = f"daemon off; pid {self.directory}/pid;"
         return [program, "-p", self.directory, "-e", "stderr", "-c", self.config, "-g", directives]
 
     def log(self):
@@ -391,7 +391,11 @@ def sources_behind_a_real_proxy_are_told_apart(kind):
 
 @contextlib.contextmanager
 def behind_a_site():
-    """A relay at a Unix socket, and the nginx in front of it."""
+    """A relay at a Unix socket in a directory like /run, and the nginx in front of it, which is another
+    user's as soon as it listens."""
+    with open(os.path.join(TOP, "samples", "nginx-web.conf"), encoding="ascii") as file:
+        text = file.read()
+    assert text.count("unix:/run/relay-web.sock") == 2, "the relay's option and where nginx looks"
     with tempfile.TemporaryDirectory(prefix="relay-proxy-") as directory:
         os.chmod(directory, 0o755)
         path = os.path.join(directory, "web.sock")
@@ -399,7 +403,7 @@ def behind_a_site():
             wait_until(lambda: os.path.exists(path), "the socket")
             with Proxy("nginx", "nginx-web.conf", lambda port: {
                     "listen 80": f"listen 127.0.0.1:{port}",
-                    "unix:/run/relay/web.sock": f"unix:{path}",
+                    "unix:/run/relay-web.sock": f"unix:{path}",
                     "worker_connections 20000": "worker_connections 500"}) as proxy:
                 yield relay, proxy
 

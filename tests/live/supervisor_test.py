@@ -220,9 +220,15 @@ def start_stop_daemon_finds_the_server_by_its_pid_file():
         place.wait_until_it_listens()
         serves(place)
         last = pid()
+        os.kill(last, signal.SIGTERM)
+        wait_until(lambda: not alive(last), "it to end by itself")
+        assert call("status") == 3
+        assert call("start") == 0
+        place.wait_until_it_listens()
+        last = wait_until(pid, "the pid file")
         assert call("stop") == 0
         assert not alive(last) and pid() == 0
-        assert call("status") != 0
+        assert call("status") == 3
 
 
 @behaviour()

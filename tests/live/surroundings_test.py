@@ -529,6 +529,18 @@ def a_wrong_option_in_a_line_of_inetd_is_in_the_syslog_and_not_in_the_clients_st
 
 
 @behaviour()
+def a_wrong_option_in_a_line_of_inetd_is_said_once_for_many_connections():
+    with syslog() as daemon, tempfile.TemporaryDirectory(prefix="relay-run-") as run_directory:
+        os.chmod(run_directory, 0o755)
+        own = [*daemon.before, *mounted(f"mount --bind {run_directory} /run && "
+                                         "install -d -m 700 -o $(id -un relay 2>/dev/null || echo nobody) /run/relay")]
+        for _ in range(5):
+            assert started_by_inetd([*own, RELAY, "worker", "--no-such-option"], "") == (b"", 2)
+        assert daemon.has("--no-such-option"), daemon.lines
+        assert len(daemon.lines) == 1, daemon.lines
+
+
+@behaviour()
 def what_a_server_whose_standard_error_is_closed_has_to_say_is_in_the_syslog():
     with syslog() as daemon:
         result = subprocess.run(
