@@ -565,6 +565,11 @@ static int need_certificate(const struct worker *worker)
     return 0;
 }
 
+static void miss_identity(void)
+{
+    log_warning("Offset is not served without its identity; all others are");
+}
+
 /* Nor does a bad identity, from those who are not Offset's; but no other one takes its place. */
 static int find_named_identity(struct worker *worker)
 {
@@ -572,7 +577,7 @@ static int find_named_identity(struct worker *worker)
         return 0;
     if (worker->options->identity_needed)
         return -1;
-    log_warning("Offset is not served without its identity; all others are");
+    miss_identity();
     return 0;
 }
 
@@ -594,7 +599,8 @@ static void find_identity(struct worker *worker)
     if (worker->options->idfile != NULL || ident_default_path(directory, path, sizeof path) < 0)
         return;
     if (worker->state_error == 0) {
-        (void)ident_find_or_make(path, &worker->identity);
+        if (ident_find_or_make(path, &worker->identity) < 0)
+            miss_identity();
         return;
     }
     errno = -worker->state_error;

@@ -470,6 +470,9 @@ def a_state_directory_that_cannot_be_used_stops_nobody_else():
             said = [text for text in relay.log().splitlines() if file.name in text]
             assert len(said) == 1, said
             assert f"make the state directory {file.name}/state: Not a dir" in said[0], said
+        with Relay(options=[f"--state-dir={file.name}"]) as relay:
+            assert f"the identity {file.name}/relay.ident: Not a dir" in relay.log(), relay.log()
+            assert "Offset is not served without its identity" in relay.log(), relay.log()
 
 
 @behaviour(*Relay.MODES)

@@ -485,6 +485,33 @@ def why_workers_fail_is_said_whatever_it_is_and_names_no_client(fault):
     stop_all()
 
 
+@behaviour("relay-prefork.socket")
+def another_number_of_connections_holds_as_the_manual_has_it(unit):
+    with Installed(unit) as relay:
+        pair = make_pair(relay)
+        with options("--max-connections=100"):
+            command("systemctl", "restart", "relay-prefork.service")
+            exchange(*make_pair(relay))
+            assert "of 65536" in command("relay", "status")
+            os.unlink("/run/relay/table")
+            exchange(*make_pair(relay))
+            wait_until(lambda: "of 100\n" in command("relay", "status"), "the number")
+            exchange(*pair)
+    stop_all()
+    os.unlink("/run/relay/table")
+
+
+@behaviour()
+def the_check_of_README_is_as_the_units_user():
+    with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
+        assert "`sudo -u relay relay serve --check OPTIONS`" in file.read()
+    install_certificate("first")
+    check = ("relay", "serve", "--check", f"--certfile={CERTFILE}", f"--keyfile={KEYFILE}")
+    assert "Permission denied" not in command(*check, check=False)
+    said_then = command("setpriv", "--reuid=relay", "--regid=relay", "--clear-groups", *check, check=False)
+    assert f"cannot read {CERTFILE}: Permission denied" in said_then, said_then
+
+
 @behaviour()
 def a_server_that_cannot_start_is_a_failed_unit_and_says_why():
     with Installed("relay-prefork.socket") as relay:
