@@ -111,7 +111,7 @@ PEERS_PACKAGES := python3-venv openssl chromium $(if $(shell command -v npm),,no
 LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc shellcheck
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 CROSS_PACKAGES := $(BUILD_PACKAGES) python3 python3-cryptography openssl qemu-user-static \
-	gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-riscv64-linux-gnu gcc-s390x-linux-gnu
+	gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-i686-linux-gnu gcc-riscv64-linux-gnu gcc-s390x-linux-gnu
 BENCH_PACKAGES := $(BUILD_PACKAGES) python3 haproxy magic-wormhole-transit-relay python3-cryptography $(filter-out chromium,$(PEERS_PACKAGES))
 
 .PHONY: packages-build packages-check packages-peers packages-cross packages-lint packages-fuzz packages-bench
