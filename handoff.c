@@ -1,7 +1,7 @@
 /* The handoff: one datagram each, sent by workers, received by the forwarder. */
 #include "handoff.h"
 
-#include "base/passing.h"
+#include "base/pass_descriptor.h"
 #include "base/unix_socket.h"
 
 #include <errno.h>
@@ -116,8 +116,8 @@ int handoff_send(int socket, const struct handoff *handoff, int descriptor)
     memcpy(datagram.rest, handoff, size);
     memcpy(datagram.rest + size, handoff->long_name, handoff->long_name_size);
     size += handoff->long_name_size;
-    int error =
-        passing_send(socket, &datagram, sizeof datagram.head + size, descriptor, MSG_NOSIGNAL);
+    int error = pass_descriptor_send(
+        socket, &datagram, sizeof datagram.head + size, descriptor, MSG_NOSIGNAL);
     sodium_memzero(datagram.rest, size);
     return error == -EAGAIN ? -ETIMEDOUT : error;
 }
@@ -205,8 +205,8 @@ int handoff_receive(int socket, struct handoff *handoff, int *descriptor)
     size_t received = 0;
     int fault = 0;
     handoff->ref = PAIR_NONE;
-    ssize_t size =
-        passing_receive(socket, &datagram, sizeof datagram, MSG_DONTWAIT, descriptor, &received);
+    ssize_t size = pass_descriptor_receive(
+        socket, &datagram, sizeof datagram, MSG_DONTWAIT, descriptor, &received);
     if (size == -EMFILE || size == -EBADMSG)
         fault = (int)size;
     else if (size < 0)

@@ -6,7 +6,7 @@
  * compiler may have spilled there. */
 #include "ident.h"
 
-#include "base/create.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/wipe.h"
 

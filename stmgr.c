@@ -5,7 +5,7 @@
  * good, is the address; an app ticket reads its identity first. */
 #include "stmgr.h"
 
-#include "base/create.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "ident.h"
 #include "setup/options.h"

@@ -1,7 +1,7 @@
 /* The table's memory: see table.h for what is in it and who may touch what. */
 #include "table.h"
 
-#include "base/create.h"
+#include "base/files.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -2,7 +2,7 @@
  * any JSON here. */
 #include "ticket.h"
 
-#include "base/create.h"
+#include "base/files.h"
 #include "base/log.h"
 
 #include <ctype.h>

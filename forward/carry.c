@@ -35,23 +35,26 @@ void carry_check(struct forwarder *forwarder)
             pair_path(forwarder->table), what_happened(fault));
 }
 
-static void settle_in(struct forwarder *forwarder, struct end *end, struct pair_ref ref)
+static void settle_in(
+    struct forwarder *forwarder, struct connection *connection, struct pair_ref ref)
 {
-    end->ref = ref;
-    end->bytes = end->state == END_JOINED ? pair_bytes(forwarder->table, ref) : NULL;
-    forwarder->slots[ref.slot] = end;
+    connection->ref = ref;
+    connection->bytes =
+        connection->state == CONNECTION_JOINED ? pair_bytes(forwarder->table, ref) : NULL;
+    forwarder->slots[ref.slot] = connection;
 }
 
 /* Nobody finds it any more. */
-static void lose(struct end *end)
+static void lose(struct connection *connection)
 {
-    end->ref = PAIR_NONE;
-    end->bytes = &uncounted;
+    connection->ref = PAIR_NONE;
+    connection->bytes = &uncounted;
 }
 
-static void carry_pair(struct forwarder *forwarder, struct pair_table *last, struct end *end)
+static void carry_pair(
+    struct forwarder *forwarder, struct pair_table *last, struct connection *connection)
 {
-    struct end *ends[2] = {end, end->peer};
+    struct connection *ends[2] = {connection, connection->peer};
     struct pair_view views[2];
     struct pair_ref refs[2];
     for (size_t i = 0; i < 2; i++)
@@ -67,39 +70,40 @@ static void carry_pair(struct forwarder *forwarder, struct pair_table *last, str
             lose(ends[i]);
     }
     if (error != 0)
-        ends_part(forwarder, end);
+        connections_part(forwarder, connection);
 }
 
 /* Returns whether it can still be found by who comes. */
-static bool carry_waiting(struct forwarder *forwarder, struct pair_table *last, struct end *end)
+static bool carry_waiting(
+    struct forwarder *forwarder, struct pair_table *last, struct connection *connection)
 {
     struct pair_ref ref;
-    if (pair_carry(forwarder->table, last, end->ref, &ref) != 0) {
-        lose(end);
+    if (pair_carry(forwarder->table, last, connection->ref, &ref) != 0) {
+        lose(connection);
         return false;
     }
-    settle_in(forwarder, end, ref);
+    settle_in(forwarder, connection, ref);
     return true;
 }
 
 /* Those who were held in the slots of the last table. Who waits is looked at once all are there: it
  * may have met another of them. */
 static void carry_all(
-    struct forwarder *forwarder, struct pair_table *last, struct end **held, uint32_t count)
+    struct forwarder *forwarder, struct pair_table *last, struct connection **held, uint32_t count)
 {
     size_t pairs = 0, waiting = 0, lost = 0;
     for (uint32_t i = 0; i < count; i++) {
-        struct end *end = held[i];
-        if (end == NULL || end->fd < 0)
+        struct connection *connection = held[i];
+        if (connection == NULL || connection->fd < 0)
             continue;
-        if (end->state == END_LEAVING) {
-            lose(end);
-        } else if (end->state == END_JOINED) {
-            held[end->peer->ref.slot] = NULL;
+        if (connection->state == CONNECTION_LEAVING) {
+            lose(connection);
+        } else if (connection->state == CONNECTION_JOINED) {
+            held[connection->peer->ref.slot] = NULL;
             held[i] = NULL;
-            carry_pair(forwarder, last, end);
+            carry_pair(forwarder, last, connection);
             pairs++;
-        } else if (carry_waiting(forwarder, last, end)) {
+        } else if (carry_waiting(forwarder, last, connection)) {
             waiting++;
         } else {
             lost++;
@@ -110,13 +114,13 @@ static void carry_all(
         pair_path(forwarder->table), pairs, waiting, lost);
     pair_set_forwarder(forwarder->table, HANDOFF_VERSION);
     for (uint32_t i = 0; i < count; i++) {
-        struct end *end = held[i];
-        if (end == NULL || end->fd < 0 || end->state == END_LEAVING)
+        struct connection *connection = held[i];
+        if (connection == NULL || connection->fd < 0 || connection->state == CONNECTION_LEAVING)
             continue;
-        if (pair_is_none(end->ref))
-            ends_dismiss(forwarder, end, PAIR_LONELY, PAIR_NO_REASON);
+        if (pair_is_none(connection->ref))
+            connections_dismiss(forwarder, connection, PAIR_LONELY, PAIR_NO_REASON);
         else
-            ends_look(forwarder, end->ref);
+            connections_look(forwarder, connection->ref);
     }
 }
 
@@ -129,10 +133,10 @@ void carry_over(struct forwarder *forwarder, int fd)
         log_warning_errno("cannot use the table that was handed over");
         return;
     }
-    struct end **held = forwarder->slots;
-    struct end **slots = NULL;
+    struct connection **held = forwarder->slots;
+    struct connection **slots = NULL;
     if (pair_id(table) == pair_id(last) || pair_check(table) != 0 ||
-        (slots = calloc(pair_capacity(table), sizeof(struct end *))) == NULL) {
+        (slots = calloc(pair_capacity(table), sizeof(struct connection *))) == NULL) {
         pair_close(table);
         return;
     }

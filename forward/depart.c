@@ -29,48 +29,48 @@ static void release(struct departure *departure)
     free(departure);
 }
 
-static void add(struct departure *departure, struct end *end)
+static void add(struct departure *departure, struct connection *connection)
 {
-    if (end->departure != NULL)
+    if (connection->departure != NULL)
         return;
-    end->departure = departure;
+    connection->departure = departure;
     departure->ends++;
 }
 
-void depart_lose(struct end *end)
+void depart_lose(struct connection *connection)
 {
-    if (end->departure != NULL)
-        release(end->departure);
-    end->departure = NULL;
+    if (connection->departure != NULL)
+        release(connection->departure);
+    connection->departure = NULL;
 }
 
 /* Both ends of a pair of which one came by that server. */
 static void add_all(struct forwarder *forwarder, struct departure *departure, uint64_t server)
 {
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
-        struct end *end = forwarder->slots[i];
-        if (end == NULL || end->server != server)
+        struct connection *connection = forwarder->slots[i];
+        if (connection == NULL || connection->server != server)
             continue;
-        add(departure, end);
-        if (end->state == END_JOINED)
-            add(departure, end->peer);
+        add(departure, connection);
+        if (connection->state == CONNECTION_JOINED)
+            add(departure, connection->peer);
     }
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next) {
-        struct end *end = end_of_phase(each);
-        if (end->server == server)
-            add(departure, end);
+        struct connection *connection = connection_of_phase(each);
+        if (connection->server == server)
+            add(departure, connection);
     }
 }
 
 static void dismiss_all(struct forwarder *forwarder, const struct departure *departure)
 {
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
-        if (end_of_phase(each)->departure == departure)
-            ends_queue(forwarder, end_of_phase(each));
+        if (connection_of_phase(each)->departure == departure)
+            connections_queue(forwarder, connection_of_phase(each));
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
-        struct end *end = forwarder->slots[i];
-        if (end != NULL && end->departure == departure)
-            ends_stop(forwarder, end);
+        struct connection *connection = forwarder->slots[i];
+        if (connection != NULL && connection->departure == departure)
+            connections_stop(forwarder, connection);
     }
 }
 
@@ -83,7 +83,7 @@ void depart(struct forwarder *forwarder, uint64_t server, int fd, bool others)
         return;
     }
     *departure = (struct departure){.ends = 1, .server = fd};
-    deadline_set(&departure->bound, &forwarder->departing, forwarder->flow.now);
+    deadline_set(&departure->bound, &forwarder->departing, forwarder->transfer.now);
     add_all(forwarder, departure, server);
     dismiss_all(forwarder, departure);
     if (!others)
@@ -102,8 +102,8 @@ void depart_expire(struct forwarder *forwarder, int64_t now)
         departure->ends++; /* so that it is not freed meanwhile */
         for (struct deadline *each = forwarder->leaving.first; each != NULL; each = next) {
             next = each->next;
-            if (end_of_phase(each)->departure == departure)
-                ends_close(forwarder, end_of_phase(each));
+            if (connection_of_phase(each)->departure == departure)
+                connections_close(forwarder, connection_of_phase(each));
         }
         departure->ends = 1;
         release(departure);

@@ -1,5 +1,5 @@
 /* The forwarder's event loop: handoffs, events, deadlines. What becomes of each connection is
- * ends.c's; how a forwarder comes to run, and to retire, is launch.c's. */
+ * connections.c's; how a forwarder comes to run, and to retire, is launch.c's. */
 #include "forward/forward.h"
 
 #include "base/clock.h"
@@ -63,7 +63,7 @@ static void set_terms(struct forwarder *forwarder, struct terms terms)
     for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         deadline_set_length(&forwarder->waiting[i],
             protocols[i]->wait_time > 0 ? protocols[i]->wait_time : wait_time);
-    forwarder->flow.pair_max = terms.session_bytes;
+    forwarder->transfer.pair_max = terms.session_bytes;
     forwarder->terms = terms;
     log_set_debugging(terms.debug != 0);
 }
@@ -90,9 +90,9 @@ static void heed_terms(struct forwarder *forwarder, const struct terms *terms)
         forwarder->terms.since = terms->since;
         return;
     }
-    if (forwarder->flow.now < forwarder->next_terms)
+    if (forwarder->transfer.now < forwarder->next_terms)
         return;
-    forwarder->next_terms = forwarder->flow.now + TERMS_PAUSE;
+    forwarder->next_terms = forwarder->transfer.now + TERMS_PAUSE;
     log_repeated(LOG_INFO,
         "options have changed: a wait of %d s, a linger of %d s, %" PRIu64 " bytes per pair "
         "(0: unlimited)",
@@ -115,7 +115,7 @@ static void look_at_limit(struct forwarder *forwarder)
 
 static bool short_of_descriptors(const struct forwarder *forwarder)
 {
-    size_t used = forwarder->ends + 2 * forwarder->flow.pipes + DESCRIPTORS_KEPT;
+    size_t used = forwarder->ends + 2 * forwarder->transfer.pipes + DESCRIPTORS_KEPT;
     return used >= forwarder->descriptors_max;
 }
 
@@ -129,7 +129,7 @@ static bool has_memory(void)
 
 void forwarder_fall_short(struct forwarder *forwarder)
 {
-    forwarder->short_until = forwarder->flow.now + SHORTAGE;
+    forwarder->short_until = forwarder->transfer.now + SHORTAGE;
 }
 
 /* Whether newcomers could be taken again, where they cannot. */
@@ -137,7 +137,7 @@ static void look_at_shortage(struct forwarder *forwarder)
 {
     if (!forwarder->listening)
         look_at_limit(forwarder);
-    if (forwarder->short_until == 0 || forwarder->flow.now < forwarder->short_until)
+    if (forwarder->short_until == 0 || forwarder->transfer.now < forwarder->short_until)
         return;
     if (has_memory())
         forwarder->short_until = 0;
@@ -190,7 +190,7 @@ static void refuse_foreign(struct forwarder *forwarder, int fd)
 static void take_connection(struct forwarder *forwarder, const struct handoff *handoff, int fd)
 {
     heed_terms(forwarder, &handoff->terms);
-    ends_take(forwarder, handoff, fd);
+    connections_take(forwarder, handoff, fd);
 }
 
 /* Whether the slots that it names are of our table. */
@@ -219,7 +219,7 @@ static void refuse_handoff(struct forwarder *forwarder, struct handoff *handoff,
         log_repeated_errno(LOG_WARNING, "cannot use a handoff");
     }
     if (!pair_is_none(handoff->ref) && is_ours(forwarder, handoff))
-        ends_take(forwarder, handoff, -1);
+        connections_take(forwarder, handoff, -1);
     forget_secrets(handoff);
 }
 
@@ -243,7 +243,7 @@ static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, i
     else if (handoff->kind == HANDOFF_LEAVE)
         see_off(forwarder, handoff->server, fd);
     else if (handoff->kind == HANDOFF_RECORD)
-        ends_record(forwarder, &handoff->record);
+        connections_record(forwarder, &handoff->record);
     else if (handoff->kind == HANDOFF_ASK)
         close(fd);
     else if (!ours)
@@ -251,9 +251,9 @@ static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, i
     else if (handoff->kind == HANDOFF_CONNECTION)
         take_connection(forwarder, handoff, fd);
     else
-        ends_look(forwarder, handoff->ref);
+        connections_look(forwarder, handoff->ref);
     if (ours && !pair_is_none(handoff->dismissed))
-        ends_look(forwarder, handoff->dismissed);
+        connections_look(forwarder, handoff->dismissed);
     forget_secrets(handoff);
 }
 
@@ -301,9 +301,9 @@ static void look_at_name(struct forwarder *forwarder)
 {
     const struct forward_setup *setup = forwarder->setup;
     struct epoll_event event = {.events = forwarder->listening ? EPOLLIN : 0, .data.ptr = NULL};
-    if (setup->renew == NULL || forwarder->flow.now < forwarder->next_look)
+    if (setup->renew == NULL || forwarder->transfer.now < forwarder->next_look)
         return;
-    forwarder->next_look = forwarder->flow.now + NAME_LOOK;
+    forwarder->next_look = forwarder->transfer.now + NAME_LOOK;
     int socket = setup->renew(setup->context);
     if (socket < 0)
         return;
@@ -320,36 +320,36 @@ static void look_at_name(struct forwarder *forwarder)
 static void notice_stall(struct forwarder *forwarder, int timeout, int count)
 {
     int64_t now = clock_now();
-    bool stalled = timeout < 0 || now > forwarder->flow.now + timeout + STALL;
+    bool stalled = timeout < 0 || now > forwarder->transfer.now + timeout + STALL;
     if (stalled || !forwarder->listening)
         forwarder->attentive_since = now;
     if (count >= 0 && count < EVENTS_AT_ONCE)
         forwarder->behind = false;
     else if (stalled)
         forwarder->behind = true;
-    forwarder->flow.now = now;
+    forwarder->transfer.now = now;
 }
 
 /* Whether events may be waiting that are older than a deadline which has passed: after a stall,
  * until all of them have been seen, but not for longer than they may keep everybody waiting. */
 static bool is_behind(const struct forwarder *forwarder)
 {
-    return forwarder->behind && forwarder->flow.now < forwarder->attentive_since + STALL;
+    return forwarder->behind && forwarder->transfer.now < forwarder->attentive_since + STALL;
 }
 
 /* Whether a descriptor that was to be here PAIR_ARRIVAL_TIME ago cannot come any more: this process
  * has been waiting for it all that time, and it is not in the socket. */
 static bool nothing_is_underway(struct forwarder *forwarder)
 {
-    return forwarder->flow.now - forwarder->attentive_since > PAIR_ARRIVAL_TIME &&
+    return forwarder->transfer.now - forwarder->attentive_since > PAIR_ARRIVAL_TIME &&
            take_handoffs(forwarder);
 }
 
 /* ---- deadlines ------------------------------------------------------------------- */
 
-static struct end *end_of_watch(struct deadline *deadline)
+static struct connection *end_of_watch(struct deadline *deadline)
 {
-    return (struct end *)((char *)deadline - offsetof(struct end, watch));
+    return (struct connection *)((char *)deadline - offsetof(struct connection, watch));
 }
 
 static struct coded *coded_of_quiet(struct deadline *deadline)
@@ -370,15 +370,15 @@ static struct coded *coded_of_deaf(struct deadline *deadline)
 static void expire_codecs(struct forwarder *forwarder)
 {
     struct deadline *due;
-    int64_t now = forwarder->flow.now;
+    int64_t now = forwarder->transfer.now;
     while ((due = deadline_expired(&forwarder->deaf, now)) != NULL)
-        ends_were_deaf(forwarder, coded_of_deaf(due)->end);
+        connections_were_deaf(forwarder, coded_of_deaf(due)->connection);
     for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
         while ((due = deadline_expired(&forwarder->quiet[kind], now)) != NULL)
-            ends_were_quiet(forwarder, coded_of_quiet(due)->end);
+            connections_were_quiet(forwarder, coded_of_quiet(due)->connection);
         for (size_t i = 0; i < FORWARDER_JITTERS; i++)
             while ((due = deadline_expired(&forwarder->silent[kind][i], now)) != NULL)
-                ends_were_silent(forwarder, coded_of_silent(due)->end);
+                connections_were_silent(forwarder, coded_of_silent(due)->connection);
     }
 }
 
@@ -386,13 +386,13 @@ static void expire_codecs(struct forwarder *forwarder)
 static void expire_arrivals(struct forwarder *forwarder)
 {
     struct deadline *due;
-    int64_t now = forwarder->flow.now;
+    int64_t now = forwarder->transfer.now;
     if (!deadline_is_due(&forwarder->arriving, now))
         return;
     bool missed = nothing_is_underway(forwarder);
     while ((due = deadline_expired(&forwarder->arriving, now)) != NULL) {
         if (missed)
-            ends_missed_arrival(forwarder, end_of_phase(due));
+            connections_missed_arrival(forwarder, connection_of_phase(due));
         else
             deadline_set(due, &forwarder->arriving, now);
     }
@@ -401,22 +401,22 @@ static void expire_arrivals(struct forwarder *forwarder)
 static void expire(struct forwarder *forwarder)
 {
     struct deadline *due;
-    int64_t now = forwarder->flow.now;
+    int64_t now = forwarder->transfer.now;
     for (size_t i = 0; i < PROTOCOL_COUNT; i++)
         while ((due = deadline_expired(&forwarder->waiting[i], now)) != NULL)
-            ends_dismiss(forwarder, end_of_phase(due), PAIR_LONELY, PAIR_NO_REASON);
+            connections_dismiss(forwarder, connection_of_phase(due), PAIR_LONELY, PAIR_NO_REASON);
     expire_arrivals(forwarder);
     while ((due = deadline_expired(&forwarder->lingering, now)) != NULL)
-        ends_lingered(forwarder, end_of_phase(due));
+        connections_lingered(forwarder, connection_of_phase(due));
     while ((due = deadline_expired(&forwarder->leaving, now)) != NULL)
-        ends_close(forwarder, end_of_phase(due));
+        connections_close(forwarder, connection_of_phase(due));
     depart_expire(forwarder, now);
     while ((due = deadline_expired(&forwarder->watching, now)) != NULL)
-        ends_check_life(forwarder, end_of_watch(due));
+        connections_check_life(forwarder, end_of_watch(due));
     while ((due = deadline_expired(&forwarder->delivering, now)) != NULL)
-        ends_check_delivery(forwarder, end_of_watch(due));
+        connections_check_delivery(forwarder, end_of_watch(due));
     while ((due = deadline_expired(&forwarder->resting, now)) != NULL)
-        ends_run(forwarder, end_of_phase(due));
+        connections_run(forwarder, connection_of_phase(due));
     expire_codecs(forwarder);
 }
 
@@ -424,43 +424,44 @@ static void expire(struct forwarder *forwarder)
 static void sweep(struct forwarder *forwarder)
 {
     struct pair_ref stranded[STRANDED_AT_ONCE];
-    size_t count = pair_sweep(forwarder->table, forwarder->flow.now, stranded, STRANDED_AT_ONCE);
+    size_t count =
+        pair_sweep(forwarder->table, forwarder->transfer.now, stranded, STRANDED_AT_ONCE);
     for (size_t i = 0; i < count; i++)
-        ends_look(forwarder, stranded[i]);
+        connections_look(forwarder, stranded[i]);
     if (++forwarder->sweeps % DISMISSED_TICKS != 0)
         return;
     count = pair_dismissed(forwarder->table, stranded, STRANDED_AT_ONCE);
     for (size_t i = 0; i < count; i++)
-        ends_look(forwarder, stranded[i]);
+        connections_look(forwarder, stranded[i]);
 }
 
 /* ---- the loop -------------------------------------------------------------------- */
 
-static void handle_end(struct forwarder *forwarder, struct end *end, uint32_t events)
+static void handle_end(struct forwarder *forwarder, struct connection *connection, uint32_t events)
 {
     if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
-        end->readable = true;
+        connection->readable = true;
     if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
-        end->hung_up = true;
+        connection->hung_up = true;
     if ((events & EPOLLOUT) != 0)
-        end->writable = true;
-    ends_run(forwarder, end);
+        connection->writable = true;
+    connections_run(forwarder, connection);
 }
 
 /* One turn for each that had more to do. */
 static void do_work(struct forwarder *forwarder)
 {
-    struct end *list = forwarder->work;
+    struct connection *list = forwarder->work;
     forwarder->work = NULL;
     while (list != NULL) {
-        struct end *end = list;
-        list = end->next;
-        end->queued = false;
-        if (end->fd >= 0) {
-            ends_run(forwarder, end);
+        struct connection *connection = list;
+        list = connection->next;
+        connection->queued = false;
+        if (connection->fd >= 0) {
+            connections_run(forwarder, connection);
         } else {
-            end->next = forwarder->dead;
-            forwarder->dead = end;
+            connection->next = forwarder->dead;
+            forwarder->dead = connection;
         }
     }
 }
@@ -490,12 +491,12 @@ static int wait_time(const struct forwarder *forwarder)
     if (forwarder->work != NULL || lobby_is_busy(forwarder))
         return 0;
     int64_t next = next_deadline(forwarder, forwarder->next_tick);
-    int64_t look = forwarder->flow.now + SHORTAGE;
+    int64_t look = forwarder->transfer.now + SHORTAGE;
     if (!forwarder->listening && !forwarder->stopping && (next < 0 || look < next))
         next = look;
     if (next < 0)
         return -1;
-    return next <= forwarder->flow.now ? 0 : (int)(next - forwarder->flow.now);
+    return next <= forwarder->transfer.now ? 0 : (int)(next - forwarder->transfer.now);
 }
 
 /* Ticks only while there is somebody to look after. */
@@ -504,23 +505,23 @@ static void tick(struct forwarder *forwarder)
     bool busy =
         forwarder->ends > 0 || (forwarder->table_fault == 0 && pair_used(forwarder->table) > 0);
     if (busy || forwarder->idle_since < 0)
-        forwarder->idle_since = busy ? -1 : forwarder->flow.now;
-    if (forwarder->next_tick >= 0 && forwarder->flow.now < forwarder->next_tick)
+        forwarder->idle_since = busy ? -1 : forwarder->transfer.now;
+    if (forwarder->next_tick >= 0 && forwarder->transfer.now < forwarder->next_tick)
         return;
     if (busy)
         carry_check(forwarder);
     if (busy && nothing_is_underway(forwarder))
         sweep(forwarder);
-    forwarder->next_tick = busy ? forwarder->flow.now + TICK : -1;
+    forwarder->next_tick = busy ? forwarder->transfer.now + TICK : -1;
 }
 
 /* Others may live for one connection only, so this process says what was summed up of their log. */
 static void look_at_log(struct forwarder *forwarder)
 {
-    if (forwarder->flow.now < forwarder->next_log)
+    if (forwarder->transfer.now < forwarder->next_log)
         return;
     int next = log_look(false);
-    forwarder->next_log = forwarder->flow.now + (next < LOG_LOOK ? next : LOG_LOOK);
+    forwarder->next_log = forwarder->transfer.now + (next < LOG_LOOK ? next : LOG_LOOK);
 }
 
 /* epoll_pwait() lets signals in when it has nothing to return, which under load may be never. */
@@ -537,11 +538,11 @@ static void let_signals_in(const sigset_t *mask)
 static int wait_for_events(
     struct forwarder *forwarder, struct epoll_event *events, const sigset_t *mask, int timeout)
 {
-    uint64_t moved = forwarder->flow.moved - forwarder->moved_before;
+    uint64_t moved = forwarder->transfer.moved - forwarder->moved_before;
     bool in_turns = moved > 0 && moved <= IN_TURNS_BYTES && forwarder->last_wait <= IN_TURNS_WAIT;
     int64_t start = now_nanoseconds(), wait = 0;
     int count = 0;
-    forwarder->moved_before = forwarder->flow.moved;
+    forwarder->moved_before = forwarder->transfer.moved;
     while (in_turns && timeout != 0 && count == 0 && wait <= LOOKING) {
         count = epoll_pwait(forwarder->epoll, events, EVENTS_AT_ONCE, 0, mask);
         wait = now_nanoseconds() - start;
@@ -567,7 +568,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
             handle_end(forwarder, events[i].data.ptr, events[i].events);
     }
     do_work(forwarder);
-    ends_collect(forwarder);
+    connections_collect(forwarder);
     lobby_turn(forwarder);
     if (!is_behind(forwarder)) {
         expire(forwarder);
@@ -575,7 +576,7 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
         look_at_name(forwarder);
     }
     look_at_log(forwarder);
-    ends_bury(forwarder);
+    connections_bury(forwarder);
     listen_to_socket(forwarder, !forwarder->stopping && !is_short(forwarder));
 }
 
@@ -646,15 +647,15 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
         .setup = setup,
     };
     prepare_deadlines(forwarder);
-    int error = flow_open(&forwarder->flow, setup->descriptors_max / 4);
+    int error = transfer_open(&forwarder->transfer, setup->descriptors_max / 4);
     if (error == 0)
         error = lobby_open(forwarder);
     if (error != 0)
         return error;
-    forwarder->flow.now = forwarder->attentive_since = clock_now();
+    forwarder->transfer.now = forwarder->attentive_since = clock_now();
     set_terms(forwarder, terms_of(setup->options));
     forwarder->own_records = forwarder->terms.records;
-    forwarder->slots = calloc(pair_capacity(setup->table), sizeof(struct end *));
+    forwarder->slots = calloc(pair_capacity(setup->table), sizeof(struct connection *));
     forwarder->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (forwarder->slots == NULL || forwarder->epoll < 0 ||
         epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, setup->socket, &event) < 0)
@@ -684,11 +685,12 @@ static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
     notify_tell("STOPPING=1\nSTATUS=What was received is delivered, and connections are closed");
     leave_socket(forwarder);
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
-        ends_queue(forwarder, end_of_phase(each)); /* who leaves already is waited for no longer */
+        connections_queue(
+            forwarder, connection_of_phase(each)); /* who leaves already is waited for no longer */
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
-        struct end *end = forwarder->slots[i];
-        if (end != NULL)
-            ends_stop(forwarder, end);
+        struct connection *connection = forwarder->slots[i];
+        if (connection != NULL)
+            connections_stop(forwarder, connection);
     }
     int64_t until = clock_now() + LEAVE;
     while (forwarder->ends > 0 && clock_now() < until)
@@ -699,12 +701,12 @@ void forwarder_close(struct forwarder *forwarder)
 {
     struct deadline *leaving;
     while ((leaving = deadline_expired(&forwarder->leaving, INT64_MAX)) != NULL)
-        ends_close(forwarder, end_of_phase(leaving));
+        connections_close(forwarder, connection_of_phase(leaving));
     depart_expire(forwarder, INT64_MAX);
     do_work(forwarder);
-    ends_bury(forwarder);
+    connections_bury(forwarder);
     lobby_close(forwarder);
-    flow_close(&forwarder->flow);
+    transfer_close(&forwarder->transfer);
     if (forwarder->table != forwarder->first_table)
         pair_close(forwarder->table);
     free(forwarder->slots);
@@ -727,9 +729,9 @@ static int sleep_time(const struct forwarder *forwarder)
     int64_t look = forwarder->next_log;
     if (forwarder->setup->renew != NULL && forwarder->next_look < look)
         look = forwarder->next_look;
-    look -= forwarder->flow.now;
+    look -= forwarder->transfer.now;
     if (timeout < 0 && idle > 0 && forwarder->idle_since >= 0)
-        timeout = forwarder->idle_since + idle - forwarder->flow.now;
+        timeout = forwarder->idle_since + idle - forwarder->transfer.now;
     else if (timeout < 0)
         timeout = look;
     if (look < timeout)
@@ -741,7 +743,7 @@ static bool idle_for_long(const struct forwarder *forwarder)
 {
     int64_t idle = idle_time(forwarder);
     return idle > 0 && forwarder->idle_since >= 0 &&
-           forwarder->flow.now - forwarder->idle_since >= idle;
+           forwarder->transfer.now - forwarder->idle_since >= idle;
 }
 
 int forward_run(const struct forward_setup *setup)
@@ -757,7 +759,7 @@ int forward_run(const struct forward_setup *setup)
             continue;
         if (setup->retire(setup->context))
             break;
-        forwarder.idle_since = forwarder.flow.now;
+        forwarder.idle_since = forwarder.transfer.now;
     }
     if (error == 0)
         stop(&forwarder, &while_waiting);

@@ -1,13 +1,13 @@
-/* What the forwarder's parts share: forward.c (the loop), ends.c (what becomes of each end) and
- * lobby.c (those who wait for news). Private to them. */
+/* What the forwarder's parts share: forward.c (the loop), connections.c (what becomes of each end)
+ * and lobby.c (those who wait for news). Private to them. */
 #ifndef RELAY_FORWARDER_H
 #define RELAY_FORWARDER_H
 
 #include "codec/codec.h"
 #include "forward/deadline.h"
-#include "forward/flow.h"
 #include "forward/forward.h"
 #include "forward/messages.h"
+#include "forward/transfer.h"
 #include "handoff.h"
 #include "pair.h"
 #include "setup/options.h"
@@ -28,10 +28,10 @@ struct forwarder {
     struct pair_table *table;
     struct pair_table *first_table; /* which is not closed here */
     struct lobby *lobby;
-    struct flow flow;
-    struct end **slots; /* by slot: who is held */
-    struct end *work;   /* ends that have more to do right now */
-    struct end *dead;   /* closed, but this round's events may name them */
+    struct transfer transfer;
+    struct connection **slots; /* by slot: who is held */
+    struct connection *work;   /* ends that have more to do right now */
+    struct connection *dead;   /* closed, but this round's events may name them */
     size_t ends;
     size_t descriptors_max;
     struct deadline_list waiting[PAIR_PROTOCOLS_MAX];
@@ -66,9 +66,9 @@ struct forwarder {
     const struct forward_setup *setup;
 };
 
-static inline struct end *end_of_phase(struct deadline *deadline)
+static inline struct connection *connection_of_phase(struct deadline *deadline)
 {
-    return (struct end *)((char *)deadline - offsetof(struct end, phase));
+    return (struct connection *)((char *)deadline - offsetof(struct connection, phase));
 }
 
 /* ---- forward.c ------------------------------------------------------------------- */
@@ -84,48 +84,48 @@ void forwarder_fall_short(struct forwarder *forwarder);
 /* Closes those who are leaving, and frees it: all others have been dismissed before. */
 void forwarder_close(struct forwarder *forwarder);
 
-/* ---- ends.c ---------------------------------------------------------------------- */
+/* ---- connections.c ---------------------------------------------------------------------- */
 
 /* An end that was handed over, or one that has changed: parks it, joins it to its peer, lets it
  * into the lobby, or dismisses it, as the table says. */
-void ends_take(struct forwarder *forwarder, const struct handoff *handoff, int fd);
-void ends_look(struct forwarder *forwarder, struct pair_ref ref);
+void connections_take(struct forwarder *forwarder, const struct handoff *handoff, int fd);
+void connections_look(struct forwarder *forwarder, struct pair_ref ref);
 /* Who is held under a reference; NULL: nobody. */
-struct end *ends_held(const struct forwarder *forwarder, struct pair_ref ref);
+struct connection *connections_held(const struct forwarder *forwarder, struct pair_ref ref);
 
 /* Does what there is to do for an end: its state says what. */
-void ends_run(struct forwarder *forwarder, struct end *end);
+void connections_run(struct forwarder *forwarder, struct connection *connection);
 /* Has ends_run() called again once the others have had their turn. */
-void ends_queue(struct forwarder *forwarder, struct end *end);
+void connections_queue(struct forwarder *forwarder, struct connection *connection);
 /* To be called when messages have been read from it or written to it. */
-void ends_touch(struct forwarder *forwarder, struct end *end);
+void connections_touch(struct forwarder *forwarder, struct connection *connection);
 /* Ends a connection that has no peer, and tells it why as its protocol does. */
-void ends_dismiss(struct forwarder *forwarder, struct end *end, enum pair_outcome outcome,
-    enum pair_reason reason);
+void connections_dismiss(struct forwarder *forwarder, struct connection *connection,
+    enum pair_outcome outcome, enum pair_reason reason);
 /* Ends a pair. */
-void ends_part(struct forwarder *forwarder, struct end *end);
+void connections_part(struct forwarder *forwarder, struct connection *connection);
 /* Ends a connection, and its peer's, because relay stops, or the server that they came by; one that
  * leaves already goes on with that. */
-void ends_stop(struct forwarder *forwarder, struct end *end);
+void connections_stop(struct forwarder *forwarder, struct connection *connection);
 /* The other side is gone, and nobody can be told. */
-void ends_lose(struct forwarder *forwarder, struct end *end);
+void connections_lose(struct forwarder *forwarder, struct connection *connection);
 
 /* The end of a deadline. */
-void ends_missed_arrival(struct forwarder *forwarder, struct end *end);
-void ends_lingered(struct forwarder *forwarder, struct end *end);
-void ends_check_life(struct forwarder *forwarder, struct end *end);
-void ends_check_delivery(struct forwarder *forwarder, struct end *end);
-void ends_were_deaf(struct forwarder *forwarder, struct end *end);
-void ends_were_quiet(struct forwarder *forwarder, struct end *end);
-void ends_were_silent(struct forwarder *forwarder, struct end *end);
-void ends_close(struct forwarder *forwarder, struct end *end);
+void connections_missed_arrival(struct forwarder *forwarder, struct connection *connection);
+void connections_lingered(struct forwarder *forwarder, struct connection *connection);
+void connections_check_life(struct forwarder *forwarder, struct connection *connection);
+void connections_check_delivery(struct forwarder *forwarder, struct connection *connection);
+void connections_were_deaf(struct forwarder *forwarder, struct connection *connection);
+void connections_were_quiet(struct forwarder *forwarder, struct connection *connection);
+void connections_were_silent(struct forwarder *forwarder, struct connection *connection);
+void connections_close(struct forwarder *forwarder, struct connection *connection);
 
 /* Ends those of whom the budget says that they hold too much. */
-void ends_collect(struct forwarder *forwarder);
+void connections_collect(struct forwarder *forwarder);
 
-void ends_record(struct forwarder *forwarder, const struct usage_record *entry);
+void connections_record(struct forwarder *forwarder, const struct usage_record *entry);
 /* Frees those who were closed: no event of this round names them any more. */
-void ends_bury(struct forwarder *forwarder);
+void connections_bury(struct forwarder *forwarder);
 
 /* ---- depart.c -------------------------------------------------------------------- */
 
@@ -136,7 +136,7 @@ void depart(struct forwarder *forwarder, uint64_t server, int fd, bool others);
 /* Closes those who have not left until `now`. */
 void depart_expire(struct forwarder *forwarder, int64_t now);
 /* One that is closed is waited for no longer. */
-void depart_lose(struct end *end);
+void depart_lose(struct connection *connection);
 
 /* ---- carry.c --------------------------------------------------------------------- */
 
@@ -151,14 +151,14 @@ void carry_over(struct forwarder *forwarder, int fd);
 int lobby_open(struct forwarder *forwarder);
 void lobby_close(struct forwarder *forwarder);
 /* One came who waits for news. False: there is no memory for it. */
-bool lobby_enter(struct forwarder *forwarder, struct end *end);
+bool lobby_enter(struct forwarder *forwarder, struct connection *connection);
 /* One came, and waits to be accepted by who listens in the slot `listener`. False: nobody does
  * any more. */
-bool lobby_call(struct forwarder *forwarder, struct end *caller, struct pair_ref listener);
+bool lobby_call(struct forwarder *forwarder, struct connection *caller, struct pair_ref listener);
 /* One of either kind goes, or was accepted. */
-void lobby_leave(struct forwarder *forwarder, struct end *end);
+void lobby_leave(struct forwarder *forwarder, struct connection *connection);
 /* One in the lobby has something to say, or is to be looked at: in one of the next turns. */
-void lobby_wake(struct forwarder *forwarder, struct end *end);
+void lobby_wake(struct forwarder *forwarder, struct connection *connection);
 /* Does what there is to do in the lobby, for half a millisecond at most. */
 void lobby_turn(struct forwarder *forwarder);
 /* Whether there is something to do. */

@@ -23,15 +23,15 @@ enum {
 
 struct lobby {
     struct forwarder *forwarder;
-    struct end *early;        /* callers whose listener's descriptor is on its way */
-    struct end *first, *last; /* the queue */
-    struct end *served;       /* who pays for what is done; NULL: nobody */
-    bool untidy;              /* something is left to do of those who have gone */
+    struct connection *early;        /* callers whose listener's descriptor is on its way */
+    struct connection *first, *last; /* the queue */
+    struct connection *served;       /* who pays for what is done; NULL: nobody */
+    bool untidy;                     /* something is left to do of those who have gone */
 };
 
-static const struct lobby_rules *rules_of(const struct end *end)
+static const struct lobby_rules *rules_of(const struct connection *connection)
 {
-    return protocols[end->protocol]->lobby;
+    return protocols[connection->protocol]->lobby;
 }
 
 int lobby_open(struct forwarder *forwarder)
@@ -51,24 +51,24 @@ void lobby_close(struct forwarder *forwarder)
 
 /* ---- the queue ------------------------------------------------------------------- */
 
-static void enqueue(struct lobby *lobby, struct end *end)
+static void enqueue(struct lobby *lobby, struct connection *connection)
 {
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     if (coded->in_turn)
         return;
     coded->in_turn = true;
     coded->next_turn = NULL;
     coded->prev_turn = lobby->last;
     if (lobby->last != NULL)
-        lobby->last->coded->next_turn = end;
+        lobby->last->coded->next_turn = connection;
     else
-        lobby->first = end;
-    lobby->last = end;
+        lobby->first = connection;
+    lobby->last = connection;
 }
 
-static void dequeue(struct lobby *lobby, struct end *end)
+static void dequeue(struct lobby *lobby, struct connection *connection)
 {
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     if (!coded->in_turn)
         return;
     coded->in_turn = false;
@@ -84,7 +84,7 @@ static void dequeue(struct lobby *lobby, struct end *end)
 
 /* ---- callers --------------------------------------------------------------------- */
 
-static void add_caller(struct end **list, struct end *caller)
+static void add_caller(struct connection **list, struct connection *caller)
 {
     struct coded *coded = caller->coded;
     coded->calls = list;
@@ -95,7 +95,7 @@ static void add_caller(struct end **list, struct end *caller)
     *list = caller;
 }
 
-static void remove_caller(struct end *caller)
+static void remove_caller(struct connection *caller)
 {
     struct coded *coded = caller->coded;
     if (coded->calls == NULL)
@@ -109,20 +109,21 @@ static void remove_caller(struct end *caller)
     coded->calls = NULL;
 }
 
-static bool announce(struct lobby *lobby, struct end *listener, struct end *caller)
+static bool announce(struct lobby *lobby, struct connection *listener, struct connection *caller)
 {
     add_caller(&listener->coded->callers, caller);
     return rules_of(listener)->announce(lobby, listener, caller);
 }
 
-bool lobby_call(struct forwarder *forwarder, struct end *caller, struct pair_ref listener_ref)
+bool lobby_call(
+    struct forwarder *forwarder, struct connection *caller, struct pair_ref listener_ref)
 {
     struct lobby *lobby = forwarder->lobby;
-    struct end *listener = ends_held(forwarder, listener_ref);
+    struct connection *listener = connections_held(forwarder, listener_ref);
     struct pair_view view;
     caller->coded->called = listener_ref;
     if (listener != NULL)
-        return listener->state == END_LOBBY && announce(lobby, listener, caller);
+        return listener->state == CONNECTION_LOBBY && announce(lobby, listener, caller);
     if (pair_look(forwarder->table, listener_ref, &view) != 0)
         return false;
     add_caller(&lobby->early, caller);
@@ -130,62 +131,62 @@ bool lobby_call(struct forwarder *forwarder, struct end *caller, struct pair_ref
 }
 
 /* Those who called before the listener's descriptor had come. */
-static void announce_early(struct lobby *lobby, struct end *listener)
+static void announce_early(struct lobby *lobby, struct connection *listener)
 {
-    struct end *next;
-    for (struct end *caller = lobby->early; caller != NULL; caller = next) {
+    struct connection *next;
+    for (struct connection *caller = lobby->early; caller != NULL; caller = next) {
         next = caller->coded->next_caller;
         if (!pair_same(caller->coded->called, listener->ref))
             continue;
         remove_caller(caller);
         if (!announce(lobby, listener, caller))
-            ends_dismiss(lobby->forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
+            connections_dismiss(lobby->forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
     }
 }
 
 /* ---- coming and going ------------------------------------------------------------ */
 
-bool lobby_enter(struct forwarder *forwarder, struct end *end)
+bool lobby_enter(struct forwarder *forwarder, struct connection *connection)
 {
-    const struct lobby_rules *rules = rules_of(end);
-    end->state = END_LOBBY;
-    if (rules->enter != NULL && !rules->enter(forwarder->lobby, end))
+    const struct lobby_rules *rules = rules_of(connection);
+    connection->state = CONNECTION_LOBBY;
+    if (rules->enter != NULL && !rules->enter(forwarder->lobby, connection))
         return false;
     if (rules->announce != NULL)
-        announce_early(forwarder->lobby, end);
+        announce_early(forwarder->lobby, connection);
     return true;
 }
 
 /* Its listener is gone. One that was accepted just now needs none any more. */
-static void send_away(struct forwarder *forwarder, struct end *caller)
+static void send_away(struct forwarder *forwarder, struct connection *caller)
 {
     struct pair_view view;
     if (pair_look(forwarder->table, caller->ref, &view) == 0 && view.state == PAIR_MATCHED)
         remove_caller(caller);
     else
-        ends_dismiss(forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
+        connections_dismiss(forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
 }
 
-void lobby_leave(struct forwarder *forwarder, struct end *end)
+void lobby_leave(struct forwarder *forwarder, struct connection *connection)
 {
-    if (end->coded == NULL)
+    if (connection->coded == NULL)
         return;
-    remove_caller(end);
-    if (end->state != END_LOBBY)
+    remove_caller(connection);
+    if (connection->state != CONNECTION_LOBBY)
         return;
-    dequeue(forwarder->lobby, end);
-    if (forwarder->lobby->served == end)
+    dequeue(forwarder->lobby, connection);
+    if (forwarder->lobby->served == connection)
         forwarder->lobby->served = NULL;
-    while (end->coded->callers != NULL)
-        send_away(forwarder, end->coded->callers);
-    if (rules_of(end)->leave != NULL)
-        rules_of(end)->leave(forwarder->lobby, end);
+    while (connection->coded->callers != NULL)
+        send_away(forwarder, connection->coded->callers);
+    if (rules_of(connection)->leave != NULL)
+        rules_of(connection)->leave(forwarder->lobby, connection);
     forwarder->lobby->untidy = true;
 }
 
 /* ---- what they say --------------------------------------------------------------- */
 
-static bool hear(void *context, struct end *from, struct piece *piece)
+static bool hear(void *context, struct connection *from, struct piece *piece)
 {
     struct forwarder *forwarder = context;
     struct coded *coded = from->coded;
@@ -209,25 +210,25 @@ static bool hear(void *context, struct end *from, struct piece *piece)
     return !coded->unwelcome;
 }
 
-static bool is_in_debt(const struct forwarder *forwarder, const struct end *end)
+static bool is_in_debt(const struct forwarder *forwarder, const struct connection *connection)
 {
-    return end->coded->paid > forwarder->flow.now * 1000 + CREDIT;
+    return connection->coded->paid > forwarder->transfer.now * 1000 + CREDIT;
 }
 
-static void read_one(struct forwarder *forwarder, struct end *end)
+static void read_one(struct forwarder *forwarder, struct connection *connection)
 {
-    end->chunk = READ_MAX;
-    bool more = messages_read(&forwarder->flow, end, hear, forwarder);
-    if (end->starved)
-        ends_dismiss(forwarder, end, PAIR_FULL, PAIR_NO_REASON);
-    else if (end->coded->unwelcome || end->coded->verdict == CODEC_FAILED)
-        ends_dismiss(forwarder, end, PAIR_ERRORY, PAIR_NO_REASON);
-    else if (end->ended)
-        ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
+    connection->chunk = READ_MAX;
+    bool more = messages_read(&forwarder->transfer, connection, hear, forwarder);
+    if (connection->starved)
+        connections_dismiss(forwarder, connection, PAIR_FULL, PAIR_NO_REASON);
+    else if (connection->coded->unwelcome || connection->coded->verdict == CODEC_FAILED)
+        connections_dismiss(forwarder, connection, PAIR_ERRORY, PAIR_NO_REASON);
+    else if (connection->ended)
+        connections_dismiss(forwarder, connection, PAIR_SERVED, PAIR_NO_REASON);
     else if (more)
-        enqueue(forwarder->lobby, end);
-    if (end->state == END_LOBBY)
-        ends_touch(forwarder, end);
+        enqueue(forwarder->lobby, connection);
+    if (connection->state == CONNECTION_LOBBY)
+        connections_touch(forwarder, connection);
 }
 
 /* Has the first in the queue take a step, or reads it once it has none to take. For who is hanging
@@ -235,17 +236,18 @@ static void read_one(struct forwarder *forwarder, struct end *end)
 static void serve_first(struct forwarder *forwarder)
 {
     struct lobby *lobby = forwarder->lobby;
-    struct end *end = lobby->first;
-    lobby->served = end;
-    if (!end->hung_up && rules_of(end)->work != NULL && rules_of(end)->work(lobby, end))
+    struct connection *connection = lobby->first;
+    lobby->served = connection;
+    if (!connection->hung_up && rules_of(connection)->work != NULL &&
+        rules_of(connection)->work(lobby, connection))
         return;
-    dequeue(lobby, end);
-    if (!is_in_debt(forwarder, end) && !messages_are_full(end))
-        read_one(forwarder, end);
-    else if (end->hung_up)
-        ends_dismiss(forwarder, end, PAIR_SERVED, PAIR_NO_REASON);
+    dequeue(lobby, connection);
+    if (!is_in_debt(forwarder, connection) && !messages_are_full(connection))
+        read_one(forwarder, connection);
+    else if (connection->hung_up)
+        connections_dismiss(forwarder, connection, PAIR_SERVED, PAIR_NO_REASON);
     else
-        deadline_set(&end->phase, &forwarder->resting, forwarder->flow.now);
+        deadline_set(&connection->phase, &forwarder->resting, forwarder->transfer.now);
 }
 
 /* Whether there is more to do of those who have gone. */
@@ -283,77 +285,78 @@ void lobby_turn(struct forwarder *forwarder)
     }
 }
 
-void lobby_wake(struct forwarder *forwarder, struct end *end)
+void lobby_wake(struct forwarder *forwarder, struct connection *connection)
 {
-    if (!deadline_is_set(&end->phase) || end->hung_up)
-        enqueue(forwarder->lobby, end);
+    if (!deadline_is_set(&connection->phase) || connection->hung_up)
+        enqueue(forwarder->lobby, connection);
 }
 
 /* ---- for rules ------------------------------------------------------------------- */
 
-bool lobby_tell(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size)
+bool lobby_tell(
+    struct lobby *lobby, struct connection *connection, const uint8_t *message, size_t size)
 {
     struct forwarder *forwarder = lobby->forwarder;
-    if (end->outlet.size - end->outlet.start >
+    if (connection->outlet.size - connection->outlet.start >
             budget_allowance(BUDGET_WAITING, TOLD_MIN, TOLD_MAX) ||
-        !messages_say(&forwarder->flow, end, message, size))
+        !messages_say(&forwarder->transfer, connection, message, size))
         return false;
     lobby_charge(lobby, COST_TOLD + (int64_t)size * COST_TOLD_BYTE);
-    ends_touch(forwarder, end);
+    connections_touch(forwarder, connection);
     return true;
 }
 
 void lobby_charge(struct lobby *lobby, int64_t cost)
 {
-    int64_t now = lobby->forwarder->flow.now * 1000;
+    int64_t now = lobby->forwarder->transfer.now * 1000;
     if (lobby->served == NULL)
         return;
     struct coded *coded = lobby->served->coded;
     coded->paid = (coded->paid > now ? coded->paid : now) + cost;
 }
 
-struct end *lobby_caller(
-    struct lobby *lobby, struct end *listener, const struct iovec *parts, size_t count)
+struct connection *lobby_caller(
+    struct lobby *lobby, struct connection *listener, const struct iovec *parts, size_t count)
 {
     struct forwarder *forwarder = lobby->forwarder;
     struct pair_key key = pair_key(forwarder->table, listener->protocol, parts, count);
     struct pair_ref ref;
     if (pair_find(forwarder->table, &key, &ref) != 0)
         return NULL;
-    struct end *caller = ends_held(forwarder, ref);
+    struct connection *caller = connections_held(forwarder, ref);
     bool calls = caller != NULL && caller->coded != NULL &&
                  caller->coded->calls == &listener->coded->callers;
     return calls ? caller : NULL;
 }
 
-void lobby_dismiss(struct lobby *lobby, struct end *end)
+void lobby_dismiss(struct lobby *lobby, struct connection *connection)
 {
-    ends_dismiss(lobby->forwarder, end, PAIR_LONELY, PAIR_NO_LISTENER);
+    connections_dismiss(lobby->forwarder, connection, PAIR_LONELY, PAIR_NO_LISTENER);
 }
 
-void lobby_say_why(struct end *end, uint16_t code, const char *reason)
+void lobby_say_why(struct connection *connection, uint16_t code, const char *reason)
 {
-    end->coded->close_code = code;
-    end->coded->close_reason = reason;
+    connection->coded->close_code = code;
+    connection->coded->close_reason = reason;
 }
 
-void lobby_starve(struct end *end)
+void lobby_starve(struct connection *connection)
 {
-    end->starved = true;
+    connection->starved = true;
 }
 
-const uint8_t *lobby_name(const struct end *end, size_t *size)
+const uint8_t *lobby_name(const struct connection *connection, size_t *size)
 {
-    *size = end->coded->name_size;
-    return end->coded->name;
+    *size = connection->coded->name_size;
+    return connection->coded->name;
 }
 
-void *lobby_member(const struct end *end)
+void *lobby_member(const struct connection *connection)
 {
-    return end->coded->member;
+    return connection->coded->member;
 }
 
-void lobby_set_member(struct end *end, void *member)
+void lobby_set_member(struct connection *connection, void *member)
 {
-    end->coded->member = member;
+    connection->coded->member = member;
 }

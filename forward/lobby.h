@@ -16,7 +16,7 @@
 #include <sys/uio.h>
 
 struct lobby;
-struct end; /* a connection */
+struct connection; /* a connection */
 
 enum {
     LOBBY_MESSAGE_MAX = 1 << 18, /* longer ones end their connection */
@@ -26,42 +26,43 @@ enum {
  * small part of a turn. */
 struct lobby_rules {
     /* One has entered. False: there is no memory for it. NULL: nothing to do. */
-    bool (*enter)(struct lobby *lobby, struct end *end);
+    bool (*enter)(struct lobby *lobby, struct connection *connection);
     /* One has gone: forget it. */
-    void (*leave)(struct lobby *lobby, struct end *end);
+    void (*leave)(struct lobby *lobby, struct connection *connection);
     /* A whole message from one, text or binary. False: it ends the connection. */
-    bool (*hear)(
-        struct lobby *lobby, struct end *end, const uint8_t *message, size_t size, bool text);
+    bool (*hear)(struct lobby *lobby, struct connection *connection, const uint8_t *message,
+        size_t size, bool text);
     /* Takes one step of what the messages heard from one have made necessary, if there is any to
      * take. Returns whether there are more; no other takes a step before that. NULL: never any. */
-    bool (*work)(struct lobby *lobby, struct end *end);
+    bool (*work)(struct lobby *lobby, struct connection *connection);
     /* Takes one step of what is left to do of those who have gone. Returns whether there are more.
      * NULL: never any. */
     bool (*tidy)(void);
     /* `caller` waits to be accepted by `listener`. False: the listener cannot be told. */
-    bool (*announce)(struct lobby *lobby, struct end *listener, struct end *caller);
+    bool (*announce)(struct lobby *lobby, struct connection *listener, struct connection *caller);
 };
 
 /* For rules: */
 
 /* Tells one in the lobby something, as one message; it is paid for by whose message or step this
  * comes of. False: it is too far behind, and was told nothing. */
-bool lobby_tell(struct lobby *lobby, struct end *end, const uint8_t *message, size_t size);
+bool lobby_tell(
+    struct lobby *lobby, struct connection *connection, const uint8_t *message, size_t size);
 /* The same end pays so many microseconds more. */
 void lobby_charge(struct lobby *lobby, int64_t cost);
 /* The one who waits to be accepted under a key made of these parts, by this listener; NULL:
  * nobody. */
-struct end *lobby_caller(
-    struct lobby *lobby, struct end *listener, const struct iovec *parts, size_t count);
-void lobby_dismiss(struct lobby *lobby, struct end *end);
+struct connection *lobby_caller(
+    struct lobby *lobby, struct connection *listener, const struct iovec *parts, size_t count);
+void lobby_dismiss(struct lobby *lobby, struct connection *connection);
 /* What one whose message ends its connection is told in the place of farewell()'s words. */
-void lobby_say_why(struct end *end, uint16_t code, const char *reason);
+void lobby_say_why(struct connection *connection, uint16_t code, const char *reason);
 /* A message that ends its connection does so for lack of memory. */
-void lobby_starve(struct end *end);
+void lobby_starve(struct connection *connection);
 /* The name that its handoff gave. */
-const uint8_t *lobby_name(const struct end *end, size_t *size);
+const uint8_t *lobby_name(const struct connection *connection, size_t *size);
 /* What the protocol keeps about it. */
-void *lobby_member(const struct end *end);
-void lobby_set_member(struct end *end, void *member);
+void *lobby_member(const struct connection *connection);
+void lobby_set_member(struct connection *connection, void *member);
 
 #endif

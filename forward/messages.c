@@ -33,7 +33,7 @@ static_assert(sizeof(struct held_piece) <= CODEC_HEAD, "a held piece has room fo
 
 /* ---- opening and closing --------------------------------------------------------- */
 
-int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
+int messages_open(struct connection *connection, const struct handoff *handoff, int64_t now)
 {
     const struct codec *codec = codecs[handoff->codec];
     size_t name_size;
@@ -42,63 +42,64 @@ int messages_open(struct end *end, const struct handoff *handoff, int64_t now)
     if (coded == NULL)
         return -ENOMEM;
     coded->codec = codec;
-    coded->end = end;
-    end->chunk = PARKED_CHUNK;
+    coded->connection = connection;
+    connection->chunk = PARKED_CHUNK;
     coded->name = (uint8_t *)coded->state + codec->state_size;
     coded->name_size = name_size;
     memcpy(coded->name, name, name_size);
-    budget_take(&end->account, name_size);
-    coded->deaf = protocols[end->protocol]->deaf_at_first && !handoff->lobby;
-    end->coded = coded;
-    int error =
-        codec->open(coded->state, handoff->session, handoff->session_size, now, &end->account);
+    budget_take(&connection->account, name_size);
+    coded->deaf = protocols[connection->protocol]->deaf_at_first && !handoff->lobby;
+    connection->coded = coded;
+    int error = codec->open(
+        coded->state, handoff->session, handoff->session_size, now, &connection->account);
     if (error != 0)
-        messages_close(end);
+        messages_close(connection);
     return error;
 }
 
-void messages_close(struct end *end)
+void messages_close(struct connection *connection)
 {
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     if (coded == NULL)
         return;
     deadline_clear(&coded->quiet);
     deadline_clear(&coded->silent);
     deadline_clear(&coded->deaf_until);
-    messages_forget(end);
+    messages_forget(connection);
     coded->codec->close(coded->state);
-    budget_give(&end->account, coded->name_size);
-    end->coded = NULL;
+    budget_give(&connection->account, coded->name_size);
+    connection->coded = NULL;
     free(coded);
 }
 
-bool messages_have_room_for_name(const struct end *end)
+bool messages_have_room_for_name(const struct connection *connection)
 {
-    return end->coded == NULL ||
-           end->coded->name_size <= budget_allowance(BUDGET_WAITING, HANDOFF_NAME_MAX, SIZE_MAX);
+    return connection->coded == NULL ||
+           connection->coded->name_size <=
+               budget_allowance(BUDGET_WAITING, HANDOFF_NAME_MAX, SIZE_MAX);
 }
 
 /* ---- writing --------------------------------------------------------------------- */
 
-static void write_parts(struct flow *flow, struct end *to)
+static void write_parts(struct transfer *transfer, struct connection *to)
 {
-    flow_write(to, flow->parts, flow->part_count);
-    flow->part_count = 0;
+    transfer_write(to, transfer->parts, transfer->part_count);
+    transfer->part_count = 0;
 }
 
 /* Encodes a piece for an end, and gathers it. */
-static void put(struct flow *flow, struct end *to, const struct piece *piece)
+static void put(struct transfer *transfer, struct connection *to, const struct piece *piece)
 {
     struct coded *coded = to->coded;
     struct iovec out = {piece->bytes, piece->size};
     if (to->finished)
         return;
     if (coded != NULL) {
-        int error = coded->codec->encode(coded->state, piece, flow->now, &out);
+        int error = coded->codec->encode(coded->state, piece, transfer->now, &out);
         if (error != 0) {
             to->starved = to->starved || error == -ENOMEM;
             to->broken = true;
-            flow_lose(to);
+            transfer_lose(to);
             return;
         }
         coded->sent = true;
@@ -106,87 +107,89 @@ static void put(struct flow *flow, struct end *to, const struct piece *piece)
     }
     if (out.iov_len == 0)
         return;
-    flow->parts[flow->part_count++] = out;
-    if (flow->part_count == FLOW_PARTS || (coded != NULL && !coded->codec->in_place))
-        write_parts(flow, to);
+    transfer->parts[transfer->part_count++] = out;
+    if (transfer->part_count == TRANSFER_PARTS || (coded != NULL && !coded->codec->in_place))
+        write_parts(transfer, to);
 }
 
 /* The message is copied: it may be changed in place, and wants room for a head. */
-bool messages_say(struct flow *flow, struct end *end, const uint8_t *message, size_t size)
+bool messages_say(
+    struct transfer *transfer, struct connection *connection, const uint8_t *message, size_t size)
 {
     uint8_t *copy = malloc(CODEC_HEAD + size);
     if (copy == NULL)
         return false;
     struct piece piece = {copy + CODEC_HEAD, size, false, true, true};
     memcpy(piece.bytes, message, size);
-    put(flow, end, &piece);
-    write_parts(flow, end);
+    put(transfer, connection, &piece);
+    write_parts(transfer, connection);
     free(copy);
     return true;
 }
 
-bool messages_speak(struct flow *flow, struct end *end, const struct words *words, bool closing)
+bool messages_speak(struct transfer *transfer, struct connection *connection,
+    const struct words *words, bool closing)
 {
     uint8_t speech[PROTOCOL_SPEECH_MAX];
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     bool parting = closing && (coded == NULL || !coded->parted);
     if (closing && !parting)
         return false;
     size_t size = protocol_speech(coded == NULL ? NULL : coded->codec,
-        coded == NULL ? NULL : coded->state, words, parting, flow->now, speech);
+        coded == NULL ? NULL : coded->state, words, parting, transfer->now, speech);
     if (coded != NULL)
         coded->parted = coded->parted || closing;
-    flow_say(end, speech, size);
+    transfer_say(connection, speech, size);
     return size > 0;
 }
 
 /* ---- reading --------------------------------------------------------------------- */
 
 /* What answers the end's own bytes waits in its outlet, before whatever is encoded later. */
-static void reply(struct end *end, const struct piece *piece)
+static void reply(struct connection *connection, const struct piece *piece)
 {
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     if (coded->parted)
         return;
-    flow_gather(end, piece->bytes, piece->size);
+    transfer_gather(connection, piece->bytes, piece->size);
     coded->replies += piece->size;
 }
 
-static void write_replies(struct end *end)
+static void write_replies(struct connection *connection)
 {
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     if (coded->replies == 0)
         return;
-    flow_flush(end);
-    if (!flow_pending(end))
+    transfer_flush(connection);
+    if (!transfer_pending(connection))
         coded->replies = 0;
 }
 
 /* The more is read at once, the cheaper it is. But many small messages at once would hold others
  * up, and what a slow reader leaves has to be kept. */
-static void adapt_chunk(struct end *from, size_t events)
+static void adapt_chunk(struct connection *from, size_t events)
 {
-    bool slow = from->peer != NULL && flow_pending(from->peer);
+    bool slow = from->peer != NULL && transfer_pending(from->peer);
     bool whole = from->coded != NULL && !from->coded->codec->in_place;
-    size_t most = whole ? FLOW_CHUNK : FLOW_MESSAGES_CHUNK;
+    size_t most = whole ? TRANSFER_CHUNK : TRANSFER_MESSAGES_CHUNK;
     if (events > EVENTS_FAIR && from->chunk > CHUNK_MIN)
         from->chunk /= 2;
-    else if (slow && from->chunk > FLOW_CHUNK)
-        from->chunk = FLOW_CHUNK;
+    else if (slow && from->chunk > TRANSFER_CHUNK)
+        from->chunk = TRANSFER_CHUNK;
     else if (!slow && from->readable && events < EVENTS_FAIR / 4 && from->chunk < most)
         from->chunk *= 2;
 }
 
 /* Decodes what was read, and gives each piece to take(), until that has had enough. Returns how
  * many events there were. */
-static size_t decode_all(const struct flow *flow, struct end *from, uint8_t *input, size_t size,
-    messages_taker *take, void *context)
+static size_t decode_all(const struct transfer *transfer, struct connection *from, uint8_t *input,
+    size_t size, messages_taker *take, void *context)
 {
     struct coded *coded = from->coded;
     struct piece piece;
     for (size_t events = 0;; events++) {
         enum codec_event event =
-            coded->codec->decode(coded->state, &input, &size, flow->now, &piece);
+            coded->codec->decode(coded->state, &input, &size, transfer->now, &piece);
         switch (event) {
         case CODEC_MORE:
             return events;
@@ -213,16 +216,16 @@ static size_t decode_all(const struct flow *flow, struct end *from, uint8_t *inp
     }
 }
 
-static size_t decode(const struct flow *flow, struct end *from, uint8_t *input, size_t size,
-    messages_taker *take, void *context)
+static size_t decode(const struct transfer *transfer, struct connection *from, uint8_t *input,
+    size_t size, messages_taker *take, void *context)
 {
-    size_t events = decode_all(flow, from, input, size, take, context);
+    size_t events = decode_all(transfer, from, input, size, take, context);
     from->coded->deaf = from->coded->deaf && events == 0;
     write_replies(from);
     return events;
 }
 
-static bool hold(void *context, struct end *from, struct piece *piece)
+static bool hold(void *context, struct connection *from, struct piece *piece)
 {
     (void)context;
     if (!messages_hold(from, piece))
@@ -230,66 +233,70 @@ static bool hold(void *context, struct end *from, struct piece *piece)
     return !from->ended;
 }
 
-static bool pass_on(void *context, struct end *from, struct piece *piece)
+static bool pass_on(void *context, struct connection *from, struct piece *piece)
 {
-    struct flow *flow = context;
-    flow_count(flow, from, piece->size);
+    struct transfer *transfer = context;
+    transfer_count(transfer, from, piece->size);
     if (piece->text && protocols[from->protocol]->binary_only) {
         from->coded->unwelcome = true;
         from->coded->close_code = WEBSOCKET_UNSUPPORTED;
         from->ended = true;
         return false;
     }
-    put(flow, from->peer, piece);
+    put(transfer, from->peer, piece);
     return true;
 }
 
 /* Who floods us with what has to be answered, and does not read the answers, is not read. */
-static bool is_held_up(const struct end *end)
+static bool is_held_up(const struct connection *connection)
 {
-    return end->coded != NULL && end->coded->replies > REPLIES_MAX && flow_pending(end);
+    return connection->coded != NULL && connection->coded->replies > REPLIES_MAX &&
+           transfer_pending(connection);
 }
 
-void messages_move(struct flow *flow, struct end *from)
+void messages_move(struct transfer *transfer, struct connection *from)
 {
-    uint64_t moved = flow->moved;
+    uint64_t moved = transfer->moved;
     bool held = from->coded != NULL && !messages_may_write(from->peer);
     size_t chunk = held ? PARKED_CHUNK : from->chunk;
-    size_t size = flow_read(flow, from, budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, chunk));
+    size_t size =
+        transfer_read(transfer, from, budget_allowance(BUDGET_STREAMS, TRANSFER_CHUNK_MIN, chunk));
     size_t events = 0;
     if (size == 0)
         return;
     if (held) {
-        events = decode(flow, from, flow->scratch, size, hold, NULL);
+        events = decode(transfer, from, transfer->scratch, size, hold, NULL);
     } else if (from->coded != NULL) {
-        events = decode(flow, from, flow->scratch, size, pass_on, flow);
+        events = decode(transfer, from, transfer->scratch, size, pass_on, transfer);
     } else {
-        struct piece piece = {flow->scratch, size, false, true, true};
-        flow_count(flow, from, size);
-        put(flow, from->peer, &piece);
+        struct piece piece = {transfer->scratch, size, false, true, true};
+        transfer_count(transfer, from, size);
+        put(transfer, from->peer, &piece);
     }
-    write_parts(flow, from->peer);
-    adapt_chunk(from, events + (size_t)(flow->moved - moved) / EVENT_BYTES);
+    write_parts(transfer, from->peer);
+    adapt_chunk(from, events + (size_t)(transfer->moved - moved) / EVENT_BYTES);
 }
 
-bool messages_are_full(const struct end *end)
+bool messages_are_full(const struct connection *connection)
 {
-    const struct coded *coded = end->coded;
-    if (coded == NULL || (end->state != END_PARKED && end->state != END_LOBBY))
+    const struct coded *coded = connection->coded;
+    if (coded == NULL ||
+        (connection->state != CONNECTION_PARKED && connection->state != CONNECTION_LOBBY))
         return false;
-    if (end->state == END_LOBBY)
+    if (connection->state == CONNECTION_LOBBY)
         return coded->held_size >= budget_allowance(BUDGET_WAITING, HELD_MIN_LOBBY, SIZE_MAX);
     return coded->held_size >= budget_allowance(BUDGET_WAITING, HELD_MIN, HELD_MAX);
 }
 
-bool messages_may_read(const struct end *end)
+bool messages_may_read(const struct connection *connection)
 {
-    return !is_held_up(end) && !messages_are_full(end) && !messages_are_held(end);
+    return !is_held_up(connection) && !messages_are_full(connection) &&
+           !messages_are_held(connection);
 }
 
-bool messages_may_write(const struct end *end)
+bool messages_may_write(const struct connection *connection)
 {
-    return end->coded == NULL || !end->coded->deaf;
+    return connection->coded == NULL || !connection->coded->deaf;
 }
 
 /* Makes room for `size` bytes more. NULL: no memory, for which the end is to end. */
@@ -302,10 +309,10 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
             room = wanted;
         uint8_t *held = realloc(coded->held, room);
         if (held == NULL) {
-            coded->end->starved = true;
+            coded->connection->starved = true;
             return NULL;
         }
-        budget_take(&coded->end->account, room - coded->held_room);
+        budget_take(&coded->connection->account, room - coded->held_room);
         coded->held = held;
         coded->held_room = room;
     }
@@ -315,38 +322,39 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
 }
 
 /* A few bytes of a frame may say a lot, so that frames are not opened until there is a peer. */
-static bool is_held_as_it_came(const struct end *end)
+static bool is_held_as_it_came(const struct connection *connection)
 {
-    return end->state == END_PARKED && !end->coded->codec->in_place;
+    return connection->state == CONNECTION_PARKED && !connection->coded->codec->in_place;
 }
 
-static void hold_as_it_came(const struct flow *flow, struct end *from, size_t size)
+static void hold_as_it_came(const struct transfer *transfer, struct connection *from, size_t size)
 {
     uint8_t *at = extend_held(from->coded, size);
     if (at == NULL) {
         from->ended = from->broken = true;
         return;
     }
-    memcpy(at, flow->scratch, size);
+    memcpy(at, transfer->scratch, size);
     from->coded->heard = true;
 }
 
-bool messages_read(struct flow *flow, struct end *from, messages_taker *take, void *context)
+bool messages_read(
+    struct transfer *transfer, struct connection *from, messages_taker *take, void *context)
 {
     if (from->readable && !from->ended && messages_may_read(from)) {
         size_t chunk = from->chunk < PARKED_CHUNK ? from->chunk : PARKED_CHUNK;
-        size_t size = flow_read(flow, from, chunk);
+        size_t size = transfer_read(transfer, from, chunk);
         if (size > 0 && is_held_as_it_came(from))
-            hold_as_it_came(flow, from, size);
+            hold_as_it_came(transfer, from, size);
         else if (size > 0)
-            adapt_chunk(from, decode(flow, from, flow->scratch, size, take, context));
+            adapt_chunk(from, decode(transfer, from, transfer->scratch, size, take, context));
     }
     return from->fd >= 0 && from->readable && !from->ended && messages_may_read(from);
 }
 
 /* ---- holding --------------------------------------------------------------------- */
 
-bool messages_hold(struct end *from, const struct piece *piece)
+bool messages_hold(struct connection *from, const struct piece *piece)
 {
     struct held_piece head = {(uint32_t)piece->size, piece->text, piece->first, piece->last};
     uint8_t *at = extend_held(from->coded, CODEC_HEAD + piece->size);
@@ -357,64 +365,66 @@ bool messages_hold(struct end *from, const struct piece *piece)
     return true;
 }
 
-bool messages_are_held(const struct end *end)
+bool messages_are_held(const struct connection *connection)
 {
-    return end->coded != NULL && end->state == END_JOINED && end->coded->held_size > 0;
+    return connection->coded != NULL && connection->state == CONNECTION_JOINED &&
+           connection->coded->held_size > 0;
 }
 
 /* What streams have held while they waited counts as that until it is gone: a peer that does not
  * read it must not turn it into what pairs hold. */
-void messages_settle(struct end *end)
+void messages_settle(struct connection *connection)
 {
-    if (end->coded != NULL && !end->coded->codec->in_place)
-        budget_move(&end->account, BUDGET_FRAMES);
-    else if (!messages_are_held(end))
-        budget_move(&end->account, BUDGET_STREAMS);
+    if (connection->coded != NULL && !connection->coded->codec->in_place)
+        budget_move(&connection->account, BUDGET_FRAMES);
+    else if (!messages_are_held(connection))
+        budget_move(&connection->account, BUDGET_STREAMS);
 }
 
-static void release_frames(struct flow *flow, struct end *from)
+static void release_frames(struct transfer *transfer, struct connection *from)
 {
     struct coded *coded = from->coded;
-    size_t left = coded->held_size - coded->released, size = left < FLOW_CHUNK ? left : FLOW_CHUNK;
+    size_t left = coded->held_size - coded->released,
+           size = left < TRANSFER_CHUNK ? left : TRANSFER_CHUNK;
     uint8_t *input = coded->held + coded->released;
     coded->released += size;
-    (void)decode(flow, from, input, size, pass_on, flow);
-    write_parts(flow, from->peer);
+    (void)decode(transfer, from, input, size, pass_on, transfer);
+    write_parts(transfer, from->peer);
 }
 
-static void release_pieces(struct flow *flow, struct end *from)
+static void release_pieces(struct transfer *transfer, struct connection *from)
 {
     struct coded *coded = from->coded;
-    size_t until = coded->released + FLOW_CHUNK;
+    size_t until = coded->released + TRANSFER_CHUNK;
     while (coded->released < coded->held_size && coded->released < until) {
         struct held_piece head;
         uint8_t *at = coded->held + coded->released;
         memcpy(&head, at, sizeof head);
         struct piece piece = {at + CODEC_HEAD, head.size, head.text, head.first, head.last};
-        flow_count(flow, from, piece.size);
-        put(flow, from->peer, &piece);
+        transfer_count(transfer, from, piece.size);
+        put(transfer, from->peer, &piece);
         coded->released += CODEC_HEAD + head.size;
     }
-    write_parts(flow, from->peer);
+    write_parts(transfer, from->peer);
 }
 
-static bool is_releasing(const struct end *from)
+static bool is_releasing(const struct connection *from)
 {
     const struct coded *coded = from->coded;
     bool well = coded->codec->in_place || (coded->verdict == CODEC_MORE && !coded->unwelcome);
     return coded->released < coded->held_size && !from->peer->finished && well;
 }
 
-void messages_release(struct flow *flow, struct end *from)
+void messages_release(struct transfer *transfer, struct connection *from)
 {
-    const struct end *to = from->peer;
+    const struct connection *to = from->peer;
     if (!messages_are_held(from))
         return;
-    while (is_releasing(from) && !flow_pending(to) && messages_may_write(to)) {
+    while (is_releasing(from) && !transfer_pending(to) && messages_may_write(to)) {
         if (from->coded->codec->in_place)
-            release_pieces(flow, from);
+            release_pieces(transfer, from);
         else
-            release_frames(flow, from);
+            release_frames(transfer, from);
     }
     if (is_releasing(from))
         return;
@@ -422,7 +432,7 @@ void messages_release(struct flow *flow, struct end *from)
     messages_settle(from);
 }
 
-bool messages_assemble(struct end *from, const struct piece *piece, size_t limit)
+bool messages_assemble(struct connection *from, const struct piece *piece, size_t limit)
 {
     struct coded *coded = from->coded;
     if (piece->size > limit || coded->held_size > limit - piece->size)
@@ -434,21 +444,21 @@ bool messages_assemble(struct end *from, const struct piece *piece, size_t limit
     return true;
 }
 
-void messages_drop_held(struct end *end)
+void messages_drop_held(struct connection *connection)
 {
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     free(coded->held);
-    budget_give(&end->account, coded->held_room);
+    budget_give(&connection->account, coded->held_room);
     coded->held = NULL;
     coded->held_size = coded->held_room = coded->released = 0;
 }
 
-void messages_forget(struct end *end)
+void messages_forget(struct connection *connection)
 {
-    struct coded *coded = end->coded;
+    struct coded *coded = connection->coded;
     if (coded == NULL)
         return;
-    messages_drop_held(end);
+    messages_drop_held(connection);
     if (coded->codec->forget != NULL)
         coded->codec->forget(coded->state);
 }

@@ -23,53 +23,54 @@ enum {
 };
 
 /* Takes a segment off the front, if it is this one. */
-static bool take_name(const char **at, const char *end, const char *name)
+static bool take_name(const char **at, const char *connection, const char *name)
 {
     size_t size = strlen(name);
-    if ((size_t)(end - *at) < size || memcmp(*at, name, size) != 0)
+    if ((size_t)(connection - *at) < size || memcmp(*at, name, size) != 0)
         return false;
-    if (*at + size < end && (*at)[size] != '/')
+    if (*at + size < connection && (*at)[size] != '/')
         return false;
     *at += size;
     return true;
 }
 
 /* What is in the room has `used` bytes. */
-static bool take_id(const char **at, const char *end, struct localfirst_path *path, size_t *used,
-    struct localfirst_id *id)
+static bool take_id(const char **at, const char *connection, struct localfirst_path *path,
+    size_t *used, struct localfirst_id *id)
 {
     id->bytes = path->room + *used;
-    id->size = http_segment(at, end, path->room + *used, sizeof path->room - *used);
+    id->size = http_segment(at, connection, path->room + *used, sizeof path->room - *used);
     *used += id->size;
     return id->size > 0;
 }
 
 /* The endpoint whose name is the segment at the front. */
 static enum localfirst_endpoint parse_endpoint(
-    const char *at, const char *end, struct localfirst_path *ret)
+    const char *at, const char *connection, struct localfirst_path *ret)
 {
     enum localfirst_endpoint endpoint = LOCALFIRST_NONE;
     size_t used = 0;
-    if (take_name(&at, end, "/introduction"))
+    if (take_name(&at, connection, "/introduction"))
         endpoint = LOCALFIRST_INTRODUCTION;
-    else if (take_name(&at, end, "/connection"))
+    else if (take_name(&at, connection, "/connection"))
         endpoint = LOCALFIRST_CONNECTION;
     else
         return LOCALFIRST_NONE;
-    bool good = take_id(&at, end, ret, &used, &ret->local);
+    bool good = take_id(&at, connection, ret, &used, &ret->local);
     if (endpoint == LOCALFIRST_CONNECTION)
-        good = good && take_id(&at, end, ret, &used, &ret->remote) &&
-               take_id(&at, end, ret, &used, &ret->document);
-    return good && at == end ? endpoint : LOCALFIRST_WRONG;
+        good = good && take_id(&at, connection, ret, &used, &ret->remote) &&
+               take_id(&at, connection, ret, &used, &ret->document);
+    return good && at == connection ? endpoint : LOCALFIRST_WRONG;
 }
 
 enum localfirst_endpoint localfirst_parse(
     const char *path, size_t size, struct localfirst_path *ret)
 {
     enum localfirst_endpoint found = LOCALFIRST_NONE;
-    const char *end = path + size;
-    for (const char *at = path; at < end; at++) {
-        enum localfirst_endpoint here = *at == '/' ? parse_endpoint(at, end, ret) : LOCALFIRST_NONE;
+    const char *connection = path + size;
+    for (const char *at = path; at < connection; at++) {
+        enum localfirst_endpoint here =
+            *at == '/' ? parse_endpoint(at, connection, ret) : LOCALFIRST_NONE;
         if (here == LOCALFIRST_INTRODUCTION || here == LOCALFIRST_CONNECTION)
             return here;
         if (here == LOCALFIRST_WRONG)
@@ -144,30 +145,30 @@ static bool localfirst_greet_path(struct greeting *greeting, const char *path, s
 
 /* The newest connection of a peer is the one that counts. The one before it is not closed: its
  * client, which may be another window of the same browser, would only come again at once. */
-static bool localfirst_enter(struct lobby *lobby, struct end *end)
+static bool localfirst_enter(struct lobby *lobby, struct connection *connection)
 {
     (void)lobby;
     struct documents_id id;
-    id.bytes = (const char *)lobby_name(end, &id.size);
+    id.bytes = (const char *)lobby_name(connection, &id.size);
     struct documents_peer *before = documents_find(id);
     if (before != NULL) {
         lobby_set_member(documents_context(before), NULL);
         documents_leave(before);
     }
-    struct documents_peer *peer = documents_enter(id, end);
-    lobby_set_member(end, peer);
+    struct documents_peer *peer = documents_enter(id, connection);
+    lobby_set_member(connection, peer);
     return peer != NULL;
 }
 
-static void localfirst_leave(struct lobby *lobby, struct end *end)
+static void localfirst_leave(struct lobby *lobby, struct connection *connection)
 {
     (void)lobby;
-    documents_leave(lobby_member(end));
-    lobby_set_member(end, NULL);
+    documents_leave(lobby_member(connection));
+    lobby_set_member(connection, NULL);
 }
 
 /* One who does not read what it is told misses it, as it does while it is away. */
-static void tell_of(struct lobby *lobby, struct end *end, const struct end *of,
+static void tell_of(struct lobby *lobby, struct connection *connection, const struct connection *of,
     const struct introduction_text *documents, size_t count)
 {
     struct introduction_text peer;
@@ -176,7 +177,7 @@ static void tell_of(struct lobby *lobby, struct end *end, const struct end *of,
     uint8_t *message = malloc(room);
     size_t size = message == NULL ? 0 : introduction_write(message, room, peer, documents, count);
     if (size > 0)
-        (void)lobby_tell(lobby, end, message, size);
+        (void)lobby_tell(lobby, connection, message, size);
     free(message);
 }
 
@@ -185,35 +186,38 @@ static void introduce(void *context, struct documents_peer *peer, struct documen
 {
     struct lobby *lobby = context;
     struct introduction_text documents[DOCUMENTS_PER_PEER];
-    struct end *end = documents_context(peer), *other_end = documents_context(other);
+    struct connection *connection = documents_context(peer), *other_end = documents_context(other);
     for (size_t i = 0; i < count; i++)
         documents[i] = (struct introduction_text){ids[i].bytes, ids[i].size};
-    tell_of(lobby, end, other_end, documents, count);
-    tell_of(lobby, other_end, end, documents, count);
+    tell_of(lobby, connection, other_end, documents, count);
+    tell_of(lobby, other_end, connection, documents, count);
     if (again)
         lobby_charge(lobby, COST_REPEATED);
 }
 
-static bool join(struct lobby *lobby, struct end *end, struct introduction_documents *documents)
+static bool join(
+    struct lobby *lobby, struct connection *connection, struct introduction_documents *documents)
 {
     struct introduction_text id;
     while (introduction_next(documents, &id)) {
         lobby_charge(lobby, COST_DOCUMENT);
-        int error = documents_add(lobby_member(end), (struct documents_id){id.bytes, id.size});
+        int error =
+            documents_add(lobby_member(connection), (struct documents_id){id.bytes, id.size});
         if (error == -ENOMEM)
-            lobby_starve(end);
+            lobby_starve(connection);
         if (error != 0)
             return false;
     }
     return true;
 }
 
-static void leave(struct lobby *lobby, struct end *end, struct introduction_documents *documents)
+static void leave(
+    struct lobby *lobby, struct connection *connection, struct introduction_documents *documents)
 {
     struct introduction_text id;
     while (introduction_next(documents, &id)) {
         lobby_charge(lobby, COST_DOCUMENT);
-        documents_remove(lobby_member(end), (struct documents_id){id.bytes, id.size});
+        documents_remove(lobby_member(connection), (struct documents_id){id.bytes, id.size});
     }
 }
 
@@ -223,22 +227,22 @@ static bool is_of_another_version(const uint8_t *message, size_t size, bool text
     return text && size > 0 && message[0] == '{';
 }
 
-static bool localfirst_hear(
-    struct lobby *lobby, struct end *end, const uint8_t *message, size_t size, bool text)
+static bool localfirst_hear(struct lobby *lobby, struct connection *connection,
+    const uint8_t *message, size_t size, bool text)
 {
     struct introduction_documents documents;
     if (is_of_another_version(message, size, text)) {
-        lobby_say_why(end, WEBSOCKET_UNSUPPORTED,
+        lobby_say_why(connection, WEBSOCKET_UNSUPPORTED,
             "this is JSON, of clients of version 3; this relay is for clients of version 4");
         return false;
     }
-    if (lobby_member(end) == NULL)
+    if (lobby_member(connection) == NULL)
         return true; /* a newer one speaks for this peer */
     switch (introduction_read(message, size, &documents)) {
     case INTRODUCTION_JOIN:
-        return join(lobby, end, &documents);
+        return join(lobby, connection, &documents);
     case INTRODUCTION_LEAVE:
-        leave(lobby, end, &documents);
+        leave(lobby, connection, &documents);
         return true;
     case INTRODUCTION_IGNORED:
     case INTRODUCTION_HEARTBEAT:
@@ -250,9 +254,9 @@ static bool localfirst_hear(
 }
 
 /* However many Joins were heard at once, they are one match. */
-static bool localfirst_work(struct lobby *lobby, struct end *end)
+static bool localfirst_work(struct lobby *lobby, struct connection *connection)
 {
-    struct documents_peer *peer = lobby_member(end);
+    struct documents_peer *peer = lobby_member(connection);
     return peer != NULL && documents_is_to_be_matched(peer) &&
            documents_match(peer, introduce, lobby);
 }

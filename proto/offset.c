@@ -213,7 +213,8 @@ static enum pair_outcome offset_greet(
 /* ---- in the lobby ---------------------------------------------------------------- */
 
 /* IncomingConnection, to the one who listens. */
-static bool offset_announce(struct lobby *lobby, struct end *listener, struct end *caller)
+static bool offset_announce(
+    struct lobby *lobby, struct connection *listener, struct connection *caller)
 {
     uint8_t message[CAPNP_SMALL_MAX];
     struct connection_key incoming;
@@ -223,8 +224,8 @@ static bool offset_announce(struct lobby *lobby, struct end *listener, struct en
 }
 
 /* RejectConnection, the only thing that a listener says. */
-static bool offset_hear(
-    struct lobby *lobby, struct end *listener, const uint8_t *message, size_t size, bool text)
+static bool offset_hear(struct lobby *lobby, struct connection *listener, const uint8_t *message,
+    size_t size, bool text)
 {
     (void)text;
     uint8_t memory[SCRATCH_SIZE];
@@ -238,7 +239,7 @@ static bool offset_hear(
         return false;
     struct iovec parts[] = {part(rejected.public_key, sizeof rejected.public_key),
         part(name, CAPNP_KEY_SIZE), part(name + CAPNP_KEY_SIZE, CAPNP_KEY_SIZE)};
-    struct end *caller = lobby_caller(lobby, listener, parts, 3);
+    struct connection *caller = lobby_caller(lobby, listener, parts, 3);
     if (caller != NULL)
         lobby_dismiss(lobby, caller);
     return true;

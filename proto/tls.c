@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "proto/greeting.h"
 #include "tls/certificate.h"
-#include "tls/keeper.h"
+#include "tls/certificate_keeper.h"
 #include "tls/records.h"
 
 #include <errno.h>
@@ -285,7 +285,8 @@ static bool is_usable(const struct options *options, const struct certificate *c
 pid_t tls_keep(struct tls *tls)
 {
     int socket;
-    pid_t pid = keeper_start(tls->options, tls->version, &tls->stamp, is_usable, &socket);
+    pid_t pid =
+        certificate_keeper_start(tls->options, tls->version, &tls->stamp, is_usable, &socket);
     if (pid < 0) {
         errno = -pid;
         log_error_errno("cannot start the certificate's keeper");
@@ -303,7 +304,7 @@ static void renew(struct tls *tls)
     struct certificate certificate;
     if (tls->keeper < 0)
         return;
-    if (keeper_ask(tls->keeper, tls->version, &certificate) == 1)
+    if (certificate_keeper_ask(tls->keeper, tls->version, &certificate) == 1)
         (void)set_certificate(tls, &certificate); /* logged; the one before it stays */
     sodium_memzero(&certificate, sizeof certificate);
 }

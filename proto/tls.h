@@ -22,8 +22,8 @@ bool tls_is_usable(const struct tls *tls, int64_t *until);
 bool tls_is_current(const struct tls *tls);
 void tls_close(struct tls *tls);
 
-/* Starts the process that notices a renewed certificate (keeper.h), for processes forked from
- * this one. Returns its process id; logs, returns -1 on failure. */
+/* Starts the process that notices a renewed certificate (certificate_keeper.h), for processes
+ * forked from this one. Returns its process id; logs, returns -1 on failure. */
 pid_t tls_keep(struct tls *tls);
 
 #endif

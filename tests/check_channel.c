@@ -95,34 +95,36 @@ static void tear_down(void)
 
 /* ---- one end of a channel --------------------------------------------------------- */
 
-struct end {
+struct connection {
     void *state;
     uint8_t *room; /* its input, and CODEC_HEAD in front */
 };
 
 static struct budget_account account = {.share = BUDGET_FRAMES};
 
-static struct end open_end(const struct channel_session *session)
+static struct connection open_end(const struct channel_session *session)
 {
-    struct end end = {calloc(1, channel_codec.state_size), malloc(CODEC_HEAD + FRAME_ROOM)};
-    ck_assert_ptr_nonnull(end.state);
-    ck_assert_ptr_nonnull(end.room);
-    ck_assert_int_eq(
-        channel_codec.open(end.state, (const uint8_t *)session, sizeof *session, 0, &account), 0);
-    return end;
+    struct connection connection = {
+        calloc(1, channel_codec.state_size), malloc(CODEC_HEAD + FRAME_ROOM)};
+    ck_assert_ptr_nonnull(connection.state);
+    ck_assert_ptr_nonnull(connection.room);
+    ck_assert_int_eq(channel_codec.open(
+                         connection.state, (const uint8_t *)session, sizeof *session, 0, &account),
+        0);
+    return connection;
 }
 
-static void close_end(struct end *end)
+static void close_end(struct connection *connection)
 {
-    channel_codec.close(end->state);
-    free(end->state);
-    free(end->room);
+    channel_codec.close(connection->state);
+    free(connection->state);
+    free(connection->room);
 }
 
-static struct channel_session session_of(const struct end *end)
+static struct channel_session session_of(const struct connection *connection)
 {
     struct channel_session session;
-    ck_assert_int_eq(channel_suspend(end->state, &session), 0);
+    ck_assert_int_eq(channel_suspend(connection->state, &session), 0);
     return session;
 }
 
@@ -146,69 +148,70 @@ static struct bytes join(struct bytes first, struct bytes second)
     return bytes;
 }
 
-static struct bytes send_at(struct end *end, const void *data, size_t size, int64_t now)
+static struct bytes send_at(
+    struct connection *connection, const void *data, size_t size, int64_t now)
 {
     struct iovec out;
     struct bytes message = copy(data, size);
     struct piece piece = {.bytes = message.at, .size = size, .first = true, .last = true};
-    ck_assert_int_eq(channel_codec.encode(end->state, &piece, now, &out), 0);
+    ck_assert_int_eq(channel_codec.encode(connection->state, &piece, now, &out), 0);
     free(message.at);
     return copy(out.iov_base, out.iov_len);
 }
 
-static struct bytes send_text(struct end *end, const char *text)
+static struct bytes send_text(struct connection *connection, const char *text)
 {
-    return send_at(end, text, strlen(text), 0);
+    return send_at(connection, text, strlen(text), 0);
 }
 
-static struct bytes keep_alive_at(struct end *end, int64_t now)
+static struct bytes keep_alive_at(struct connection *connection, int64_t now)
 {
     struct iovec out;
-    ck_assert_int_eq(channel_codec.quiet(end->state, now, &out), 0);
+    ck_assert_int_eq(channel_codec.quiet(connection->state, now, &out), 0);
     return copy(out.iov_base, out.iov_len);
 }
 
 /* The first event of bytes that arrive, and how many it left of them. */
-static enum codec_event receive_some(
-    struct end *end, const uint8_t *bytes, size_t *size, int64_t now, struct piece *piece)
+static enum codec_event receive_some(struct connection *connection, const uint8_t *bytes,
+    size_t *size, int64_t now, struct piece *piece)
 {
-    uint8_t *input = end->room + CODEC_HEAD;
+    uint8_t *input = connection->room + CODEC_HEAD;
     ck_assert_uint_le(*size, FRAME_ROOM);
     memcpy(input, bytes, *size);
-    return channel_codec.decode(end->state, &input, size, now, piece);
+    return channel_codec.decode(connection->state, &input, size, now, piece);
 }
 
 /* Frames that are one event; they are freed. */
 static enum codec_event receive_at(
-    struct end *end, struct bytes frames, int64_t now, struct piece *piece)
+    struct connection *connection, struct bytes frames, int64_t now, struct piece *piece)
 {
     size_t left = frames.size;
-    enum codec_event event = receive_some(end, frames.at, &left, now, piece);
+    enum codec_event event = receive_some(connection, frames.at, &left, now, piece);
     if (event != CODEC_FAILED)
         ck_assert_uint_eq(left, 0);
     free(frames.at);
     return event;
 }
 
-static enum codec_event receive(struct end *end, struct bytes frames)
+static enum codec_event receive(struct connection *connection, struct bytes frames)
 {
     struct piece piece;
-    return receive_at(end, frames, 0, &piece);
+    return receive_at(connection, frames, 0, &piece);
 }
 
-static void expect_text(struct end *end, struct bytes frame, const char *text)
+static void expect_text(struct connection *connection, struct bytes frame, const char *text)
 {
     struct piece piece;
-    ck_assert_int_eq(receive_at(end, frame, 0, &piece), CODEC_PIECE);
+    ck_assert_int_eq(receive_at(connection, frame, 0, &piece), CODEC_PIECE);
     ck_assert(piece.first && piece.last && !piece.text);
     ck_assert_uint_eq(piece.size, strlen(text));
     ck_assert_mem_eq(piece.bytes, text, piece.size);
 }
 
-static struct bytes expect_reply(struct end *end, struct bytes frame, int64_t now)
+static struct bytes expect_reply(struct connection *connection, struct bytes frame, int64_t now)
 {
     struct piece piece;
-    ck_assert_int_eq(receive_at(end, frame, now, &piece), CODEC_REPLY);
+    ck_assert_int_eq(receive_at(connection, frame, now, &piece), CODEC_REPLY);
     return copy(piece.bytes, piece.size);
 }
 
@@ -256,7 +259,7 @@ static bool shake_hands(struct side *a, struct side *b)
     return a->handshake.stage == CHANNEL_READY && b->handshake.stage == CHANNEL_READY;
 }
 
-static void open_pair(struct end *a, struct end *b)
+static void open_pair(struct connection *a, struct connection *b)
 {
     struct side sides[2];
     begin(&sides[0], &client);
@@ -611,12 +614,12 @@ static void expect_plaintext(json_t *vector)
     free(padding.at);
 }
 
-static void receive_vector(struct end *end, json_t *vector)
+static void receive_vector(struct connection *connection, json_t *vector)
 {
     static const char *const payloads[] = {
         "init_connection_packed", "reject_connection_packed", "incoming_connection_packed"};
     struct piece piece;
-    enum codec_event event = receive_at(end, vector_bytes(vector, "tcp"), 0, &piece);
+    enum codec_event event = receive_at(connection, vector_bytes(vector, "tcp"), 0, &piece);
     for (size_t i = 0; i < 3; i++)
         if (json_object_get(vector, payloads[i]) != NULL) {
             ck_assert_int_eq(event, CODEC_PIECE);
@@ -631,7 +634,7 @@ START_TEST(frames_are_read_as_in_the_vectors)
     size_t i;
     json_t *vector;
     struct channel_session of_relay = vector_session("relay"), of_client = vector_session("client");
-    struct end at_relay = open_end(&of_relay), at_client = open_end(&of_client);
+    struct connection at_relay = open_end(&of_relay), at_client = open_end(&of_client);
     json_array_foreach(vector_at(vectors, "frames.list"), i, vector)
     {
         bool from_client = strcmp(vector_text(vector, "from"), "client") == 0;
@@ -695,23 +698,23 @@ START_TEST(a_rekey_that_the_other_side_begins_is_as_in_the_vectors)
 {
     json_t *list = vector_at(vectors, "rekey.list"), *side = vector_at(vectors, "rekey.relay");
     struct channel_session session = vector_session_at_rekey("relay");
-    struct end end = open_end(&session);
+    struct connection connection = open_end(&session);
     foretell(side, "x25519_secret");
     foretell(side, "key_salt");
-    struct bytes reply = expect_reply(&end, vector_bytes(json_array_get(list, 0), "tcp"), 0);
+    struct bytes reply = expect_reply(&connection, vector_bytes(json_array_get(list, 0), "tcp"), 0);
     expect_foretold_drawn();
     expect_rekey(json_array_get(list, 2), side, reply);
-    receive_vector(&end, json_array_get(list, 1)); /* under the old key */
-    session = session_of(&end);
+    receive_vector(&connection, json_array_get(list, 1)); /* under the old key */
+    session = session_of(&connection);
     expect_vector(vectors, "rekey.key_relay_to_client", session.sender.key, 32);
     expect_vector(vectors, "rekey.key_client_to_relay", session.receiver.key, 32);
     ck_assert(session.sender.counter == 0 && session.receiver.counter == 0);
     ck_assert_uint_eq(session.has_old_receiver, 1);
-    receive_vector(&end, json_array_get(list, 4)); /* under the new one */
-    session = session_of(&end);
+    receive_vector(&connection, json_array_get(list, 4)); /* under the new one */
+    session = session_of(&connection);
     ck_assert_uint_eq(session.has_old_receiver, 0);
     ck_assert(sodium_is_zero((const uint8_t *)&session.old_receiver, sizeof session.old_receiver));
-    close_end(&end);
+    close_end(&connection);
 }
 END_TEST
 
@@ -719,25 +722,26 @@ START_TEST(a_rekey_that_is_begun_here_is_as_in_the_vectors)
 {
     json_t *list = vector_at(vectors, "rekey.list"), *side = vector_at(vectors, "rekey.client");
     struct channel_session session = vector_session_at_rekey("client");
-    struct end end = open_end(&session);
+    struct connection connection = open_end(&session);
     foretell(side, "x25519_secret");
     foretell(side, "key_salt");
-    struct bytes frames = keep_alive_at(&end, HOUR);
+    struct bytes frames = keep_alive_at(&connection, HOUR);
     expect_foretold_drawn();
     size_t first = CHANNEL_HEADER + (size_t)channel_payload_size(frames.at, CHANNEL_FRAME_MAX);
     expect_rekey(json_array_get(list, 0), side, copy(frames.at, first));
     struct piece piece; /* needs no answer */
     ck_assert_int_eq(
-        receive_at(&end, vector_bytes(json_array_get(list, 2), "tcp"), HOUR, &piece), CODEC_MORE);
-    session = session_of(&end);
+        receive_at(&connection, vector_bytes(json_array_get(list, 2), "tcp"), HOUR, &piece),
+        CODEC_MORE);
+    session = session_of(&connection);
     expect_vector(vectors, "rekey.key_client_to_relay", session.sender.key, 32);
     expect_vector(vectors, "rekey.key_relay_to_client", session.receiver.key, 32);
     ck_assert_uint_eq(session.has_pending, 0);
-    receive_vector(&end, json_array_get(list, 3));
+    receive_vector(&connection, json_array_get(list, 3));
     for (size_t i = 0; i < 5; i++)
         expect_frame(json_array_get(list, i));
     free(frames.at);
-    close_end(&end);
+    close_end(&connection);
 }
 END_TEST
 
@@ -748,7 +752,7 @@ START_TEST(messages_of_any_size_arrive_whole_in_whatever_chunks)
     static const size_t sizes[] = {
         0, 1, 2, 7, 8, 9, 255, 1000, 8191, 65535, 65536, 65537, 1000000, 1 << 20};
     static const size_t chunks[] = {1 << 22, 65536, 4096, 1000};
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (size_t j = 0; j < sizeof chunks / sizeof chunks[0]; j++) {
@@ -777,7 +781,7 @@ END_TEST
 START_TEST(messages_arrive_byte_by_byte_and_in_order)
 {
     static const char *const texts[] = {"one", "", "two", "three"};
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     struct bytes frames = copy("", 0);
     for (size_t i = 0; i < 4; i++)
@@ -800,7 +804,7 @@ END_TEST
 
 START_TEST(many_messages_in_one_read_are_told_one_by_one)
 {
-    struct end from, to;
+    struct connection from, to;
     struct piece piece;
     open_pair(&from, &to);
     struct bytes frames = send_text(&from, "one");
@@ -830,7 +834,7 @@ END_TEST
 
 START_TEST(a_message_is_encoded_from_where_it_was_decoded)
 {
-    struct end ends[4];
+    struct connection ends[4];
     struct piece piece;
     struct iovec out;
     open_pair(&ends[0], &ends[1]);
@@ -846,7 +850,7 @@ END_TEST
 
 START_TEST(only_whole_messages_of_a_bounded_size_are_encoded)
 {
-    struct end from, to;
+    struct connection from, to;
     struct iovec out;
     struct piece piece = {.bytes = calloc(1, CHANNEL_MESSAGE_MAX + 1), .size = 1, .first = true};
     open_pair(&from, &to);
@@ -864,13 +868,13 @@ END_TEST
 
 /* Bytes as they come, in the forwarder's parts. */
 static void expect_message(
-    struct end *end, struct bytes frame, const uint8_t *expected, size_t size)
+    struct connection *connection, struct bytes frame, const uint8_t *expected, size_t size)
 {
     enum codec_event event = CODEC_MORE;
     struct piece piece;
     for (size_t at = 0; event == CODEC_MORE && at < frame.size;) {
         size_t part = frame.size - at < BEHIND ? frame.size - at : BEHIND, left = part;
-        event = receive_some(end, frame.at + at, &left, 0, &piece);
+        event = receive_some(connection, frame.at + at, &left, 0, &piece);
         at += part - left;
     }
     ck_assert_int_eq(event, CODEC_PIECE);
@@ -882,7 +886,7 @@ static void expect_message(
 START_TEST(messages_of_many_mebibytes_pass_as_long_as_cap_n_proto_can_say_them)
 {
     static const size_t sizes[] = {3000000, 1, 16 << 20, CHANNEL_MESSAGE_MAX - (1 << 17)};
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         uint8_t *bytes = malloc(sizes[i]);
@@ -901,7 +905,7 @@ END_TEST
 
 START_TEST(padding_is_of_different_sizes_below_256)
 {
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     size_t least = SIZE_MAX, most = 0;
     for (int i = 0; i < 500; i++) {
@@ -919,7 +923,7 @@ END_TEST
 
 START_TEST(quiet_is_kept_alive_and_silence_is_the_end)
 {
-    struct end from, to;
+    struct connection from, to;
     struct iovec out;
     open_pair(&from, &to);
     ck_assert_int_eq(channel_codec.quiet_time, 16000);
@@ -937,7 +941,7 @@ END_TEST
 
 START_TEST(a_session_goes_on_elsewhere_between_frames_only)
 {
-    struct end from, to;
+    struct connection from, to;
     struct channel_session session;
     struct piece piece;
     open_pair(&from, &to);
@@ -974,7 +978,7 @@ END_TEST
 
 START_TEST(nothing_is_left_of_a_state_that_was_closed)
 {
-    struct end from, to;
+    struct connection from, to;
     struct piece piece;
     open_pair(&from, &to);
     struct bytes frame = send_text(&from, "part of it");
@@ -991,10 +995,11 @@ END_TEST
 /* ---- tampering -------------------------------------------------------------------- */
 
 /* What becomes of frames at an end as it is now, without changing it. */
-static enum codec_event try_frames(const struct end *end, const uint8_t *frames, size_t size)
+static enum codec_event try_frames(
+    const struct connection *connection, const uint8_t *frames, size_t size)
 {
-    struct channel_session session = session_of(end);
-    struct end other = open_end(&session);
+    struct channel_session session = session_of(connection);
+    struct connection other = open_end(&session);
     struct piece piece;
     enum codec_event event = receive_some(&other, frames, &size, 0, &piece);
     close_end(&other);
@@ -1010,7 +1015,7 @@ static size_t claimed_size(const uint8_t *frame)
 
 START_TEST(any_bit_flipped_in_a_frame_ends_the_connection_once_as_much_has_come_as_it_says)
 {
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     struct bytes frame = send_text(&from, "some data");
     /* what a larger size makes the receiver wait for */
@@ -1033,7 +1038,7 @@ END_TEST
 
 START_TEST(a_frame_cut_anywhere_is_waited_for_and_one_that_goes_on_elsewhere_fails)
 {
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     struct bytes first = send_text(&from, "first");
     struct bytes second = send_text(&from, "second, which is longer than any padding of the first: "
@@ -1055,7 +1060,7 @@ END_TEST
 
 START_TEST(frames_dropped_replayed_or_reordered_end_the_connection)
 {
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     struct bytes first = send_text(&from, "first"), second = send_text(&from, "second");
     ck_assert_int_eq(try_frames(&to, second.at, second.size), CODEC_FAILED);
@@ -1072,7 +1077,7 @@ END_TEST
 
 START_TEST(a_frame_of_one_connection_or_direction_is_refused_in_another)
 {
-    struct end ends[4];
+    struct connection ends[4];
     open_pair(&ends[0], &ends[1]);
     open_pair(&ends[2], &ends[3]);
     struct bytes frame = send_text(&ends[0], "for the first pair");
@@ -1088,7 +1093,7 @@ START_TEST(a_frame_for_which_there_is_no_memory_is_no_breach)
 {
     const uint64_t long_one[2] = {htobe64(1 << 19), 0};
     struct budget_account others = {.share = BUDGET_WAITING};
-    struct end from, to;
+    struct connection from, to;
     open_pair(&from, &to);
     account.share = BUDGET_WAITING;
     ck_assert_int_eq(try_frames(&to, (const uint8_t *)long_one, sizeof long_one), CODEC_MORE);
@@ -1103,7 +1108,7 @@ END_TEST
 
 START_TEST(frames_too_short_or_too_long_are_refused)
 {
-    struct end from, to;
+    struct connection from, to;
     uint8_t frame[CHANNEL_HEADER + 28] = {0};
     open_pair(&from, &to);
     for (uint8_t size = 0; size <= 28; size++) {
@@ -1112,7 +1117,7 @@ START_TEST(frames_too_short_or_too_long_are_refused)
     }
     const uint64_t most = htobe64(CHANNEL_FRAME_MAX), more = htobe64(CHANNEL_FRAME_MAX + 1);
     static const uint8_t huge[CHANNEL_HEADER] = {0x80};
-    struct end waiting;
+    struct connection waiting;
     struct channel_session session = session_of(&to);
     struct piece piece;
     size_t size = sizeof most;
@@ -1127,9 +1132,9 @@ START_TEST(frames_too_short_or_too_long_are_refused)
 END_TEST
 
 /* A frame of any plaintext under an end's sending key, by the library alone. */
-static struct bytes seal_text(const struct end *end, const uint8_t *text, size_t size)
+static struct bytes seal_text(const struct connection *connection, const uint8_t *text, size_t size)
 {
-    struct channel_session session = session_of(end);
+    struct channel_session session = session_of(connection);
     uint8_t nonce[NONCE_SIZE] = {(uint8_t)session.sender.counter};
     struct bytes frame = {calloc(1, CHANNEL_HEADER + NONCE_SIZE + size + TAG_SIZE),
         CHANNEL_HEADER + NONCE_SIZE + size + TAG_SIZE};
@@ -1147,7 +1152,7 @@ static struct bytes seal_text(const struct end *end, const uint8_t *text, size_t
 
 START_TEST(what_is_undecodable_within_a_good_frame_ends_the_connection)
 {
-    struct end from, to;
+    struct connection from, to;
     size_t i;
     json_t *vector;
     open_pair(&from, &to);
@@ -1173,9 +1178,9 @@ END_TEST
 /* ---- rekeying --------------------------------------------------------------------- */
 
 /* A Rekey and the keepalive behind it, apart. */
-static struct bytes begin_rekey(struct end *end, int64_t now, struct bytes *behind)
+static struct bytes begin_rekey(struct connection *connection, int64_t now, struct bytes *behind)
 {
-    struct bytes frames = keep_alive_at(end, now);
+    struct bytes frames = keep_alive_at(connection, now);
     size_t first = CHANNEL_HEADER + (size_t)channel_payload_size(frames.at, CHANNEL_FRAME_MAX);
     ck_assert_uint_gt(frames.size, first);
     *behind = copy(frames.at + first, frames.size - first);
@@ -1184,7 +1189,7 @@ static struct bytes begin_rekey(struct end *end, int64_t now, struct bytes *behi
     return rekey;
 }
 
-static void expect_keys(const struct end *a, const struct end *b)
+static void expect_keys(const struct connection *a, const struct connection *b)
 {
     struct channel_session of_a = session_of(a), of_b = session_of(b);
     ck_assert_mem_eq(of_a.sender.key, of_b.receiver.key, sizeof of_a.sender.key);
@@ -1194,7 +1199,7 @@ static void expect_keys(const struct end *a, const struct end *b)
 
 START_TEST(a_rekey_changes_both_keys_and_loses_nothing_on_its_way)
 {
-    struct end a, b;
+    struct connection a, b;
     struct bytes behind;
     open_pair(&a, &b);
     struct channel_session before = session_of(&a);
@@ -1219,7 +1224,7 @@ END_TEST
 
 START_TEST(rekeys_that_cross_need_no_answers)
 {
-    struct end a, b;
+    struct connection a, b;
     struct bytes behind_a, behind_b;
     struct piece piece;
     open_pair(&a, &b);
@@ -1239,20 +1244,20 @@ START_TEST(rekeys_that_cross_need_no_answers)
 END_TEST
 
 /* Whether a keepalive of this time has a Rekey in front. */
-static bool rekeys_at(struct end *end, int64_t now)
+static bool rekeys_at(struct connection *connection, int64_t now)
 {
-    uint8_t pending = session_of(end).has_pending;
-    struct bytes frames = keep_alive_at(end, now);
+    uint8_t pending = session_of(connection).has_pending;
+    struct bytes frames = keep_alive_at(connection, now);
     size_t first = CHANNEL_HEADER + (size_t)channel_payload_size(frames.at, CHANNEL_FRAME_MAX);
     bool more = frames.size > first;
-    ck_assert(!more || (!pending && session_of(end).has_pending));
+    ck_assert(!more || (!pending && session_of(connection).has_pending));
     free(frames.at);
     return more;
 }
 
 START_TEST(a_rekey_begins_an_hour_after_the_last_and_never_while_one_is_pending)
 {
-    struct end a, b;
+    struct connection a, b;
     struct bytes behind;
     open_pair(&a, &b);
     ck_assert(!rekeys_at(&b, HOUR - 1));
@@ -1270,7 +1275,7 @@ END_TEST
 
 START_TEST(a_message_may_have_a_rekey_in_front)
 {
-    struct end a, b;
+    struct connection a, b;
     struct piece piece;
     open_pair(&a, &b);
     struct bytes frames = send_at(&a, "message", 7, HOUR);
@@ -1286,10 +1291,10 @@ END_TEST
 
 START_TEST(rekeys_go_on_for_days)
 {
-    struct end ends[2];
+    struct connection ends[2];
     open_pair(&ends[0], &ends[1]);
     for (int hour = 1; hour <= 50; hour++) {
-        struct end *a = &ends[hour % 2], *b = &ends[1 - hour % 2];
+        struct connection *a = &ends[hour % 2], *b = &ends[1 - hour % 2];
         struct bytes behind;
         struct piece piece;
         struct bytes rekey = begin_rekey(a, hour * (int64_t)HOUR, &behind);
@@ -1308,12 +1313,12 @@ START_TEST(rekeys_go_on_for_days)
 END_TEST
 
 /* Of so many Rekeys that a begins at a time, one behind the other, how many b answers. */
-static int count_answered(struct end *a, struct end *b, int count, int64_t now)
+static int count_answered(struct connection *a, struct connection *b, int count, int64_t now)
 {
     int answered = 0;
     for (; answered < count; answered++) {
         struct channel_session session = session_of(a);
-        struct end hasty = open_end(&session); /* whose hour is always over */
+        struct connection hasty = open_end(&session); /* whose hour is always over */
         struct bytes behind;
         struct piece piece;
         struct bytes rekey = begin_rekey(&hasty, HOUR, &behind);
@@ -1335,7 +1340,7 @@ static int count_answered(struct end *a, struct end *b, int count, int64_t now)
 
 START_TEST(the_other_side_cannot_rekey_without_end)
 {
-    struct end a, b;
+    struct connection a, b;
     open_pair(&a, &b);
     ck_assert_int_eq(count_answered(&a, &b, 64, HOUR), 64);
     ck_assert_int_eq(count_answered(&a, &b, 1, HOUR + 1000), 1);
@@ -1347,7 +1352,7 @@ END_TEST
 
 START_TEST(a_rekey_of_small_order_ends_the_connection)
 {
-    struct end from, to;
+    struct connection from, to;
     uint8_t packed[CAPNP_SMALL_MAX];
     struct channel_message message = {.is_rekey = true};
     open_pair(&from, &to);

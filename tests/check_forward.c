@@ -1,7 +1,7 @@
 /* The forwarder: what becomes of a handoff that it cannot use, and of those who came by a server
  * that stops. */
 #include "base/clock.h"
-#include "base/passing.h"
+#include "base/pass_descriptor.h"
 #include "forward/forwarder.h"
 #include "handoff.h"
 #include "protocol.h"
@@ -116,7 +116,7 @@ static void send_as(const struct handoff *handoff, uint16_t version, bool with_d
     memcpy(datagram + sizeof head, handoff, FIXED_SIZE + handoff->session_size);
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
     ck_assert_int_eq(
-        passing_send(sender, datagram, sizeof head + FIXED_SIZE + handoff->session_size,
+        pass_descriptor_send(sender, datagram, sizeof head + FIXED_SIZE + handoff->session_size,
             with_descriptor ? ends[1] : -1, 0),
         0);
     close(ends[1]);

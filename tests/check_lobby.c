@@ -48,7 +48,7 @@ static void come_for_introductions(struct client *client, const char *name)
     memcpy(client->handoff.name, name, strlen(name));
     ck_assert_int_eq(meet(client, &request), PAIR_WAITS);
     hand_over(client);
-    ck_assert_int_eq(end_of(client)->state, END_LOBBY);
+    ck_assert_int_eq(end_of(client)->state, CONNECTION_LOBBY);
 }
 
 /* A message in MessagePack about one document: its type and the document's id are short. */
@@ -83,18 +83,18 @@ static void leave(struct client *client, const char *document)
 /* ---- what they are told ---------------------------------------------------------- */
 
 /* The payload of the next message; NULL: there is none. */
-static const uint8_t *next_message(const uint8_t **at, const uint8_t *end, size_t *size)
+static const uint8_t *next_message(const uint8_t **at, const uint8_t *connection, size_t *size)
 {
-    while (*at < end && **at == PING_FRAME)
+    while (*at < connection && **at == PING_FRAME)
         *at += PING_SIZE;
-    if (*at == end)
+    if (*at == connection)
         return NULL;
     size_t head = (*at)[1] == 126 ? 4 : 2;
     ck_assert_uint_eq((*at)[0], BINARY_FRAME);
     *size = head == 4 ? (size_t)(*at)[2] << 8 | (*at)[3] : (*at)[1];
     const uint8_t *payload = *at + head;
     *at = payload + *size;
-    ck_assert(*at <= end);
+    ck_assert(*at <= connection);
     return payload;
 }
 
@@ -141,9 +141,10 @@ static void expect_introductions(const struct client *client, const char *expect
 {
     uint8_t bytes[4096];
     struct news news = {.size = 0};
-    const uint8_t *at = bytes, *end = bytes + take_all(client, bytes, sizeof bytes), *payload;
+    const uint8_t *at = bytes, *connection = bytes + take_all(client, bytes, sizeof bytes),
+                  *payload;
     size_t size;
-    while ((payload = next_message(&at, end, &size)) != NULL)
+    while ((payload = next_message(&at, connection, &size)) != NULL)
         note_introduction(&news, payload);
     ck_assert_uint_eq(news.size, strlen(expected));
     ck_assert_mem_eq(news.text, expected, news.size);
@@ -152,9 +153,9 @@ static void expect_introductions(const struct client *client, const char *expect
 static size_t count_news(const struct client *client)
 {
     static uint8_t bytes[NEWS_MAX];
-    const uint8_t *at = bytes, *end = bytes + take_all(client, bytes, sizeof bytes);
+    const uint8_t *at = bytes, *connection = bytes + take_all(client, bytes, sizeof bytes);
     size_t size, count = 0;
-    while (next_message(&at, end, &size) != NULL)
+    while (next_message(&at, connection, &size) != NULL)
         count++;
     return count;
 }
@@ -231,7 +232,7 @@ START_TEST(the_newest_connection_of_a_peer_speaks_for_it)
     join(&bob, "doc");
     expect_introductions(&bob, "carol:doc,;");
     expect_introductions(&alice, "");
-    ck_assert_int_eq(end_of(&alice)->state, END_LOBBY); /* it would only come again */
+    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LOBBY); /* it would only come again */
 }
 END_TEST
 
@@ -259,12 +260,12 @@ START_TEST(a_message_that_is_too_long_ends_its_connection)
     come_for_introductions(&alice, "alice");
     uint8_t head = BINARY_FRAME & 0xf;
     for (size_t sent = 0; sent <= LOBBY_MESSAGE_MAX; sent += sizeof bytes) {
-        ck_assert_int_eq(end_of(&alice)->state, END_LOBBY);
+        ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LOBBY);
         ck_assert(send_frame(&alice, head, bytes, sizeof bytes));
         settle();
         head = 0;
     }
-    ck_assert_int_eq(end_of(&alice)->state, END_LEAVING);
+    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LEAVING);
 }
 END_TEST
 
@@ -284,7 +285,7 @@ START_TEST(who_repeats_itself_is_not_heard_before_it_has_paid)
     ck_assert_uint_gt(told, 0);
     ck_assert_uint_lt(told, REPEATS / 2);
     ck_assert_ptr_eq(end_of(&bob)->phase.list, &forwarder.resting);
-    ck_assert_int_eq(end_of(&bob)->state, END_LOBBY);
+    ck_assert_int_eq(end_of(&bob)->state, CONNECTION_LOBBY);
 }
 END_TEST
 
@@ -321,13 +322,13 @@ START_TEST(who_does_not_read_is_told_so_much_and_stays)
 {
     static const uint8_t news[1000];
     come_for_introductions(&alice, "alice");
-    struct end *end = end_of(&alice);
+    struct connection *connection = end_of(&alice);
     size_t told = 0;
-    while (lobby_tell(forwarder.lobby, end, news, sizeof news))
+    while (lobby_tell(forwarder.lobby, connection, news, sizeof news))
         ck_assert_uint_lt(told += sizeof news, 4 * BOUND);
-    ck_assert_uint_lt(end->outlet.size - end->outlet.start, 2 * BOUND);
+    ck_assert_uint_lt(connection->outlet.size - connection->outlet.start, 2 * BOUND);
     settle();
-    ck_assert_int_eq(end->state, END_LOBBY);
+    ck_assert_int_eq(connection->state, CONNECTION_LOBBY);
 }
 END_TEST
 
@@ -368,7 +369,7 @@ static void listen_there(struct client *client)
 {
     begin_to_listen(client);
     hand_over(client);
-    ck_assert_int_eq(end_of(client)->state, END_LOBBY);
+    ck_assert_int_eq(end_of(client)->state, CONNECTION_LOBBY);
 }
 
 static enum pair_result call_as(struct client *client, const uint8_t *key, enum pair_rule rule)
@@ -392,15 +393,15 @@ static void expect_announced(const struct client *listener, const uint8_t *key)
 {
     uint8_t bytes[1024], message[CAPNP_SMALL_MAX];
     struct connection_key incoming;
-    const uint8_t *at = bytes, *end = bytes + take_all(listener, bytes, sizeof bytes);
+    const uint8_t *at = bytes, *connection = bytes + take_all(listener, bytes, sizeof bytes);
     size_t size;
     memcpy(incoming.public_key, key, CAPNP_KEY_SIZE);
     size_t expected = capnp_write_connection_key(&incoming, message);
-    const uint8_t *payload = next_message(&at, end, &size);
+    const uint8_t *payload = next_message(&at, connection, &size);
     ck_assert_ptr_nonnull(payload);
     ck_assert_uint_eq(size, expected);
     ck_assert_mem_eq(payload, message, size);
-    ck_assert_ptr_eq(at, end);
+    ck_assert_ptr_eq(at, connection);
 }
 
 static void reject(struct client *listener, const uint8_t *key)
@@ -414,8 +415,8 @@ static void reject(struct client *listener, const uint8_t *key)
 
 static bool is_waiting(const struct client *client)
 {
-    const struct end *end = end_of(client);
-    return end != NULL && end->state == END_PARKED;
+    const struct connection *connection = end_of(client);
+    return connection != NULL && connection->state == CONNECTION_PARKED;
 }
 
 START_TEST(who_calls_is_announced_to_the_listener)
@@ -460,7 +461,7 @@ START_TEST(who_is_rejected_goes_and_nobody_else)
     ck_assert(!is_waiting(&carol));
     reject(&alice, listener_key); /* who never called */
     ck_assert(is_waiting(&bob));
-    ck_assert_int_eq(end_of(&alice)->state, END_LOBBY);
+    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LOBBY);
 }
 END_TEST
 
@@ -472,7 +473,7 @@ START_TEST(who_is_accepted_is_joined_to_who_accepts_and_outlives_the_listener)
     hang_up(&alice); /* while the acceptor is on its way */
     settle();
     hand_over(&carol);
-    ck_assert_int_eq(end_of(&bob)->state, END_JOINED);
+    ck_assert_int_eq(end_of(&bob)->state, CONNECTION_JOINED);
     ck_assert_ptr_eq(end_of(&bob)->peer, end_of(&carol));
 }
 END_TEST
@@ -495,7 +496,7 @@ START_TEST(who_calls_one_that_leaves_is_refused)
     ck_assert_int_eq(call_as(&bob, caller_key, PAIR_CONNECT), PAIR_WAITS);
     ck_assert(send_frame(&alice, 0x83, "what is no message", 18));
     settle();
-    ck_assert_int_eq(end_of(&alice)->state, END_LEAVING);
+    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LEAVING);
     hand_over(&bob);
     ck_assert(!is_waiting(&bob));
     ck_assert_int_eq(call_as(&carol, other_key, PAIR_CONNECT), PAIR_REFUSED);

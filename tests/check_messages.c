@@ -28,8 +28,8 @@ enum {
     FRAME_MAX = 1 << 16,
 };
 
-static struct flow flow;
-static struct end first, second;
+static struct transfer transfer;
+static struct connection first, second;
 static int first_client, second_client; /* what is at the other side of each */
 static _Atomic uint64_t first_bytes, second_bytes;
 
@@ -41,24 +41,25 @@ static uint8_t protocol_named(const char *name)
     ck_abort_msg("there is no protocol %s", name);
 }
 
-static void open_end(struct end *end, int *client, _Atomic uint64_t *bytes, enum codec_kind codec)
+static void open_end(
+    struct connection *connection, int *client, _Atomic uint64_t *bytes, enum codec_kind codec)
 {
     struct handoff handoff = {.codec = (uint8_t)codec};
     int ends[2];
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
     *client = ends[1];
     *bytes = 0;
-    *end = (struct end){
+    *connection = (struct connection){
         .fd = ends[0],
         .protocol = protocol_named("p2p-copy"),
-        .state = END_PARKED,
+        .state = CONNECTION_PARKED,
         .writable = true,
-        .chunk = FLOW_CHUNK,
+        .chunk = TRANSFER_CHUNK,
         .outlet = {.pipe = {-1, -1}},
         .bytes = bytes,
     };
     if (codec != CODEC_PLAIN)
-        ck_assert_int_eq(messages_open(end, &handoff, 0), 0);
+        ck_assert_int_eq(messages_open(connection, &handoff, 0), 0);
 }
 
 static void open_both(enum codec_kind first_codec, enum codec_kind second_codec)
@@ -71,21 +72,21 @@ static void join(void)
 {
     first.peer = &second;
     second.peer = &first;
-    first.state = second.state = END_JOINED;
+    first.state = second.state = CONNECTION_JOINED;
     messages_settle(&first);
     messages_settle(&second);
 }
 
 static void setup(void)
 {
-    ck_assert_int_eq(flow_open(&flow, 16), 0);
+    ck_assert_int_eq(transfer_open(&transfer, 16), 0);
 }
 
-static void close_end(struct end *end, int client)
+static void close_end(struct connection *connection, int client)
 {
-    flow_break(&flow, end);
-    messages_close(end);
-    close(end->fd);
+    transfer_break(&transfer, connection);
+    messages_close(connection);
+    close(connection->fd);
     close(client);
 }
 
@@ -93,7 +94,7 @@ static void teardown(void)
 {
     close_end(&first, first_client);
     close_end(&second, second_client);
-    flow_close(&flow);
+    transfer_close(&transfer);
     for (enum budget_share share = 0; share < BUDGET_SHARES; share++)
         ck_assert_uint_eq(budget_used(share), 0);
 }
@@ -139,11 +140,11 @@ static void client_sends(int client, uint8_t head, const char *payload)
 }
 
 /* Moves as much as there is; an edge is whatever the client has done meanwhile. */
-static void move(struct end *from)
+static void move(struct connection *from)
 {
     from->readable = from->writable = from->peer->writable = true;
-    flow_flush(from);
-    while (flow_move(&flow, from))
+    transfer_flush(from);
+    while (transfer_move(&transfer, from))
         continue;
 }
 
@@ -240,12 +241,12 @@ START_TEST(more_messages_than_are_written_at_once_arrive_in_order)
     char text[8];
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     join();
-    for (int i = 0; i < 3 * FLOW_PARTS + 1; i++) {
+    for (int i = 0; i < 3 * TRANSFER_PARTS + 1; i++) {
         (void)snprintf(text, sizeof text, "%d", i);
         client_sends(first_client, FINAL | BINARY, text);
     }
     move(&first);
-    for (int i = 0; i < 3 * FLOW_PARTS + 1; i++) {
+    for (int i = 0; i < 3 * TRANSFER_PARTS + 1; i++) {
         (void)snprintf(text, sizeof text, "%d", i);
         expect_frame(second_client, FINAL | BINARY, text);
     }
@@ -324,7 +325,7 @@ static size_t fill_second(size_t size)
 {
     static uint8_t frame[HEAD_MAX + FRAME_MAX], payload[FRAME_MAX];
     size_t count = 0;
-    while (!flow_pending(&second)) {
+    while (!transfer_pending(&second)) {
         size_t whole = make_frame(frame, FINAL | BINARY, payload, size);
         for (size_t done = 0; done < whole;) {
             ssize_t sent = send(first_client, frame + done, whole - done, MSG_NOSIGNAL);
@@ -346,14 +347,14 @@ static size_t read_second(size_t size)
     while (size > 0) {
         uint8_t head[10];
         second.writable = true;
-        flow_flush(&second);
+        transfer_flush(&second);
         ck_assert_uint_eq(client_reads(second_client, head, 2), 2);
         size_t length = head[1], wide = length == 127 ? 8 : length == 126 ? 2 : 0;
         ck_assert_uint_eq(client_reads(second_client, head + 2, wide), wide);
         for (size_t i = length = wide == 0 ? length : 0; i < wide; i++)
             length = length << 8 | head[2 + i];
         ck_assert_uint_le(length, sizeof payload);
-        for (size_t done = 0; done < length; flow_flush(&second)) {
+        for (size_t done = 0; done < length; transfer_flush(&second)) {
             second.writable = true;
             done += client_reads(second_client, payload + done, length - done);
         }
@@ -375,15 +376,15 @@ START_TEST(a_ping_of_one_who_does_not_read_is_answered_between_two_frames)
     client_sends(second_client, FINAL | PING, "?");
     second.writable = false; /* as it was found to be */
     second.readable = true;
-    (void)flow_move(&flow, &second);
+    (void)transfer_move(&transfer, &second);
     size_t pongs = read_second(count * 50000);
     if (pongs == 0) { /* it is behind everything */
         second.writable = true;
-        flow_flush(&second);
+        transfer_flush(&second);
         expect_frame(second_client, FINAL | PONG, "?");
     }
     ck_assert_uint_le(pongs, 1);
-    ck_assert(!flow_pending(&second));
+    ck_assert(!transfer_pending(&second));
     expect_nothing(second_client);
 }
 END_TEST
@@ -395,13 +396,13 @@ START_TEST(nothing_is_read_while_the_peer_does_not_read)
     size_t count = fill_second(50000);
     client_sends(first_client, FINAL | BINARY, "behind");
     first.readable = true;
-    ck_assert(!flow_move(&flow, &first));
+    ck_assert(!transfer_move(&transfer, &first));
     ck_assert(first.readable);
-    ck_assert_uint_le(second.outlet.size, FLOW_MESSAGES_CHUNK + 64);
+    ck_assert_uint_le(second.outlet.size, TRANSFER_MESSAGES_CHUNK + 64);
     /* The other direction goes on. */
     client_sends(second_client, FINAL | BINARY, "the other way");
     second.readable = first.writable = true;
-    (void)flow_move(&flow, &second);
+    (void)transfer_move(&transfer, &second);
     expect_frame(first_client, FINAL | BINARY, "the other way");
     ck_assert_uint_eq(read_second(count * 50000), 0);
     move(&first);
@@ -425,8 +426,8 @@ START_TEST(who_pings_and_reads_no_answer_is_not_read_until_it_does)
             sent += (size_t)count;
         move(&first);
     }
-    ck_assert(flow_pending(&first));
-    ck_assert_uint_le(first.outlet.size, FLOW_MESSAGES_CHUNK);
+    ck_assert(transfer_pending(&first));
+    ck_assert_uint_le(first.outlet.size, TRANSFER_MESSAGES_CHUNK);
     while ((read = client_reads(first_client, bytes, sizeof bytes)) > 0) {
         received += read;
         move(&first);
@@ -438,7 +439,7 @@ END_TEST
 
 /* ---- holding --------------------------------------------------------------------- */
 
-static bool hold(void *context, struct end *from, struct piece *piece)
+static bool hold(void *context, struct connection *from, struct piece *piece)
 {
     (void)context;
     return messages_hold(from, piece);
@@ -451,12 +452,12 @@ START_TEST(what_is_held_comes_first_and_as_it_was)
     client_sends(first_client, BINARY, "begun");
     client_sends(first_client, FINAL | PING, "?");
     first.readable = true;
-    (void)messages_read(&flow, &first, hold, NULL);
+    (void)messages_read(&transfer, &first, hold, NULL);
     expect_frame(first_client, FINAL | PONG, "?");
     ck_assert_uint_eq(first_bytes, 0);
     client_sends(first_client, FINAL | CONTINUATION, "ended");
     join();
-    messages_release(&flow, &first);
+    messages_release(&transfer, &first);
     ck_assert_uint_eq(first.coded->held_size, 0);
     move(&first);
     expect_frame(second_client, FINAL | TEXT, "text");
@@ -472,9 +473,9 @@ START_TEST(what_is_held_becomes_bytes_for_one_without_a_codec)
     client_sends(first_client, FINAL | BINARY, "one ");
     client_sends(first_client, FINAL | BINARY, "two");
     first.readable = true;
-    (void)messages_read(&flow, &first, hold, NULL);
+    (void)messages_read(&transfer, &first, hold, NULL);
     join();
-    messages_release(&flow, &first);
+    messages_release(&transfer, &first);
     expect_bytes(second_client, "one two");
 }
 END_TEST
@@ -486,20 +487,20 @@ START_TEST(what_is_held_is_bounded_and_the_rest_waits_in_the_socket)
     for (int i = 0; i < 100000 && messages_may_read(&first); i++) {
         client_sends(first_client, FINAL | BINARY, "x");
         first.readable = true;
-        (void)messages_read(&flow, &first, hold, NULL);
+        (void)messages_read(&transfer, &first, hold, NULL);
         sent++;
     }
     ck_assert(messages_are_full(&first));
     ck_assert_uint_le(first.coded->held_room, 1 << 19);
     client_sends(first_client, FINAL | BINARY, "behind");
     first.readable = true;
-    ck_assert(!messages_read(&flow, &first, hold, NULL));
+    ck_assert(!messages_read(&transfer, &first, hold, NULL));
     join();
-    messages_release(&flow, &first);
+    messages_release(&transfer, &first);
     for (size_t i = 0; i < sent; i++) {
         second.writable = true;
-        flow_flush(&second);
-        messages_release(&flow, &first);
+        transfer_flush(&second);
+        messages_release(&transfer, &first);
         expect_frame(second_client, FINAL | BINARY, "x");
     }
     move(&first);
@@ -515,22 +516,22 @@ START_TEST(what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clien
     while (messages_may_read(&first)) {
         client_sends_bytes(first_client, FINAL | BINARY, text, sizeof text);
         first.readable = true;
-        (void)messages_read(&flow, &first, hold, NULL);
+        (void)messages_read(&transfer, &first, hold, NULL);
     }
     size_t held = first.account.held;
     ck_assert_int_eq(setsockopt(second.fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
     join();
-    messages_release(&flow, &first);
+    messages_release(&transfer, &first);
     ck_assert(messages_are_held(&first) && !messages_may_read(&first));
-    ck_assert_uint_le(second.account.held, 2 * FLOW_CHUNK);
+    ck_assert_uint_le(second.account.held, 2 * TRANSFER_CHUNK);
     ck_assert_uint_eq(budget_used(BUDGET_WAITING), held);
     ck_assert_uint_eq(budget_used(BUDGET_STREAMS), second.account.held);
     while (messages_are_held(&first)) {
         uint8_t part[FRAME_MAX];
         ck_assert_int_gt(recv(second_client, part, sizeof part, 0), 0);
         second.writable = true;
-        flow_flush(&second);
-        messages_release(&flow, &first);
+        transfer_flush(&second);
+        messages_release(&transfer, &first);
     }
     ck_assert(messages_may_read(&first));
     ck_assert_uint_eq(budget_used(BUDGET_WAITING), 0);
@@ -545,7 +546,7 @@ START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
     for (int i = 0; i < 100000 && messages_may_read(&first); i++) {
         client_sends(first_client, FINAL | BINARY, "x");
         first.readable = true;
-        (void)messages_read(&flow, &first, hold, NULL);
+        (void)messages_read(&transfer, &first, hold, NULL);
     }
     ck_assert_uint_ge(first.coded->held_size, 1 << 12);
     ck_assert_uint_lt(first.coded->held_size, 1 << 15);
@@ -580,10 +581,10 @@ START_TEST(one_that_is_deaf_is_sent_nothing_until_it_is_heard)
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     client_sends(first_client, FINAL | BINARY, "early");
     first.readable = true;
-    (void)messages_read(&flow, &first, hold, NULL);
+    (void)messages_read(&transfer, &first, hold, NULL);
     second.coded->deaf = true;
     join();
-    messages_release(&flow, &first);
+    messages_release(&transfer, &first);
     client_sends(first_client, FINAL | BINARY, "late");
     move(&first);
     expect_nothing(second_client);
@@ -604,9 +605,9 @@ START_TEST(a_farewell_is_said_once_and_nothing_behind_it)
     struct words words = {.code = WEBSOCKET_GOING_AWAY};
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     join();
-    ck_assert(messages_say(&flow, &first, (const uint8_t *)"news", 4));
-    ck_assert(messages_speak(&flow, &first, &words, true));
-    ck_assert(!messages_speak(&flow, &first, &words, true));
+    ck_assert(messages_say(&transfer, &first, (const uint8_t *)"news", 4));
+    ck_assert(messages_speak(&transfer, &first, &words, true));
+    ck_assert(!messages_speak(&transfer, &first, &words, true));
     client_sends(first_client, FINAL | PING, "?");
     move(&first);
     expect_frame(first_client, FINAL | BINARY, "news");

@@ -5,7 +5,7 @@
 #include "proto/tls.h"
 #include "suite.h"
 #include "tls/records.h"
-#include "tls/secure.h"
+#include "tls/tls_stream.h"
 
 #include <check.h>
 #include <errno.h>
@@ -64,7 +64,7 @@ static SSL_CTX *context;
 static SSL *client;
 static int client_fd, server_fd;
 static struct handoff handoff;
-static struct secure *server;
+static struct tls_stream *server;
 static struct budget_account account;
 static uint8_t buffer[BUFFER_SIZE], pattern[BUFFER_SIZE];
 
@@ -105,7 +105,7 @@ static void set_up(void)
 
 static void close_connection(void)
 {
-    secure_close(server);
+    tls_stream_close(server);
     SSL_free(client);
     server = NULL;
     client = NULL;
@@ -174,7 +174,7 @@ static enum pair_outcome greet(const struct suite *suite, const char *text, size
 static void open_session(void)
 {
     ck_assert(records_are_sound(&handoff.records));
-    server = secure_open(&handoff.records, &account);
+    server = tls_stream_open(&handoff.records, &account);
     ck_assert_ptr_nonnull(server);
 }
 
@@ -193,7 +193,7 @@ static void server_writes(const void *bytes, size_t size)
     struct records_source source = {&part, 1, 0};
     uint8_t *sealed;
     ssize_t count;
-    while ((count = secure_seal(server, &source, &sealed)) > 0)
+    while ((count = tls_stream_seal(server, &source, &sealed)) > 0)
         ck_assert_int_eq(send(server_fd, sealed, (size_t)count, 0), count);
     ck_assert_int_eq(count, 0);
 }
@@ -213,7 +213,7 @@ static size_t server_reads_all(int *end)
 {
     size_t done = 0;
     for (;;) {
-        ssize_t count = secure_read(server, server_fd, buffer + done, sizeof buffer - done);
+        ssize_t count = tls_stream_read(server, server_fd, buffer + done, sizeof buffer - done);
         if (count > 0) {
             done += (size_t)count;
         } else if (count == 0 || errno != EINTR) {
@@ -423,31 +423,31 @@ START_TEST(parts_are_sealed_as_one)
         parts[i] = (struct iovec){pattern + total, size};
         total += size;
     }
-    ssize_t count = secure_seal(server, &source, &sealed);
+    ssize_t count = tls_stream_seal(server, &source, &sealed);
     ck_assert_int_gt(count, 0);
     ck_assert_int_eq(send(server_fd, sealed, (size_t)count, 0), count);
     client_reads(pattern, total);
-    ck_assert_int_eq(secure_seal(server, &source, &sealed), 0);
+    ck_assert_int_eq(tls_stream_seal(server, &source, &sealed), 0);
 }
 END_TEST
 
 START_TEST(connections_do_not_share_their_keys)
 {
-    struct secure *first;
+    struct tls_stream *first;
     int first_fd, first_client_fd;
     SSL *first_client;
     connect_client(_i);
     first = server, first_fd = server_fd, first_client_fd = client_fd, first_client = client;
     connect_client(_i);
     for (int i = 0; i < 6; i++) {
-        struct secure *other = server;
+        struct tls_stream *other = server;
         int fd = server_fd;
         SSL *its_client = client;
         expect_traffic();
         server = first, server_fd = first_fd, client = first_client;
         first = other, first_fd = fd, first_client = its_client;
     }
-    secure_close(first);
+    tls_stream_close(first);
     SSL_free(first_client);
     expect_traffic();
     close(first_client_fd);
@@ -484,7 +484,7 @@ START_TEST(who_asks_often_for_a_new_key_of_ours_gets_one)
     uint8_t plain[64], *sealed;
     struct iovec part = {pattern, 1};
     struct records_source source = {&part, 1, 0};
-    ssize_t count = secure_seal(server, &source, &sealed);
+    ssize_t count = tls_stream_seal(server, &source, &sealed);
     size_t length = records_measure(sealed, (size_t)count), size;
     ck_assert_int_eq(records_open(&client_keys, sealed, length, plain, &size), RECORDS_NEW_KEY);
     ck_assert_int_eq(
@@ -505,7 +505,7 @@ START_TEST(our_key_is_changed_when_it_has_served_its_time)
     for (int i = 0; i < 2; i++) {
         struct iovec part = {pattern, 10};
         struct records_source source = {&part, 1, 0};
-        ssize_t count = secure_seal(server, &source, &sealed);
+        ssize_t count = tls_stream_seal(server, &source, &sealed);
         size_t length = records_measure(sealed, (size_t)count);
         bool changes = i == 1 && suites[_i].version == TLS1_3_VERSION &&
                        suites[_i].suite != RECORDS_CHACHA20_POLY1305;
@@ -523,7 +523,7 @@ START_TEST(no_number_serves_twice)
     uint8_t *sealed;
     connect_client(_i);
     server->records.out.sequence = server->records.in.sequence = UINT64_MAX;
-    ck_assert_int_eq(secure_seal(server, &source, &sealed), -EOVERFLOW);
+    ck_assert_int_eq(tls_stream_seal(server, &source, &sealed), -EOVERFLOW);
     client_writes("x", 1);
     server_fails(RECORDS_INTERNAL_ERROR);
 }
@@ -540,7 +540,7 @@ START_TEST(records_are_as_short_as_the_client_asked_for)
     expect_traffic();
     server_writes(pattern, 10000);
     client_reads(pattern, 10000);
-    ssize_t size = secure_seal(server, &source, &sealed);
+    ssize_t size = tls_stream_seal(server, &source, &sealed);
     for (size_t at = 0, length; at < (size_t)size; at += length) {
         length = records_measure(sealed + at, (size_t)size - at);
         ck_assert_uint_gt(length, 0);
@@ -570,9 +570,9 @@ START_TEST(an_end_is_said_and_heard)
     ck_assert_uint_eq(server_reads_all(&end), 4);
     ck_assert_int_eq(end, 0);
     server_writes("answer", 6);
-    ssize_t count = secure_seal_end(server, RECORDS_CLOSE_NOTIFY, &sealed);
+    ssize_t count = tls_stream_seal_end(server, RECORDS_CLOSE_NOTIFY, &sealed);
     ck_assert_int_eq(send(server_fd, sealed, (size_t)count, 0), count);
-    ck_assert_int_eq(secure_seal_end(server, RECORDS_CLOSE_NOTIFY, &sealed), 0);
+    ck_assert_int_eq(tls_stream_seal_end(server, RECORDS_CLOSE_NOTIFY, &sealed), 0);
     client_reads("answer", 6);
     ck_assert_int_eq(SSL_read(client, buffer, 1), 0);
     ck_assert_int_eq(SSL_get_shutdown(client), SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
@@ -608,7 +608,7 @@ START_TEST(a_flood_of_empty_records_is_taken_in_turns)
     for (int i = 0; i < 2000; i++)
         size += seal_as(&from, _i, DATA, "", 0, 0, buffer + size);
     ck_assert_int_eq(send(client_fd, buffer, size, 0), (ssize_t)size);
-    while (secure_read(server, server_fd, buffer, sizeof buffer) < 0 && errno == EINTR)
+    while (tls_stream_read(server, server_fd, buffer, sizeof buffer) < 0 && errno == EINTR)
         turns++;
     ck_assert_int_eq(errno, EAGAIN);
     ck_assert_int_ge(turns, 4);
@@ -713,11 +713,11 @@ START_TEST(a_record_may_not_be_too_large)
     struct records from = other_side(&server->records);
     send_as(&from, _i, DATA, pattern, RECORDS_DATA_MAX);
     ck_assert_uint_eq(server_reads_all(&end), RECORDS_DATA_MAX);
-    struct secure *kept = server;
-    server = secure_open(&kept->records, &account);
+    struct tls_stream *kept = server;
+    server = tls_stream_open(&kept->records, &account);
     send_as(&from, _i, DATA, pattern, RECORDS_DATA_MAX + 1);
     server_fails(RECORDS_RECORD_OVERFLOW);
-    secure_close(server);
+    tls_stream_close(server);
     server = kept;
     ck_assert_int_eq(send(client_fd, head, sizeof head, 0), (ssize_t)sizeof head);
     server_fails(RECORDS_RECORD_OVERFLOW);
@@ -735,13 +735,13 @@ START_TEST(nothing_may_come_unsealed)
     };
     connect_client(_i);
     for (size_t i = 0; i < sizeof records / sizeof records[0]; i++) {
-        struct secure *kept = server;
-        server = secure_open(&kept->records, &account);
+        struct tls_stream *kept = server;
+        server = tls_stream_open(&kept->records, &account);
         size_t size = 5u + records[i][4];
         ck_assert_int_eq(send(client_fd, records[i], size, 0), (ssize_t)size);
         bool unexpected = records[i][0] != DATA && server->records.tls_1_3;
         server_fails(unexpected ? RECORDS_UNEXPECTED_MESSAGE : RECORDS_BAD_RECORD_MAC);
-        secure_close(server);
+        tls_stream_close(server);
         server = kept;
     }
     expect_traffic();
@@ -752,12 +752,12 @@ static void expect_refused(int suite, uint8_t type, const char *hex, enum record
 {
     uint8_t bytes[64];
     size_t size = from_hex(hex, bytes, sizeof bytes);
-    struct secure *kept = server;
-    server = secure_open(&kept->records, &account);
+    struct tls_stream *kept = server;
+    server = tls_stream_open(&kept->records, &account);
     struct records from = other_side(&server->records);
     send_as(&from, suite, type, bytes, size);
     server_fails(alert);
-    secure_close(server);
+    tls_stream_close(server);
     server = kept;
 }
 
@@ -800,8 +800,8 @@ START_TEST(a_key_update_may_come_in_pieces)
     static const uint8_t message[] = {24, 0, 0, 1, 0};
     connect_client(_i);
     for (size_t piece = 1; piece < sizeof message; piece++) {
-        struct secure *kept = server;
-        server = secure_open(&kept->records, &account);
+        struct tls_stream *kept = server;
+        server = tls_stream_open(&kept->records, &account);
         struct records from = other_side(&server->records);
         for (size_t at = 0; at < sizeof message; at += piece)
             send_as(&from, _i, HANDSHAKE, message + at,
@@ -813,7 +813,7 @@ START_TEST(a_key_update_may_come_in_pieces)
         from = other_side(&server->records);
         send_as(&from, _i, DATA, "data", 4);
         server_reads("data", 4);
-        secure_close(server);
+        tls_stream_close(server);
         server = kept;
     }
 }
@@ -824,13 +824,13 @@ START_TEST(nothing_may_come_between_the_pieces_of_a_key_update)
     static const uint8_t half[] = {24, 0}, end[] = {1, 0};
     connect_client(_i);
     for (int i = 0; i < 2; i++) {
-        struct secure *kept = server;
-        server = secure_open(&kept->records, &account);
+        struct tls_stream *kept = server;
+        server = tls_stream_open(&kept->records, &account);
         struct records from = other_side(&server->records);
         send_as(&from, _i, HANDSHAKE, half, sizeof half);
         send_as(&from, _i, i == 0 ? DATA : ALERT, end, sizeof end);
         server_fails(RECORDS_UNEXPECTED_MESSAGE);
-        secure_close(server);
+        tls_stream_close(server);
         server = kept;
     }
 }
@@ -905,12 +905,12 @@ START_TEST(the_client_is_told_what_it_broke)
 {
     uint8_t *sealed;
     connect_client(_i);
-    ssize_t count = secure_seal_end(server, RECORDS_BAD_RECORD_MAC, &sealed);
+    ssize_t count = tls_stream_seal_end(server, RECORDS_BAD_RECORD_MAC, &sealed);
     ck_assert_int_eq(send(server_fd, sealed, (size_t)count, 0), count);
     int result = SSL_read(client, buffer, 1);
     ck_assert_int_eq(SSL_get_error(client, result), SSL_ERROR_SSL);
     ck_assert_int_eq(ERR_GET_REASON(ERR_peek_error()), SSL_R_SSLV3_ALERT_BAD_RECORD_MAC);
-    ck_assert_int_eq(secure_seal_end(server, RECORDS_NOTHING_TO_SAY, &sealed), 0);
+    ck_assert_int_eq(tls_stream_seal_end(server, RECORDS_NOTHING_TO_SAY, &sealed), 0);
 }
 END_TEST
 

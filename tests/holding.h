@@ -146,7 +146,7 @@ static inline void let_deadlines_lapse(void)
             lapse(&forwarder.silent[kind][i]);
     }
     forwarder.behind = false;
-    forwarder.attentive_since = forwarder.flow.now - 2 * (int64_t)PAIR_ARRIVAL_TIME;
+    forwarder.attentive_since = forwarder.transfer.now - 2 * (int64_t)PAIR_ARRIVAL_TIME;
     settle();
 }
 
@@ -205,7 +205,7 @@ static inline void open_channel(struct client *client)
     client->channel = calloc(1, channel_codec.state_size);
     ck_assert_ptr_nonnull(client->channel);
     ck_assert_int_eq(channel_codec.open(client->channel, client->handoff.session, sizeof session,
-                         forwarder.flow.now, &account),
+                         forwarder.transfer.now, &account),
         0);
 }
 
@@ -248,17 +248,17 @@ static inline void hand_over(struct client *client)
 {
     int error = pair_sent(table, client->ref);
     ck_assert(error == 0 || error == -ESTALE);
-    ends_take(&forwarder, &client->handoff, client->relayed);
+    connections_take(&forwarder, &client->handoff, client->relayed);
     if (!pair_is_none(client->handoff.dismissed))
-        ends_look(&forwarder, client->handoff.dismissed);
+        connections_look(&forwarder, client->handoff.dismissed);
     client->relayed = -1;
     settle();
 }
 
 /* NULL: it is not held any more. */
-static inline struct end *end_of(const struct client *client)
+static inline struct connection *end_of(const struct client *client)
 {
-    return ends_held(&forwarder, client->ref);
+    return connections_held(&forwarder, client->ref);
 }
 
 /* ---- what they do ---------------------------------------------------------------- */
@@ -311,7 +311,8 @@ static inline bool send_in_channel(struct client *client, const void *bytes, siz
 {
     struct piece piece = {(uint8_t *)(uintptr_t)bytes, size, false, true, true};
     struct iovec out;
-    ck_assert_int_eq(channel_codec.encode(client->channel, &piece, forwarder.flow.now, &out), 0);
+    ck_assert_int_eq(
+        channel_codec.encode(client->channel, &piece, forwarder.transfer.now, &out), 0);
     return send_bytes(client, out.iov_base, out.iov_len);
 }
 

@@ -1,5 +1,5 @@
 /* The certificate: the two PEM files that --certfile and --keyfile name, as bytes. What they mean
- * is proto/tls.c's to say; who may read them when is keeper.c's. */
+ * is proto/tls.c's to say; who may read them when is certificate_keeper.c's. */
 #ifndef RELAY_CERTIFICATE_H
 #define RELAY_CERTIFICATE_H
 

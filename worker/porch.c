@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "base/descriptors.h"
 #include "base/log.h"
-#include "base/passing.h"
+#include "base/pass_descriptor.h"
 #include "base/sandbox.h"
 #include "setup/options.h"
 #include "worker/parting.h"
@@ -93,7 +93,7 @@ void porch_close(struct porch *porch)
 
 int porch_enter(const struct porch *porch, const struct visit *visit, int fd)
 {
-    return passing_send(porch->enter[1], visit, sizeof *visit, fd, MSG_NOSIGNAL);
+    return pass_descriptor_send(porch->enter[1], visit, sizeof *visit, fd, MSG_NOSIGNAL);
 }
 
 bool porch_is_wanted(const struct porch *porch)
@@ -106,7 +106,8 @@ bool porch_is_wanted(const struct porch *porch)
 static int receive(int socket, struct visit *visit, int *fd)
 {
     size_t dropped;
-    ssize_t size = passing_receive(socket, visit, sizeof *visit, MSG_DONTWAIT, fd, &dropped);
+    ssize_t size =
+        pass_descriptor_receive(socket, visit, sizeof *visit, MSG_DONTWAIT, fd, &dropped);
     if (size < 0)
         return (int)size;
     if (size == 0 && *fd < 0)
@@ -216,7 +217,7 @@ static bool send_one(struct keeper_of_porch *keeper, struct standing *one, int64
 {
     set_low_water(one, 1);
     one->visit.returns++;
-    int error = passing_send(
+    int error = pass_descriptor_send(
         keeper->leave, &one->visit, sizeof one->visit, one->fd, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (error == 0)
         return true;

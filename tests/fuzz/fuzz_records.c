@@ -2,7 +2,7 @@
  * socket as the forwarder reads them. The first byte chooses version and suite; then come steps: a
  * byte that says what happens, a byte's worth of size, and as many bytes. Whatever happens, what is
  * sent can be read by the other side, and what the other side sealed arrives as it was. */
-#include "tls/secure.h"
+#include "tls/tls_stream.h"
 
 #include <errno.h>
 #include <openssl/core_names.h>
@@ -28,7 +28,7 @@ enum step {
     STEPS,
 };
 
-static struct secure *secure;
+static struct tls_stream *secure;
 static struct budget_account account;
 static struct records other; /* the other side's */
 static int ours, theirs;
@@ -49,7 +49,7 @@ static void deliver(const uint8_t *bytes, size_t size)
 static bool read_all(void)
 {
     for (;;) {
-        ssize_t count = secure_read(secure, ours, plain, sizeof plain);
+        ssize_t count = tls_stream_read(secure, ours, plain, sizeof plain);
         insist(count <= (ssize_t)sizeof plain);
         if (count == 0 || (count < 0 && errno != EINTR))
             return count < 0 && errno == EAGAIN;
@@ -109,7 +109,7 @@ static void send_parts(const uint8_t *bytes, size_t size, size_t times)
     size_t checked = 0, length, count;
     for (size_t i = 0; i < times; i++)
         parts[i] = (struct iovec){(void *)(uintptr_t)bytes, size};
-    ssize_t made = secure_seal(secure, &source, &sealed);
+    ssize_t made = tls_stream_seal(secure, &source, &sealed);
     insist(made >= 0);
     for (size_t at = 0; at < (size_t)made; at += length) {
         length = records_measure(sealed + at, (size_t)made - at);
@@ -166,7 +166,7 @@ static void start(uint8_t choice)
     other = records;
     other.in = records.out;
     other.out = records.in;
-    secure = secure_open(&records, &account);
+    secure = tls_stream_open(&records, &account);
     insist(secure != NULL && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
     ours = ends[0];
     theirs = ends[1];
@@ -189,7 +189,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (goes_on)
         (void)read_all();
-    secure_close(secure);
+    tls_stream_close(secure);
     close(ours);
     close(theirs);
     return 0;

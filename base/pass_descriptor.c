@@ -1,5 +1,5 @@
-/* Passing descriptors: see passing.h. */
-#include "base/passing.h"
+/* Passing descriptors: see pass_descriptor.h. */
+#include "base/pass_descriptor.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@ enum {
     DESCRIPTORS_MAX = 4, /* room for more than one, to close what nobody asked for */
 };
 
-int passing_send(int socket, const void *bytes, size_t size, int descriptor, int flags)
+int pass_descriptor_send(int socket, const void *bytes, size_t size, int descriptor, int flags)
 {
     union {
         struct cmsghdr header;
@@ -58,7 +58,7 @@ static size_t take_descriptors(struct msghdr *message, int *descriptor)
     return count;
 }
 
-ssize_t passing_receive(
+ssize_t pass_descriptor_receive(
     int socket, void *bytes, size_t size, int flags, int *descriptor, size_t *dropped)
 {
     union {

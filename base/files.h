@@ -1,6 +1,6 @@
 /* Creating a file: it appears whole or not at all, and never in place of another. */
-#ifndef RELAY_CREATE_H
-#define RELAY_CREATE_H
+#ifndef RELAY_FILES_H
+#define RELAY_FILES_H
 
 #include <stddef.h>
 #include <sys/types.h>

@@ -1,6 +1,6 @@
 /* Creating a file: written under a temporary name beside its own, then given its own, which fails
  * if that is taken. */
-#include "base/create.h"
+#include "base/files.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /* Reading and writing records. What is read and cannot be opened yet is kept here, and not left in
  * the kernel: a socket that is short of room might never get the rest of a record. */
-#include "tls/secure.h"
+#include "tls/tls_stream.h"
 
 #include "base/clock.h"
 
@@ -16,11 +16,11 @@ enum {
 };
 
 /* Everything sealed passes through here, on its way in or out. */
-static uint8_t sealed[SECURE_CHUNK + RECORDS_RECORD_MAX];
+static uint8_t sealed[TLS_STREAM_CHUNK + RECORDS_RECORD_MAX];
 
-struct secure *secure_open(const struct records *session, struct budget_account *account)
+struct tls_stream *tls_stream_open(const struct records *session, struct budget_account *account)
 {
-    struct secure *secure = calloc(1, sizeof *secure);
+    struct tls_stream *secure = calloc(1, sizeof *secure);
     if (secure == NULL)
         return NULL;
     secure->records = *session;
@@ -28,7 +28,7 @@ struct secure *secure_open(const struct records *session, struct budget_account 
     return secure;
 }
 
-static void drop_kept(struct secure *secure)
+static void drop_kept(struct tls_stream *secure)
 {
     free(secure->kept);
     budget_give(secure->account, secure->kept_size);
@@ -36,7 +36,7 @@ static void drop_kept(struct secure *secure)
     secure->kept_size = 0;
 }
 
-void secure_close(struct secure *secure)
+void tls_stream_close(struct tls_stream *secure)
 {
     if (secure == NULL)
         return;
@@ -47,7 +47,7 @@ void secure_close(struct secure *secure)
 
 /* ---- reading --------------------------------------------------------------------- */
 
-static bool keep(struct secure *secure, const uint8_t *bytes, size_t size)
+static bool keep(struct tls_stream *secure, const uint8_t *bytes, size_t size)
 {
     drop_kept(secure);
     if (size == 0)
@@ -63,7 +63,7 @@ static bool keep(struct secure *secure, const uint8_t *bytes, size_t size)
 
 /* Fills `sealed` with what was kept, and unless that is a whole record with what the socket has.
  * Returns how many bytes that is; as recv() does if there is nothing new. */
-static ssize_t fill(struct secure *secure, int fd, size_t size)
+static ssize_t fill(struct tls_stream *secure, int fd, size_t size)
 {
     size_t have = secure->kept_size;
     if (have > 0)
@@ -79,7 +79,7 @@ static ssize_t fill(struct secure *secure, int fd, size_t size)
 }
 
 /* Time forgives KeyUpdates, so that who is idle may go on to change its key. */
-static void forgive(struct secure *secure)
+static void forgive(struct tls_stream *secure)
 {
     if (secure->records.updates == 0)
         return;
@@ -93,7 +93,7 @@ static void forgive(struct secure *secure)
 /* Opens records until there is no whole one, no room, or enough for one turn. Returns how many
  * bytes of `sealed` that took; -EPROTO. */
 static ssize_t open_records(
-    struct secure *secure, size_t size, uint8_t *out, size_t room, size_t *opened)
+    struct tls_stream *secure, size_t size, uint8_t *out, size_t room, size_t *opened)
 {
     struct records *records = &secure->records;
     size_t at = 0;
@@ -122,14 +122,14 @@ static ssize_t open_records(
     return (ssize_t)at;
 }
 
-static ssize_t drop(struct secure *secure, int fd)
+static ssize_t drop(struct tls_stream *secure, int fd)
 {
     ssize_t count = recv(fd, sealed, sizeof sealed, MSG_DONTWAIT);
     secure->drained = count > 0 && (size_t)count < sizeof sealed;
     return count;
 }
 
-ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size)
+ssize_t tls_stream_read(struct tls_stream *secure, int fd, uint8_t *buffer, size_t size)
 {
     size_t opened;
     if (secure->failed)
@@ -138,7 +138,7 @@ ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size)
         return 0;
     forgive(secure);
     size = size < RECORDS_RECORD_MAX ? RECORDS_RECORD_MAX : size;
-    size = size < SECURE_CHUNK ? size : SECURE_CHUNK;
+    size = size < TLS_STREAM_CHUNK ? size : TLS_STREAM_CHUNK;
     ssize_t count = fill(secure, fd, size);
     if (count <= 0)
         return count;
@@ -164,13 +164,13 @@ ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size)
 
 /* ---- writing --------------------------------------------------------------------- */
 
-ssize_t secure_seal(struct secure *secure, struct records_source *source, uint8_t **out)
+ssize_t tls_stream_seal(struct tls_stream *secure, struct records_source *source, uint8_t **out)
 {
     *out = sealed;
     return records_seal(&secure->records, source, sealed, sizeof sealed);
 }
 
-ssize_t secure_seal_end(struct secure *secure, enum records_alert alert, uint8_t **out)
+ssize_t tls_stream_seal_end(struct tls_stream *secure, enum records_alert alert, uint8_t **out)
 {
     *out = sealed;
     if (secure->ended || alert == RECORDS_NOTHING_TO_SAY)

@@ -1,5 +1,5 @@
 /* Whether the other side of a connection still lives, by TCP_INFO. */
-#include "forward/vital.h"
+#include "forward/liveness.h"
 
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -13,16 +13,17 @@ enum {
     CLOSED = 7, /* TCP_CLOSE of netinet/tcp.h, which cannot be had beside linux/tcp.h */
 };
 
-enum vital vital_judge(const struct tcp_info *info)
+enum vital liveness_judge(const struct tcp_info *info)
 {
     if (info->tcpi_state == CLOSED)
-        return VITAL_QUIET; /* it was reset: what was not sent yet is counted as if it could be */
+        return LIVENESS_QUIET; /* it was reset: what was not sent yet is counted as if it could be
+                                */
     if (info->tcpi_unacked == 0 && info->tcpi_notsent_bytes == 0)
-        return VITAL_QUIET;
+        return LIVENESS_QUIET;
     if (info->tcpi_last_ack_recv > SILENCE &&
         (info->tcpi_probes >= PROBES || info->tcpi_retransmits >= RETRANSMISSIONS))
-        return VITAL_DEAD;
-    return VITAL_WAITING;
+        return LIVENESS_DEAD;
+    return LIVENESS_WAITING;
 }
 
 /* Zeros, if it is no TCP socket. */
@@ -36,16 +37,16 @@ static struct tcp_info ask(int fd)
     return info;
 }
 
-enum vital vital_check(int fd)
+enum vital liveness_check(int fd)
 {
     struct tcp_info info = ask(fd);
-    return vital_judge(&info);
+    return liveness_judge(&info);
 }
 
-bool vital_progresses(int fd, uint64_t *acknowledged)
+bool liveness_progresses(int fd, uint64_t *acknowledged)
 {
     struct tcp_info info = ask(fd);
     uint64_t before = *acknowledged;
     *acknowledged = info.tcpi_bytes_acked;
-    return vital_judge(&info) == VITAL_WAITING && info.tcpi_bytes_acked != before;
+    return liveness_judge(&info) == LIVENESS_WAITING && info.tcpi_bytes_acked != before;
 }

@@ -1,7 +1,7 @@
 /* Moving bytes: by copying while there are few, by splicing through a pipe while there are
  * many. Events are edge-triggered, so `readable` and `writable` stay true until the kernel has
  * said EAGAIN, and there is no call but those that move something. */
-#include "forward/flow.h"
+#include "forward/transfer.h"
 
 #include "codec/codec.h"
 #include "forward/messages.h"
@@ -26,78 +26,78 @@ enum {
 
 /* ---- pipes ----------------------------------------------------------------------- */
 
-int flow_open(struct flow *flow, size_t pipes_max)
+int transfer_open(struct transfer *transfer, size_t pipes_max)
 {
-    uint8_t *memory = malloc(CODEC_HEAD + FLOW_MESSAGES_CHUNK);
+    uint8_t *memory = malloc(CODEC_HEAD + TRANSFER_MESSAGES_CHUNK);
     int(*pool)[2] = calloc(POOL_MAX, sizeof *pool);
-    *flow = (struct flow){.pipes_max = pipes_max};
+    *transfer = (struct transfer){.pipes_max = pipes_max};
     if (memory == NULL || pool == NULL) {
         free(memory);
         free(pool);
         return -ENOMEM;
     }
-    flow->scratch = memory + CODEC_HEAD;
-    flow->pool = pool;
+    transfer->scratch = memory + CODEC_HEAD;
+    transfer->pool = pool;
     /* Kept, by a pointer into it. */
     /* cppcheck-suppress memleak */
     return 0;
 }
 
-static void close_pipe(struct flow *flow, int *pipe)
+static void close_pipe(struct transfer *transfer, int *pipe)
 {
     close(pipe[0]);
     close(pipe[1]);
-    flow->pipes--;
+    transfer->pipes--;
 }
 
-void flow_close(struct flow *flow)
+void transfer_close(struct transfer *transfer)
 {
-    while (flow->pooled > 0)
-        close_pipe(flow, flow->pool[--flow->pooled]);
-    free(flow->pool);
-    if (flow->scratch != NULL)
-        free(flow->scratch - CODEC_HEAD);
-    *flow = (struct flow){.scratch = NULL};
+    while (transfer->pooled > 0)
+        close_pipe(transfer, transfer->pool[--transfer->pooled]);
+    free(transfer->pool);
+    if (transfer->scratch != NULL)
+        free(transfer->scratch - CODEC_HEAD);
+    *transfer = (struct transfer){.scratch = NULL};
 }
 
 /* A new pipe. A user whose share of pipe memory is used up gets small ones, which are worse than
  * copying. */
-static bool make_pipe(struct flow *flow, int *pipe)
+static bool make_pipe(struct transfer *transfer, int *pipe)
 {
-    if (flow->pipes >= flow->pipes_max || pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
+    if (transfer->pipes >= transfer->pipes_max || pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
         pipe[0] = pipe[1] = -1;
         return false;
     }
-    flow->pipes++;
+    transfer->pipes++;
     if (fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE) >= PIPE_SIZE)
         return true;
-    if (fcntl(pipe[1], F_GETPIPE_SZ) >= FLOW_CHUNK)
+    if (fcntl(pipe[1], F_GETPIPE_SZ) >= TRANSFER_CHUNK)
         return true;
-    close_pipe(flow, pipe);
+    close_pipe(transfer, pipe);
     pipe[0] = pipe[1] = -1;
     return false;
 }
 
 /* Gives the outlet a pipe; false: none to be had, the bytes have to be copied. */
-static bool take_pipe(struct flow *flow, struct outlet *outlet)
+static bool take_pipe(struct transfer *transfer, struct outlet *outlet)
 {
     if (outlet->pipe[0] >= 0)
         return true;
-    if (flow->pooled == 0)
-        return make_pipe(flow, outlet->pipe);
-    memcpy(outlet->pipe, flow->pool[--flow->pooled], sizeof outlet->pipe);
+    if (transfer->pooled == 0)
+        return make_pipe(transfer, outlet->pipe);
+    memcpy(outlet->pipe, transfer->pool[--transfer->pooled], sizeof outlet->pipe);
     return true;
 }
 
 /* One with data left must never serve another pair. */
-static void give_pipe_back(struct flow *flow, struct outlet *outlet)
+static void give_pipe_back(struct transfer *transfer, struct outlet *outlet)
 {
     if (outlet->pipe[0] < 0)
         return;
-    if (outlet->piped == 0 && flow->pooled < POOL_MAX)
-        memcpy(flow->pool[flow->pooled++], outlet->pipe, sizeof outlet->pipe);
+    if (outlet->piped == 0 && transfer->pooled < POOL_MAX)
+        memcpy(transfer->pool[transfer->pooled++], outlet->pipe, sizeof outlet->pipe);
     else
-        close_pipe(flow, outlet->pipe);
+        close_pipe(transfer, outlet->pipe);
     outlet->pipe[0] = outlet->pipe[1] = -1;
     outlet->piped = 0;
 }
@@ -106,21 +106,22 @@ static void give_pipe_back(struct flow *flow, struct outlet *outlet)
 
 /* Most connections never have to wait, so an event that says that they need not is only asked for
  * by those who did. */
-static void await_writable(struct end *end)
+static void await_writable(struct connection *connection)
 {
-    struct epoll_event event = {.events = FLOW_EVENTS | EPOLLOUT, .data.ptr = end};
-    end->writable = false;
-    if (!end->awaited && epoll_ctl(end->epoll, EPOLL_CTL_MOD, end->fd, &event) == 0)
-        end->awaited = true;
+    struct epoll_event event = {.events = TRANSFER_EVENTS | EPOLLOUT, .data.ptr = connection};
+    connection->writable = false;
+    if (!connection->awaited &&
+        epoll_ctl(connection->epoll, EPOLL_CTL_MOD, connection->fd, &event) == 0)
+        connection->awaited = true;
 }
 
 /* ---- outlets --------------------------------------------------------------------- */
 
-static void drop_buffer(struct end *end)
+static void drop_buffer(struct connection *connection)
 {
-    struct outlet *outlet = &end->outlet;
+    struct outlet *outlet = &connection->outlet;
     free(outlet->buffer);
-    budget_give(&end->account, outlet->room);
+    budget_give(&connection->account, outlet->room);
     outlet->buffer = NULL;
     outlet->start = outlet->size = outlet->room = 0;
 }
@@ -139,9 +140,9 @@ static void compact(struct outlet *outlet, uint8_t *buffer)
  * would have to be moved than was written; a buffer that has to grow does so by half, and takes
  * along only what waits. So a byte is moved a few times at most, however slowly its reader reads,
  * and a buffer is at most half as large again as what has to be in it. False: no memory. */
-static bool extend_outlet(struct end *end, size_t size)
+static bool extend_outlet(struct connection *connection, size_t size)
 {
-    struct outlet *outlet = &end->outlet;
+    struct outlet *outlet = &connection->outlet;
     size_t waits = outlet->size - outlet->start, wanted = waits + size;
     if (size <= outlet->room - outlet->size)
         return true;
@@ -155,59 +156,59 @@ static bool extend_outlet(struct end *end, size_t size)
         return false;
     compact(outlet, buffer);
     free(outlet->buffer);
-    budget_take(&end->account, room);
-    budget_give(&end->account, outlet->room);
+    budget_take(&connection->account, room);
+    budget_give(&connection->account, outlet->room);
     outlet->buffer = buffer;
     outlet->room = room;
     return true;
 }
 
-bool flow_pending(const struct end *end)
+bool transfer_pending(const struct connection *connection)
 {
-    return end->outlet.buffer != NULL || end->outlet.piped > 0;
+    return connection->outlet.buffer != NULL || connection->outlet.piped > 0;
 }
 
-static void drop_outlet(struct flow *flow, struct end *end)
+static void drop_outlet(struct transfer *transfer, struct connection *connection)
 {
-    drop_buffer(end);
-    give_pipe_back(flow, &end->outlet);
+    drop_buffer(connection);
+    give_pipe_back(transfer, &connection->outlet);
 }
 
-void flow_break(struct flow *flow, struct end *end)
+void transfer_break(struct transfer *transfer, struct connection *connection)
 {
-    end->ended = end->gone = end->finished = true;
-    drop_outlet(flow, end);
-    messages_forget(end);
+    connection->ended = connection->gone = connection->finished = true;
+    drop_outlet(transfer, connection);
+    messages_forget(connection);
 }
 
-void flow_lose(struct end *end)
+void transfer_lose(struct connection *connection)
 {
-    drop_buffer(end);
-    end->finished = end->lost = true;
-    end->writable = false;
-    end->readable = end->hung_up = true;
+    drop_buffer(connection);
+    connection->finished = connection->lost = true;
+    connection->writable = false;
+    connection->readable = connection->hung_up = true;
 }
 
 /* A write has failed. EPIPE is what the kernel says when the other side had come to its own end
  * before it went. */
-static void fail_write(struct end *to)
+static void fail_write(struct connection *to)
 {
     if (errno != EPIPE)
         to->broken = true;
     to->starved = to->starved || errno == ENOMEM;
-    flow_lose(to);
+    transfer_lose(to);
 }
 
 /* Without this the pair cannot go on, though both sides live. */
-static void give_up(struct end *to, int error)
+static void give_up(struct connection *to, int error)
 {
     to->broken = true;
     to->starved = to->starved || error == -ENOMEM;
-    flow_lose(to);
+    transfer_lose(to);
 }
 
 /* Writes at once what fits. Returns how much that was. */
-static size_t send_some(struct end *to, const struct iovec *parts, size_t count)
+static size_t send_some(struct connection *to, const struct iovec *parts, size_t count)
 {
     struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count};
     for (;;) {
@@ -227,7 +228,7 @@ static size_t send_some(struct end *to, const struct iovec *parts, size_t count)
 
 /* Keeps what did not fit: all but the first `done` bytes. Without memory the pair is lost, and no
  * other. */
-static void keep(struct end *to, const struct iovec *parts, size_t count, size_t done)
+static void keep(struct connection *to, const struct iovec *parts, size_t count, size_t done)
 {
     struct outlet *outlet = &to->outlet;
     size_t size = 0;
@@ -247,7 +248,7 @@ static void keep(struct end *to, const struct iovec *parts, size_t count, size_t
 }
 
 /* Writes bytes as they are. */
-static void write_raw(struct end *to, const struct iovec *parts, size_t count)
+static void write_raw(struct connection *to, const struct iovec *parts, size_t count)
 {
     size_t size = 0;
     for (size_t i = 0; i < count; i++)
@@ -263,12 +264,12 @@ static void write_raw(struct end *to, const struct iovec *parts, size_t count)
 }
 
 /* What waits in an outlet is sealed, so that it goes out in the order of its numbers. */
-static void write_sealed(struct end *to, const struct iovec *parts, size_t count)
+static void write_sealed(struct connection *to, const struct iovec *parts, size_t count)
 {
     struct records_source source = {parts, count, 0};
-    while (!to->finished && !to->secure->ended) {
+    while (!to->finished && !to->tls->ended) {
         uint8_t *bytes;
-        ssize_t size = secure_seal(to->secure, &source, &bytes);
+        ssize_t size = tls_stream_seal(to->tls, &source, &bytes);
         if (size == 0)
             return;
         if (size < 0) {
@@ -280,30 +281,30 @@ static void write_sealed(struct end *to, const struct iovec *parts, size_t count
     }
 }
 
-void flow_write(struct end *to, const struct iovec *parts, size_t count)
+void transfer_write(struct connection *to, const struct iovec *parts, size_t count)
 {
-    if (to->secure != NULL)
+    if (to->tls != NULL)
         write_sealed(to, parts, count);
     else
         write_raw(to, parts, count);
 }
 
-void flow_say(struct end *end, const uint8_t *words, size_t size)
+void transfer_say(struct connection *connection, const uint8_t *words, size_t size)
 {
     struct iovec part = {(void *)(uintptr_t)words, size};
-    flow_write(end, &part, 1);
+    transfer_write(connection, &part, 1);
 }
 
-void flow_gather(struct end *end, const uint8_t *words, size_t size)
+void transfer_gather(struct connection *connection, const uint8_t *words, size_t size)
 {
     struct iovec part = {(void *)(uintptr_t)words, size};
-    if (end->secure != NULL)
-        write_sealed(end, &part, 1);
-    else if (!end->finished)
-        keep(end, &part, 1, 0);
+    if (connection->tls != NULL)
+        write_sealed(connection, &part, 1);
+    else if (!connection->finished)
+        keep(connection, &part, 1, 0);
 }
 
-static void flush_buffer(struct end *to)
+static void flush_buffer(struct connection *to)
 {
     struct outlet *outlet = &to->outlet;
     if (outlet->buffer == NULL)
@@ -316,7 +317,7 @@ static void flush_buffer(struct end *to)
         drop_buffer(to);
 }
 
-static void flush_pipe(struct end *to)
+static void flush_pipe(struct connection *to)
 {
     struct outlet *outlet = &to->outlet;
     while (to->writable && outlet->piped > 0) {
@@ -333,7 +334,7 @@ static void flush_pipe(struct end *to)
 }
 
 /* Words of ours come before spliced bytes. */
-void flow_flush(struct end *to)
+void transfer_flush(struct connection *to)
 {
     flush_buffer(to);
     if (to->outlet.buffer == NULL)
@@ -341,48 +342,48 @@ void flow_flush(struct end *to)
 }
 
 /* The last thing that is said in TLS. Where something waits already, it waits, too. */
-static void say_last(struct end *end, enum records_alert alert)
+static void say_last(struct connection *connection, enum records_alert alert)
 {
     uint8_t *bytes;
-    ssize_t size = secure_seal_end(end->secure, alert, &bytes);
+    ssize_t size = tls_stream_seal_end(connection->tls, alert, &bytes);
     struct iovec part = {bytes, size > 0 ? (size_t)size : 0};
-    write_raw(end, &part, 1);
+    write_raw(connection, &part, 1);
 }
 
-void flow_shut(struct end *end)
+void transfer_shut(struct connection *connection)
 {
-    if (end->kernel_tls && kernel_tls_say_end(end->fd) == -EAGAIN) {
-        await_writable(end);
+    if (connection->kernel_tls && kernel_tls_say_end(connection->fd) == -EAGAIN) {
+        await_writable(connection);
         return;
     }
-    if (end->secure != NULL)
-        say_last(end, RECORDS_CLOSE_NOTIFY);
-    if (end->secure != NULL && flow_pending(end))
+    if (connection->tls != NULL)
+        say_last(connection, RECORDS_CLOSE_NOTIFY);
+    if (connection->tls != NULL && transfer_pending(connection))
         return;
-    end->finished = true;
-    if (shutdown(end->fd, SHUT_WR) < 0)
-        flow_lose(end);
+    connection->finished = true;
+    if (shutdown(connection->fd, SHUT_WR) < 0)
+        transfer_lose(connection);
 }
 
-void flow_part(struct end *end)
+void transfer_part(struct connection *connection)
 {
-    bool in_tls = end->secure != NULL || end->kernel_tls;
-    if (in_tls && !end->finished && !end->cut && !flow_pending(end))
-        flow_shut(end);
+    bool in_tls = connection->tls != NULL || connection->kernel_tls;
+    if (in_tls && !connection->finished && !connection->cut && !transfer_pending(connection))
+        transfer_shut(connection);
 }
 
 /* ---- reading --------------------------------------------------------------------- */
 
-void flow_count(struct flow *flow, struct end *from, size_t count)
+void transfer_count(struct transfer *transfer, struct connection *from, size_t count)
 {
-    flow->moved += count;
+    transfer->moved += count;
     /* The only writer is this process; others read. */
     atomic_store_explicit(from->bytes,
         atomic_load_explicit(from->bytes, memory_order_relaxed) + count, memory_order_relaxed);
 }
 
 /* A read has failed at something that TLS says. */
-static void judge_record(struct end *from)
+static void judge_record(struct connection *from)
 {
     int result = kernel_tls_take_record(from->fd);
     if (result <= 0)
@@ -392,27 +393,27 @@ static void judge_record(struct end *from)
 }
 
 /* In TLS, an end that was not said there may be anybody's doing. */
-static bool is_authentic_end(const struct end *from)
+static bool is_authentic_end(const struct connection *from)
 {
-    return from->secure != NULL ? from->secure->closed : !from->kernel_tls;
+    return from->tls != NULL ? from->tls->closed : !from->kernel_tls;
 }
 
-bool flow_broke_tls(const struct end *end)
+bool transfer_broke_tls(const struct connection *connection)
 {
-    return end->secure != NULL && end->secure->failed;
+    return connection->tls != NULL && connection->tls->failed;
 }
 
 /* Nothing more can be read for anybody, but the reason is to arrive: what the other side has sent
  * behind is discarded while it leaves, as a close with unread input would be a reset. */
-static void refuse_records(struct end *from)
+static void refuse_records(struct connection *from)
 {
     from->ended = from->broken = true;
-    say_last(from, from->secure->records.alert);
-    flow_shut(from);
+    say_last(from, from->tls->records.alert);
+    transfer_shut(from);
 }
 
 /* What a read has returned: true if there are bytes. */
-static bool judge_read(struct end *from, ssize_t count)
+static bool judge_read(struct connection *from, ssize_t count)
 {
     if (count > 0)
         return true;
@@ -423,7 +424,7 @@ static bool judge_read(struct end *from, ssize_t count)
         from->readable = false;
     else if (errno == EIO && from->kernel_tls)
         judge_record(from);
-    else if (errno == EPROTO && flow_broke_tls(from))
+    else if (errno == EPROTO && transfer_broke_tls(from))
         refuse_records(from);
     else if (errno != EINTR) {
         from->starved = from->starved || errno == ENOMEM;
@@ -432,19 +433,19 @@ static bool judge_read(struct end *from, ssize_t count)
     return false;
 }
 
-static size_t read_secure(struct flow *flow, struct end *from, size_t size)
+static size_t read_secure(struct transfer *transfer, struct connection *from, size_t size)
 {
-    ssize_t count = secure_read(from->secure, from->fd, flow->scratch, size);
+    ssize_t count = tls_stream_read(from->tls, from->fd, transfer->scratch, size);
     if (!judge_read(from, count))
         return 0;
-    if (from->secure->drained && !from->hung_up)
+    if (from->tls->drained && !from->hung_up)
         from->readable = false;
     return (size_t)count;
 }
 
-static size_t read_bytes(struct flow *flow, struct end *from, size_t size)
+static size_t read_bytes(struct transfer *transfer, struct connection *from, size_t size)
 {
-    ssize_t count = recv(from->fd, flow->scratch, size, MSG_DONTWAIT);
+    ssize_t count = recv(from->fd, transfer->scratch, size, MSG_DONTWAIT);
     if (!judge_read(from, count))
         return 0;
     /* A short read emptied the socket (TLS reads by the record); more bytes are another edge. */
@@ -453,41 +454,41 @@ static size_t read_bytes(struct flow *flow, struct end *from, size_t size)
     return (size_t)count;
 }
 
-size_t flow_read(struct flow *flow, struct end *from, size_t size)
+size_t transfer_read(struct transfer *transfer, struct connection *from, size_t size)
 {
     size_t count =
-        from->secure != NULL ? read_secure(flow, from, size) : read_bytes(flow, from, size);
-    if (from->state == END_LEAVING)
+        from->tls != NULL ? read_secure(transfer, from, size) : read_bytes(transfer, from, size);
+    if (from->state == CONNECTION_LEAVING)
         from->discarded += (uint32_t)count;
     return count;
 }
 
-static bool carries_plain(const struct end *end)
+static bool carries_plain(const struct connection *connection)
 {
-    return end->secure == NULL && !end->kernel_tls;
+    return connection->tls == NULL && !connection->kernel_tls;
 }
 
-bool flow_closes_plainly(const struct end *end)
+bool transfer_closes_plainly(const struct connection *connection)
 {
-    return end->gone && carries_plain(end);
+    return connection->gone && carries_plain(connection);
 }
 
-static void copy_once(struct flow *flow, struct end *from)
+static void copy_once(struct transfer *transfer, struct connection *from)
 {
-    size_t chunk = budget_allowance(BUDGET_STREAMS, FLOW_CHUNK_MIN, FLOW_CHUNK);
-    size_t size = flow_read(flow, from, chunk);
+    size_t chunk = budget_allowance(BUDGET_STREAMS, TRANSFER_CHUNK_MIN, TRANSFER_CHUNK);
+    size_t size = transfer_read(transfer, from, chunk);
     if (size == 0)
         return;
     from->splicing = size == chunk && carries_plain(from) && carries_plain(from->peer);
-    flow_count(flow, from, size);
-    flow_say(from->peer, flow->scratch, size);
+    transfer_count(transfer, from, size);
+    transfer_say(from->peer, transfer->scratch, size);
 }
 
-static void splice_once(struct flow *flow, struct end *from)
+static void splice_once(struct transfer *transfer, struct connection *from)
 {
     struct outlet *outlet = &from->peer->outlet;
-    if (!take_pipe(flow, outlet)) {
-        copy_once(flow, from);
+    if (!take_pipe(transfer, outlet)) {
+        copy_once(transfer, from);
         from->splicing = false;
         return;
     }
@@ -497,66 +498,66 @@ static void splice_once(struct flow *flow, struct end *from)
         return;
     outlet->piped = (size_t)count;
     from->splicing = count >= SPLICE_MIN;
-    flow_count(flow, from, (size_t)count);
+    transfer_count(transfer, from, (size_t)count);
     flush_pipe(from->peer);
 }
 
 /* ---- both directions ------------------------------------------------------------- */
 
-void flow_finish(struct end *from)
+void transfer_finish(struct connection *from)
 {
-    struct end *to = from->peer;
-    if (messages_between(from) || !from->ended || flow_pending(to) || to->finished)
+    struct connection *to = from->peer;
+    if (messages_between(from) || !from->ended || transfer_pending(to) || to->finished)
         return;
-    flow_shut(to);
+    transfer_shut(to);
 }
 
-static void move_once(struct flow *flow, struct end *from)
+static void move_once(struct transfer *transfer, struct connection *from)
 {
     if (messages_between(from))
-        messages_move(flow, from);
+        messages_move(transfer, from);
     else if (from->splicing)
-        splice_once(flow, from);
+        splice_once(transfer, from);
     else
-        copy_once(flow, from);
+        copy_once(transfer, from);
 }
 
-uint64_t flow_total(const struct end *end)
+uint64_t transfer_total(const struct connection *connection)
 {
-    return atomic_load_explicit(end->bytes, memory_order_relaxed) +
-           atomic_load_explicit(end->peer->bytes, memory_order_relaxed);
+    return atomic_load_explicit(connection->bytes, memory_order_relaxed) +
+           atomic_load_explicit(connection->peer->bytes, memory_order_relaxed);
 }
 
-bool flow_is_used_up(const struct flow *flow, const struct end *end)
+bool transfer_is_used_up(const struct transfer *transfer, const struct connection *connection)
 {
-    return flow->pair_max > 0 && flow_total(end) >= flow->pair_max;
+    return transfer->pair_max > 0 && transfer_total(connection) >= transfer->pair_max;
 }
 
-static bool can_move(const struct flow *flow, const struct end *from)
+static bool can_move(const struct transfer *transfer, const struct connection *from)
 {
-    const struct end *to = from->peer;
-    return from->readable && !from->ended && !to->finished && !flow_broke_tls(to) &&
-           !flow_pending(to) && messages_may_read(from) && !flow_is_used_up(flow, from);
+    const struct connection *to = from->peer;
+    return from->readable && !from->ended && !to->finished && !transfer_broke_tls(to) &&
+           !transfer_pending(to) && messages_may_read(from) && !transfer_is_used_up(transfer, from);
 }
 
-bool flow_move(struct flow *flow, struct end *from)
+bool transfer_move(struct transfer *transfer, struct connection *from)
 {
-    struct end *to = from->peer;
+    struct connection *to = from->peer;
     int turns = messages_between(from) ? 1 : TURNS;
     for (int turn = 0; turn < turns; turn++) {
-        flow_flush(to);
-        messages_release(flow, from);
-        if (!can_move(flow, from))
+        transfer_flush(to);
+        messages_release(transfer, from);
+        if (!can_move(transfer, from))
             break;
-        move_once(flow, from);
+        move_once(transfer, from);
     }
     if (to->finished)
-        drop_outlet(flow, to);
+        drop_outlet(transfer, to);
     if (from->finished)
-        drop_outlet(flow, from);
+        drop_outlet(transfer, from);
     if (to->outlet.piped == 0)
-        give_pipe_back(flow, &to->outlet);
+        give_pipe_back(transfer, &to->outlet);
     if (from->lost && !from->readable)
         from->ended = true;
-    return can_move(flow, from);
+    return can_move(transfer, from);
 }

@@ -1,6 +1,6 @@
 /* Whether somebody still lives: silence alone does not tell a vanished peer from a paused reader.
  */
-#include "forward/vital.h"
+#include "forward/liveness.h"
 #include "suite.h"
 
 #include <check.h>
@@ -24,7 +24,7 @@ static void prepare(void)
 START_TEST(who_has_acknowledged_everything_is_only_quiet)
 {
     info = (struct tcp_info){.tcpi_last_ack_recv = LONG, .tcpi_probes = 9};
-    ck_assert_int_eq(vital_judge(&info), VITAL_QUIET);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_QUIET);
 }
 END_TEST
 
@@ -32,14 +32,14 @@ START_TEST(of_a_connection_that_was_reset_nothing_is_on_its_way)
 {
     info.tcpi_state = 7; /* TCP_CLOSE */
     info.tcpi_notsent_bytes = 1 << 20;
-    ck_assert_int_eq(vital_judge(&info), VITAL_QUIET);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_QUIET);
 }
 END_TEST
 
 START_TEST(who_was_sent_something_just_now_has_time)
 {
     info.tcpi_retransmits = 9;
-    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_WAITING);
 }
 END_TEST
 
@@ -49,7 +49,7 @@ START_TEST(a_paused_reader_lives_as_long_as_it_answers_probes)
     info.tcpi_notsent_bytes = 1 << 20;
     info.tcpi_probes = 0; /* each answer sets it back */
     for (info.tcpi_last_ack_recv = 0; info.tcpi_last_ack_recv <= LONG; info.tcpi_last_ack_recv += 1)
-        ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+        ck_assert_int_eq(liveness_judge(&info), LIVENESS_WAITING);
 }
 END_TEST
 
@@ -59,11 +59,11 @@ START_TEST(who_answers_no_probe_for_long_is_dead)
     info.tcpi_notsent_bytes = 1 << 20;
     info.tcpi_probes = 1; /* that may be on its way */
     info.tcpi_last_ack_recv = LONG;
-    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_WAITING);
     info.tcpi_probes = 2;
-    ck_assert_int_eq(vital_judge(&info), VITAL_DEAD);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_DEAD);
     info.tcpi_last_ack_recv = SHORT;
-    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_WAITING);
 }
 END_TEST
 
@@ -71,9 +71,9 @@ START_TEST(who_acknowledges_nothing_that_is_sent_again_for_long_is_dead)
 {
     info.tcpi_last_ack_recv = LONG;
     info.tcpi_retransmits = 2;
-    ck_assert_int_eq(vital_judge(&info), VITAL_WAITING);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_WAITING);
     info.tcpi_retransmits = 3;
-    ck_assert_int_eq(vital_judge(&info), VITAL_DEAD);
+    ck_assert_int_eq(liveness_judge(&info), LIVENESS_DEAD);
 }
 END_TEST
 
@@ -82,10 +82,10 @@ START_TEST(what_is_no_tcp_connection_is_only_quiet)
     int ends[2];
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
     ck_assert_int_eq(send(ends[0], "x", 1, MSG_NOSIGNAL), 1);
-    ck_assert_int_eq(vital_check(ends[0]), VITAL_QUIET);
+    ck_assert_int_eq(liveness_check(ends[0]), LIVENESS_QUIET);
     close(ends[0]);
     close(ends[1]);
-    ck_assert_int_eq(vital_check(-1), VITAL_QUIET);
+    ck_assert_int_eq(liveness_check(-1), LIVENESS_QUIET);
 }
 END_TEST
 

@@ -1,7 +1,7 @@
 /* A connection in TLS, as the forwarder holds it: what it has beside while it is idle is its keys.
  * records.h seals and opens; here records meet the socket. */
-#ifndef RELAY_SECURE_H
-#define RELAY_SECURE_H
+#ifndef RELAY_TLS_STREAM_H
+#define RELAY_TLS_STREAM_H
 
 #include "base/budget.h"
 #include "tls/records.h"
@@ -12,10 +12,10 @@
 #include <sys/types.h>
 
 enum {
-    SECURE_CHUNK = 1 << 18, /* read at once: what the processor's cache holds */
+    TLS_STREAM_CHUNK = 1 << 18, /* read at once: what the processor's cache holds */
 };
 
-struct secure {
+struct tls_stream {
     struct records records;
     struct budget_account *account; /* whose what it keeps is */
     uint8_t *kept; /* what has come of a record that is not whole, or whose turn it was not */
@@ -28,20 +28,20 @@ struct secure {
 };
 
 /* Takes a handoff's session, for whoever has this account. NULL: there is no memory for it. */
-struct secure *secure_open(const struct records *session, struct budget_account *account);
+struct tls_stream *tls_stream_open(const struct records *session, struct budget_account *account);
 /* Wipes and frees it; NULL: nothing to do. */
-void secure_close(struct secure *secure);
+void tls_stream_close(struct tls_stream *secure);
 
 /* As recv() would read what is inside, `size` bytes at most, but of at least one record. Errors are
  * left in errno: EAGAIN; EINTR when it is to be called again, as nothing was for others; EPROTO
  * when what came breaks TLS, or the other side has said that something of ours did; from then on
  * what comes is dropped, and counted as it was read. */
-ssize_t secure_read(struct secure *secure, int fd, uint8_t *buffer, size_t size);
+ssize_t tls_stream_read(struct tls_stream *secure, int fd, uint8_t *buffer, size_t size);
 
 /* Seals what there is, or as much as is written at once: *out is valid until the next call of any
  * of these functions. 0, a size, or a negative errno. */
-ssize_t secure_seal(struct secure *secure, struct records_source *source, uint8_t **out);
+ssize_t tls_stream_seal(struct tls_stream *secure, struct records_source *source, uint8_t **out);
 /* The same for what is said last: that nothing more comes, or after EPROTO why. */
-ssize_t secure_seal_end(struct secure *secure, enum records_alert alert, uint8_t **out);
+ssize_t tls_stream_seal_end(struct tls_stream *secure, enum records_alert alert, uint8_t **out);
 
 #endif

@@ -1,5 +1,5 @@
-/* What becomes of those whom the forwarder holds (ends.c): from each of the states in which one can
- * be, whatever its client does next leads out, and so does time, unless all is well. */
+/* What becomes of those whom the forwarder holds (connections.c): from each of the states in which
+ * one can be, whatever its client does next leads out, and so does time, unless all is well. */
 #include "holding.h"
 #include "suite.h"
 
@@ -38,15 +38,15 @@ static void make_pair(enum carrier carrier)
     hand_over(&first);
     ck_assert_int_eq(come(&second, carrier, "key", "b"), PAIR_MATCHES);
     hand_over(&second);
-    ck_assert_int_eq(end_of(&first)->state, END_JOINED);
-    ck_assert_int_eq(end_of(&second)->state, END_JOINED);
+    ck_assert_int_eq(end_of(&first)->state, CONNECTION_JOINED);
+    ck_assert_int_eq(end_of(&second)->state, CONNECTION_JOINED);
 }
 
 /* Sends until what has come of it waits for `to`, who does not read. */
 static void flood(struct client *from, const struct client *to)
 {
     static const uint8_t bytes[10000];
-    for (size_t sent = 0; !flow_pending(end_of(to)); sent += sizeof bytes) {
+    for (size_t sent = 0; !transfer_pending(end_of(to)); sent += sizeof bytes) {
         ck_assert_uint_lt(sent, AWAY);
         (void)say(from, bytes, sizeof bytes);
         settle();
@@ -59,7 +59,7 @@ static void waits(enum carrier carrier)
 {
     ck_assert_int_eq(come(&first, carrier, "key", "a"), PAIR_WAITS);
     hand_over(&first);
-    ck_assert_int_eq(end_of(&first)->state, END_PARKED);
+    ck_assert_int_eq(end_of(&first)->state, CONNECTION_PARKED);
 }
 
 static void waits_and_is_not_read_any_more(enum carrier carrier)
@@ -76,7 +76,7 @@ static void waits_for_the_descriptor_of_its_peer(enum carrier carrier)
     waits(carrier);
     ck_assert_int_eq(come(&second, carrier, "key", "b"), PAIR_MATCHES);
     ck_assert_int_eq(pair_sent(table, second.ref), 0);
-    ends_look(&forwarder, first.ref);
+    connections_look(&forwarder, first.ref);
     ck_assert_ptr_eq(end_of(&first)->phase.list, &forwarder.arriving);
     close(second.relayed);
 }
@@ -89,7 +89,7 @@ static void waits_for_news(enum carrier carrier)
     first.handoff.lobby = true;
     ck_assert_int_eq(meet(&first, &request), PAIR_WAITS);
     hand_over(&first);
-    ck_assert_int_eq(end_of(&first)->state, END_LOBBY);
+    ck_assert_int_eq(end_of(&first)->state, CONNECTION_LOBBY);
 }
 
 static void waits_for_news_and_is_in_debt(enum carrier carrier)
@@ -176,7 +176,7 @@ static void reads_as_little_as_its_peer(enum carrier carrier)
 static void is_told_why_it_is_closed(enum carrier carrier)
 {
     waits(carrier);
-    ends_dismiss(&forwarder, end_of(&first), PAIR_LONELY, PAIR_NO_REASON);
+    connections_dismiss(&forwarder, end_of(&first), PAIR_LONELY, PAIR_NO_REASON);
     settle();
 }
 
@@ -184,7 +184,7 @@ static void is_told_so_behind_what_it_does_not_read(enum carrier carrier)
 {
     make_pair(carrier);
     flood(&first, &second);
-    ends_part(&forwarder, end_of(&first));
+    connections_part(&forwarder, end_of(&first));
     settle();
 }
 
@@ -325,12 +325,12 @@ static void one_closes_and_then_the_other(void)
 
 static void both_are_lost_before_anything_is_done(void)
 {
-    struct end *ends[] = {end_of(&first), second.fd < 0 ? NULL : end_of(&second)};
+    struct connection *ends[] = {end_of(&first), second.fd < 0 ? NULL : end_of(&second)};
     for (size_t i = 0; i < 2; i++) {
-        if (ends[i] == NULL || ends[i]->state == END_LEAVING)
+        if (ends[i] == NULL || ends[i]->state == CONNECTION_LEAVING)
             continue;
-        flow_lose(ends[i]);
-        ends_queue(&forwarder, ends[i]);
+        transfer_lose(ends[i]);
+        connections_queue(&forwarder, ends[i]);
     }
     both_are_reset_at_once();
 }
@@ -415,7 +415,7 @@ START_TEST(of_who_is_told_to_go_only_so_much_is_read)
         size_t sent = 0;
         start_forwarder();
         make_pair(carriers[i]);
-        ends_part(&forwarder, end_of(&first));
+        connections_part(&forwarder, end_of(&first));
         while (sent < AWAY && send_raw(&first, bytes, sizeof bytes)) {
             sent += sizeof bytes;
             settle();
@@ -433,25 +433,26 @@ END_TEST
 /* ---- walks ----------------------------------------------------------------------- */
 
 /* What is missing if nothing that a client does not do led out of an end's state; NULL: nothing. */
-static const char *missing(const struct end *end)
+static const char *missing(const struct connection *connection)
 {
-    const struct end *peer = end->peer;
-    if (end->state != END_LEAVING && end->coded != NULL && !deadline_is_set(&end->coded->silent))
+    const struct connection *peer = connection->peer;
+    if (connection->state != CONNECTION_LEAVING && connection->coded != NULL &&
+        !deadline_is_set(&connection->coded->silent))
         return "is never asked for a sign of life";
-    switch ((enum end_state)end->state) {
-    case END_PARKED:
-        return deadline_is_set(&end->phase) ? NULL : "waits for ever";
-    case END_LOBBY:
+    switch ((enum connection_state)connection->state) {
+    case CONNECTION_PARKED:
+        return deadline_is_set(&connection->phase) ? NULL : "waits for ever";
+    case CONNECTION_LOBBY:
         return NULL;
-    case END_JOINED:
-        if (peer->peer != end || peer->state != END_JOINED)
+    case CONNECTION_JOINED:
+        if (peer->peer != connection || peer->state != CONNECTION_JOINED)
             return "has a peer that is none";
-        return (!end->ended && !end->finished && !end->hung_up) || deadline_is_set(&end->phase) ||
-                       deadline_is_set(&peer->phase)
+        return (!connection->ended && !connection->finished && !connection->hung_up) ||
+                       deadline_is_set(&connection->phase) || deadline_is_set(&peer->phase)
                    ? NULL
                    : "lingers for ever";
-    case END_LEAVING:
-        return end->phase.list == &forwarder.leaving ? NULL : "leaves for ever";
+    case CONNECTION_LEAVING:
+        return connection->phase.list == &forwarder.leaving ? NULL : "leaves for ever";
     }
     return "is in no state";
 }
@@ -468,8 +469,8 @@ static void worker_dies(struct client *client)
     struct pair_ref stranded;
     int error = pair_leave(table, client->ref, &stranded);
     ck_assert(error == 0 || error == -ESTALE);
-    ends_look(&forwarder, client->handoff.dismissed);
-    ends_look(&forwarder, stranded);
+    connections_look(&forwarder, client->handoff.dismissed);
+    connections_look(&forwarder, stranded);
     close(client->relayed);
     client->relayed = -1;
     hang_up(client);
@@ -556,10 +557,10 @@ START_TEST(whoever_is_held_has_a_way_out_whatever_has_been_done)
     for (int i = 0; i < STEPS; i++) {
         step(&clients[draw(WALKERS)]);
         for (size_t k = 0; k < HOLDING_CAPACITY; k++) {
-            const struct end *end = forwarder.slots[k];
-            const char *what = end == NULL ? NULL : missing(end);
+            const struct connection *connection = forwarder.slots[k];
+            const char *what = connection == NULL ? NULL : missing(connection);
             if (what != NULL)
-                ck_abort_msg("after step %d, one in state %d %s", i, end->state, what);
+                ck_abort_msg("after step %d, one in state %d %s", i, connection->state, what);
         }
     }
     for (size_t i = 0; i < WALKERS; i++) {

@@ -1,5 +1,6 @@
-/* What waits for a slow reader (flow.c), over a real socket: an outlet that is never emptied. */
-#include "forward/flow.h"
+/* What waits for a slow reader (transfer.c), over a real socket: an outlet that is never emptied.
+ */
+#include "forward/transfer.h"
 
 #include "base/budget.h"
 #include "suite.h"
@@ -17,22 +18,22 @@ enum {
     BOUND = 2 * (WAITS + 2 * PART),
 };
 
-static struct flow flow;
-static struct end end;
+static struct transfer transfer;
+static struct connection connection;
 static int client;
 static uint64_t written, read_back; /* bytes, each of which says its own place */
 
 static void setup(void)
 {
     int ends[2], size = 1;
-    ck_assert_int_eq(flow_open(&flow, 16), 0);
+    ck_assert_int_eq(transfer_open(&transfer, 16), 0);
     ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
     ck_assert_int_eq(setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
     client = ends[1];
-    end = (struct end){
+    connection = (struct connection){
         .fd = ends[0],
         .epoll = -1,
-        .state = END_JOINED,
+        .state = CONNECTION_JOINED,
         .writable = true,
         .outlet = {.pipe = {-1, -1}},
     };
@@ -41,11 +42,11 @@ static void setup(void)
 
 static void teardown(void)
 {
-    flow_break(&flow, &end);
-    close(end.fd);
+    transfer_break(&transfer, &connection);
+    close(connection.fd);
     close(client);
-    flow_close(&flow);
-    ck_assert_uint_eq(budget_used(end.account.share), 0);
+    transfer_close(&transfer);
+    ck_assert_uint_eq(budget_used(connection.account.share), 0);
 }
 
 static void make_bytes(uint8_t *bytes, uint64_t place, size_t size)
@@ -54,13 +55,13 @@ static void make_bytes(uint8_t *bytes, uint64_t place, size_t size)
         bytes[i] = (uint8_t)((place + i) * 2654435761U >> 24);
 }
 
-typedef void says(struct end *to, const uint8_t *words, size_t size);
+typedef void says(struct connection *to, const uint8_t *words, size_t size);
 
 static void write_part(says *say, size_t size)
 {
     uint8_t part[PART];
     make_bytes(part, written, size);
-    say(&end, part, size);
+    say(&connection, part, size);
     written += size;
 }
 
@@ -74,13 +75,13 @@ static void read_some(size_t size)
         ck_assert_mem_eq(part, expected, (size_t)count);
         read_back += (uint64_t)count;
     }
-    end.writable = true;
-    flow_flush(&end);
+    connection.writable = true;
+    transfer_flush(&connection);
 }
 
 static size_t waiting(void)
 {
-    return end.outlet.size - end.outlet.start;
+    return connection.outlet.size - connection.outlet.start;
 }
 
 /* Writes as long as the reader is not too far behind, and reads without ever catching up. */
@@ -92,32 +93,33 @@ static void pass(says *say, size_t part)
         read_some(part);
         while (waiting() < WAITS)
             write_part(say, part);
-        if (end.outlet.room > BOUND || budget_used(end.account.share) != end.outlet.room)
+        if (connection.outlet.room > BOUND ||
+            budget_used(connection.account.share) != connection.outlet.room)
             break;
     }
-    ck_assert_ptr_nonnull(end.outlet.buffer);
-    ck_assert_uint_le(end.outlet.room, BOUND);
-    ck_assert_uint_eq(budget_used(end.account.share), end.outlet.room);
+    ck_assert_ptr_nonnull(connection.outlet.buffer);
+    ck_assert_uint_le(connection.outlet.room, BOUND);
+    ck_assert_uint_eq(budget_used(connection.account.share), connection.outlet.room);
 }
 
 static void read_all(void)
 {
     while (read_back < written)
         read_some(PART);
-    ck_assert(!flow_pending(&end));
-    ck_assert_uint_eq(budget_used(end.account.share), 0);
+    ck_assert(!transfer_pending(&connection));
+    ck_assert_uint_eq(budget_used(connection.account.share), 0);
 }
 
 START_TEST(an_outlet_that_is_never_emptied_stays_within_what_waits_in_it)
 {
-    pass(flow_say, PART);
+    pass(transfer_say, PART);
     read_all();
 }
 END_TEST
 
 START_TEST(the_same_in_small_parts_that_are_gathered)
 {
-    pass(flow_gather, 777);
+    pass(transfer_gather, 777);
     read_all();
 }
 END_TEST
@@ -125,11 +127,11 @@ END_TEST
 START_TEST(what_waits_for_a_reader_that_is_lost_counts_no_more)
 {
     while (waiting() < WAITS)
-        write_part(flow_say, PART);
-    ck_assert_uint_ge(budget_used(end.account.share), WAITS);
-    flow_lose(&end);
-    ck_assert(end.finished && !flow_pending(&end));
-    ck_assert_uint_eq(budget_used(end.account.share), 0);
+        write_part(transfer_say, PART);
+    ck_assert_uint_ge(budget_used(connection.account.share), WAITS);
+    transfer_lose(&connection);
+    ck_assert(connection.finished && !transfer_pending(&connection));
+    ck_assert_uint_eq(budget_used(connection.account.share), 0);
 }
 END_TEST
 

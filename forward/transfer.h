@@ -5,13 +5,13 @@
  * *outlet*: a buffer, or a pipe when bytes are spliced and never enter this process. Nothing
  * more is read until the outlet is empty, so a pair holds a bounded amount, and a slow reader
  * slows its sender down. */
-#ifndef RELAY_FLOW_H
-#define RELAY_FLOW_H
+#ifndef RELAY_TRANSFER_H
+#define RELAY_TRANSFER_H
 
 #include "base/budget.h"
 #include "forward/deadline.h"
 #include "pair.h"
-#include "tls/secure.h"
+#include "tls/tls_stream.h"
 #include "usage/usage.h"
 
 #include <stdbool.h>
@@ -20,17 +20,17 @@
 #include <sys/uio.h>
 
 enum {
-    FLOW_CHUNK = 65536,            /* read at once when copying bytes */
-    FLOW_CHUNK_MIN = 16384,        /* the least, when there is too much that others hold */
-    FLOW_MESSAGES_CHUNK = 1 << 20, /* at most when reading messages, while they go on at once */
-    FLOW_PARTS = 64,               /* written at once */
+    TRANSFER_CHUNK = 65536,            /* read at once when copying bytes */
+    TRANSFER_CHUNK_MIN = 16384,        /* the least, when there is too much that others hold */
+    TRANSFER_MESSAGES_CHUNK = 1 << 20, /* at most when reading messages, while they go on at once */
+    TRANSFER_PARTS = 64,               /* written at once */
 };
 
-enum end_state {
-    END_PARKED,  /* waits for a peer */
-    END_LOBBY,   /* waits for news, and never for a peer */
-    END_JOINED,  /* has a peer */
-    END_LEAVING, /* was told why; its input is discarded until it closes */
+enum connection_state {
+    CONNECTION_PARKED,  /* waits for a peer */
+    CONNECTION_LOBBY,   /* waits for news, and never for a peer */
+    CONNECTION_JOINED,  /* has a peer */
+    CONNECTION_LEAVING, /* was told why; its input is discarded until it closes */
 };
 
 struct coded;
@@ -45,10 +45,10 @@ struct outlet {
 };
 
 /* What is wanted to be known of a connection; EPOLLOUT beside, once it had to be waited for. */
-#define FLOW_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
+#define TRANSFER_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 /* A connection that the forwarder holds. */
-struct end {
+struct connection {
     int fd;
     int epoll; /* tells of its events */
     uint8_t protocol;
@@ -66,31 +66,31 @@ struct end {
     bool starved;    /* it ends as there is no memory for what it sent, or was to be sent */
     bool splicing;   /* from this end to its peer */
     bool queued;     /* in the forwarder's list of ends with work left */
-    bool moved;      /* something was written to it since ends.c has looked last */
+    bool moved;      /* something was written to it since connections.c has looked last */
     bool crowded;    /* spares of its side may be waiting yet */
     bool kernel_tls; /* kernel_tls.h */
     uint32_t chunk;  /* read at once when reading messages: see messages.c */
     struct pair_ref ref;
-    struct end *peer;
-    struct end *next;              /* in that list, or in the list of the dead */
+    struct connection *peer;
+    struct connection *next;       /* in that list, or in the list of the dead */
     struct budget_account account; /* of all that is held for it */
     struct outlet outlet;
     struct coded *coded;     /* messages.h; NULL: it carries bytes */
-    struct secure *secure;   /* NULL: there is no TLS, or the kernel's */
+    struct tls_stream *tls;  /* NULL: there is no TLS, or the kernel's */
     _Atomic uint64_t *bytes; /* from this end: its slot's count */
     struct usage_start start;
     uint32_t discarded;          /* bytes that were read since it is leaving */
     uint64_t server;             /* which it came by: handoff.h */
     struct departure *departure; /* of that server, with which it ends: depart.c; NULL: none */
-    uint64_t acknowledged;       /* bytes, when this was last looked at: ends.c */
+    uint64_t acknowledged;       /* bytes, when this was last looked at: connections.c */
     struct deadline phase;       /* of what it is doing: waiting, arriving, lingering, leaving */
     struct deadline watch;       /* set when something was written, until it is acknowledged */
 };
 
 /* What the flows of a process share. */
-struct flow {
-    uint8_t *scratch;               /* FLOW_MESSAGES_CHUNK bytes, and CODEC_HEAD in front */
-    struct iovec parts[FLOW_PARTS]; /* of messages, on their way to one end */
+struct transfer {
+    uint8_t *scratch;                   /* FLOW_MESSAGES_CHUNK bytes, and CODEC_HEAD in front */
+    struct iovec parts[TRANSFER_PARTS]; /* of messages, on their way to one end */
     size_t part_count;
     int64_t now;       /* milliseconds, CLOCK_MONOTONIC: when this round began */
     uint64_t pair_max; /* bytes that a pair may move, both ways; 0: as many as it likes */
@@ -101,56 +101,56 @@ struct flow {
     uint64_t moved; /* bytes in all */
 };
 
-int flow_open(struct flow *flow, size_t pipes_max);
-void flow_close(struct flow *flow);
+int transfer_open(struct transfer *transfer, size_t pipes_max);
+void transfer_close(struct transfer *transfer);
 
 /* Moves what can be moved from `from` to its peer, up to a fair share; returns whether there
  * is more to do right now. Sets ended and finished as they come true. */
-bool flow_move(struct flow *flow, struct end *from);
+bool transfer_move(struct transfer *transfer, struct connection *from);
 /* Passes on the end of bytes once everything before it has been delivered: the peer is shut down
  * for writing. Messages end with their pair. */
-void flow_finish(struct end *from);
+void transfer_finish(struct connection *from);
 
 /* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */
-void flow_say(struct end *end, const uint8_t *words, size_t size);
+void transfer_say(struct connection *connection, const uint8_t *words, size_t size);
 /* The same, with the next flow_flush(). */
-void flow_gather(struct end *end, const uint8_t *words, size_t size);
+void transfer_gather(struct connection *connection, const uint8_t *words, size_t size);
 /* The same for up to FLOW_PARTS parts. */
-void flow_write(struct end *end, const struct iovec *parts, size_t count);
+void transfer_write(struct connection *connection, const struct iovec *parts, size_t count);
 /* Writes what waits in the outlet, as far as it goes. */
-void flow_flush(struct end *end);
+void transfer_flush(struct connection *connection);
 
 /* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
  * unless even that does not fit now: then it is to be called again once the end is writable. */
-void flow_shut(struct end *end);
+void transfer_shut(struct connection *connection);
 /* Whether closing an end says as much as telling it before: it has closed, too, and says nothing in
  * TLS. */
-bool flow_closes_plainly(const struct end *end);
+bool transfer_closes_plainly(const struct connection *connection);
 /* The last chance for that, before its descriptor is closed: TLS would take silence for an attack,
  * and is to, where the end is cut. */
-void flow_part(struct end *end);
+void transfer_part(struct connection *connection);
 
 /* Reads up to `size` bytes into the scratch buffer; in TLS, at least a record. Returns how many; 0:
  * there are none now, or it has ended. */
-size_t flow_read(struct flow *flow, struct end *from, size_t size);
+size_t transfer_read(struct transfer *transfer, struct connection *from, size_t size);
 /* Whether what it sent has broken TLS: it was told so, or is to be with what waits, and is told
  * nothing more; what it sends is read to be discarded. */
-bool flow_broke_tls(const struct end *end);
+bool transfer_broke_tls(const struct connection *connection);
 /* Counts bytes on their way from this end to its peer. */
-void flow_count(struct flow *flow, struct end *from, size_t count);
+void transfer_count(struct transfer *transfer, struct connection *from, size_t count);
 
 /* Bytes that its pair has moved, both ways, and whether it may move no more. */
-uint64_t flow_total(const struct end *end);
-bool flow_is_used_up(const struct flow *flow, const struct end *end);
+uint64_t transfer_total(const struct connection *connection);
+bool transfer_is_used_up(const struct transfer *transfer, const struct connection *connection);
 
 /* Whether something waits to be written to it. */
-bool flow_pending(const struct end *end);
+bool transfer_pending(const struct connection *connection);
 
 /* Nothing more can be written to it, and what waits to be is dropped: what its other side sent
  * before it went is still to be read, and no more. */
-void flow_lose(struct end *end);
+void transfer_lose(struct connection *connection);
 
 /* Nothing more goes in or out; what waits for it is dropped. */
-void flow_break(struct flow *flow, struct end *end);
+void transfer_break(struct transfer *transfer, struct connection *connection);
 
 #endif

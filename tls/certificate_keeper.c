@@ -1,11 +1,11 @@
-/* The keeper: see keeper.h. A question is one packet: the version that the worker has, and a
- * socket for the answer. The answer is one packet, or a plain close: nothing new. */
-#include "tls/keeper.h"
+/* The keeper: see certificate_keeper.h. A question is one packet: the version that the worker has,
+ * and a socket for the answer. The answer is one packet, or a plain close: nothing new. */
+#include "tls/certificate_keeper.h"
 
 #include "base/clock.h"
 #include "base/descriptors.h"
 #include "base/log.h"
-#include "base/passing.h"
+#include "base/pass_descriptor.h"
 #include "base/process.h"
 #include "base/sandbox.h"
 
@@ -30,7 +30,7 @@ static _Atomic int64_t *quiet_until;
 
 struct keeper {
     const struct options *options;
-    keeper_judge *judge;
+    certificate_keeper_judge *judge;
     struct certificate current;
     struct certificate_stamp stamp;
 };
@@ -70,7 +70,8 @@ static int take_question(int socket, uint8_t version[static CERTIFICATE_VERSION_
 {
     int fd;
     size_t dropped;
-    ssize_t size = passing_receive(socket, version, CERTIFICATE_VERSION_SIZE, 0, &fd, &dropped);
+    ssize_t size =
+        pass_descriptor_receive(socket, version, CERTIFICATE_VERSION_SIZE, 0, &fd, &dropped);
     if (size < 0)
         return size == -EINTR || size == -EBADMSG || size == -EMFILE ? -1 : -2;
     if (size == 0 && fd < 0)
@@ -130,9 +131,9 @@ static int share_silence(void)
     return 0;
 }
 
-pid_t keeper_start(const struct options *options,
+pid_t certificate_keeper_start(const struct options *options,
     const uint8_t version[static CERTIFICATE_VERSION_SIZE], const struct certificate_stamp *stamp,
-    keeper_judge *judge, int *socket)
+    certificate_keeper_judge *judge, int *socket)
 {
     static struct keeper keeper;
     int ends[2];
@@ -167,7 +168,7 @@ static void fall_silent(void)
         "the keeper of the certificate does not answer: TLS goes on with the one that is in use");
 }
 
-int keeper_ask(
+int certificate_keeper_ask(
     int socket, const uint8_t version[static CERTIFICATE_VERSION_SIZE], struct certificate *ret)
 {
     int ends[2];
@@ -176,7 +177,7 @@ int keeper_ask(
         return 0;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return 0;
-    int error = passing_send(
+    int error = pass_descriptor_send(
         socket, version, CERTIFICATE_VERSION_SIZE, ends[1], MSG_DONTWAIT | MSG_NOSIGNAL);
     close(ends[1]);
     struct pollfd entry = {.fd = ends[0], .events = POLLIN};
