@@ -11,7 +11,6 @@
 #include "base/wipe.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -135,40 +134,19 @@ void ident_free_text(char *text)
 
 /* ---- files ----------------------------------------------------------------------- */
 
-/* Fills the buffer as far as the file goes. */
-static ssize_t read_file(const char *path, char *buffer, size_t size)
-{
-    size_t total = 0;
-    ssize_t count = 1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        return -errno;
-    while (count != 0 && total < size) {
-        count = read(fd, buffer + total, size - total);
-        if (count < 0 && errno != EINTR) {
-            count = -errno;
-            close(fd);
-            return count;
-        }
-        if (count > 0)
-            total += (size_t)count;
-    }
-    close(fd);
-    return (ssize_t)total;
-}
-
 int ident_read(const char *path, struct identity **identity)
 {
-    char text[IDENT_FILE_MAX + 1];
+    char text[IDENT_FILE_MAX];
     const char *wrong = "it is too long";
-    ssize_t size = read_file(path, text, sizeof text);
+    ssize_t size = files_read(path, 0, text, sizeof text);
     *identity = NULL;
-    if (size < 0) {
+    if (size < 0 && size != -EFBIG) {
+        sodium_memzero(text, sizeof text);
         errno = (int)-size;
         log_error_errno("cannot read the identity %s", path);
         return -1;
     }
-    if (size <= IDENT_FILE_MAX)
+    if (size >= 0)
         wrong = ident_parse(text, (size_t)size, identity);
     sodium_memzero(text, sizeof text);
     if (wrong == NULL)
@@ -183,7 +161,7 @@ static int create_identity(const char *path, const struct identity *identity)
     char *text = ident_format(identity);
     if (text == NULL)
         return -ENOMEM;
-    int error = create_file(path, 0600, text, strlen(text));
+    int error = files_create(path, 0600, text, strlen(text));
     ident_free_text(text);
     return error;
 }

@@ -69,7 +69,7 @@ struct values {
 
 static int refuse_existing(const char *path)
 {
-    int error = create_check(path);
+    int error = files_check_absent(path);
     if (error == 0)
         return 0;
     errno = -error;

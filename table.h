@@ -1,5 +1,5 @@
-/* The table's memory: the file, its locks and lists, and their repair. Private to pair.c,
- * which holds the rules.
+/* The table's memory: its slots and lists and their repair (table.c), its locks (table_lock.c) and
+ * its file (table_file.c). Private to them and to pair.c, which holds the rules.
  *
  * Two kinds of lock. A *stripe* guards the buckets of its keys, and the state and peer of
  * every slot that has met under one of them. The *entry* lock guards which slots are free,
@@ -166,5 +166,27 @@ void table_free_slot(struct pair_table *table, struct slot *slot);
 void table_claim_slot(struct pair_table *table, struct slot *slot);
 /* Whether at least `limit` slots are taken by this source. */
 bool table_source_reached(struct pair_table *table, uint64_t source, uint32_t limit);
+
+/* -- between table.c, table_lock.c and table_file.c -------------------------------- */
+
+/* The stripe that a key belongs to. */
+struct stripe *table_key_stripe(const struct pair_table *table, const struct pair_key *key);
+/* Make the lists anew from the slots, under the lock that guards them: those of the entry lock; of
+ * a stripe, for which the entry lock is needed as well. */
+void table_repair_entry(struct pair_table *table);
+void table_repair_stripe(struct pair_table *table, struct stripe *stripe);
+
+/* Makes a lock in a new table. 0 or a negative errno. */
+int table_init_lock(struct table_lock *lock);
+/* This process's id, without a system call each time; table_watch_forks() is called before: 0 or
+ * -ENOMEM. */
+int32_t table_own_process(void);
+int table_watch_forks(void);
+
+/* Whether the memory is still that of this table, and no other table has taken its place. */
+bool table_is_whole(const struct pair_table *table);
+/* Reserves `size` bytes of space in the file, from byte `from` on. 0, also where the file system
+ * cannot do that; -ENOMEM when it is full; or another negative errno. */
+int table_reserve(int fd, size_t from, size_t size);
 
 #endif

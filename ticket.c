@@ -54,7 +54,7 @@ static int create_json(const char *path, mode_t mode, json_t *root)
     char *text = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2));
     if (text != NULL) {
         lower_escapes(text);
-        error = create_file(path, mode, text, strlen(text));
+        error = files_create(path, mode, text, strlen(text));
     }
     ident_free_text(text);
     json_decref(root);

@@ -1,5 +1,5 @@
-/* Creating a file: written under a temporary name beside its own, then given its own, which fails
- * if that is taken. */
+/* Whole small files. A file is created under a temporary name in its own directory, and is then
+ * given its name, which fails if that is taken. */
 #include "base/files.h"
 
 #include <errno.h>
@@ -12,7 +12,35 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int create_check(const char *path)
+static ssize_t read_all(int fd, char *bytes, size_t size)
+{
+    size_t done = 0;
+    for (;;) {
+        char beyond;
+        bool full = done == size;
+        ssize_t count = full ? read(fd, &beyond, 1) : read(fd, bytes + done, size - done);
+        if (count == 0)
+            return (ssize_t)done;
+        if (count < 0 && errno != EINTR)
+            return -errno;
+        if (count > 0 && full)
+            return -EFBIG;
+        if (count > 0)
+            done += (size_t)count;
+    }
+}
+
+ssize_t files_read(const char *path, int flags, void *bytes, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | flags);
+    if (fd < 0)
+        return -errno;
+    ssize_t count = read_all(fd, bytes, size);
+    close(fd);
+    return count;
+}
+
+int files_check_absent(const char *path)
 {
     struct stat status;
     if (lstat(path, &status) == 0)
@@ -34,7 +62,7 @@ static int write_all(int fd, const char *bytes, size_t size)
     return 0;
 }
 
-static int fill(int fd, mode_t mode, const void *bytes, size_t size)
+static int finish_file(int fd, mode_t mode, const void *bytes, size_t size)
 {
     int error = write_all(fd, bytes, size);
     if (error == 0 && (fchmod(fd, mode) < 0 || fsync(fd) < 0))
@@ -59,7 +87,7 @@ static bool is_lacking(int error)
            error == EMLINK || error == EACCES;
 }
 
-int create_name(const char *temporary, const char *path)
+int files_give_name(const char *temporary, const char *path)
 {
     if (link(temporary, path) == 0)
         return 0;
@@ -80,7 +108,7 @@ int create_name(const char *temporary, const char *path)
     return error;
 }
 
-int create_file(const char *path, mode_t mode, const void *bytes, size_t size)
+int files_create(const char *path, mode_t mode, const void *bytes, size_t size)
 {
     char temporary[PATH_MAX];
     if (strlen(path) >= sizeof temporary || name_temporary(path, temporary, sizeof temporary) != 0)
@@ -88,9 +116,9 @@ int create_file(const char *path, mode_t mode, const void *bytes, size_t size)
     int fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int error = fill(fd, mode, bytes, size);
+    int error = finish_file(fd, mode, bytes, size);
     if (error == 0)
-        error = create_name(temporary, path);
+        error = files_give_name(temporary, path);
     (void)unlink(temporary); /* the file has its own name by now, or is not to be */
     return error;
 }

@@ -58,7 +58,7 @@ static bool take_lock(void)
 }
 
 /* What others may have left there is only numbers and text, and is used as such. */
-static void read_file(void)
+static void load_shared(void)
 {
     if (pread(file, &shared, sizeof shared, 0) != (ssize_t)sizeof shared ||
         memcmp(shared.magic, magic, sizeof magic) != 0) {
@@ -70,7 +70,7 @@ static void read_file(void)
     shared.others.text[REPEATS_TEXT - 1] = '\0';
 }
 
-static bool write_file(void)
+static bool store_shared(void)
 {
     return pwrite(file, &shared, sizeof shared, 0) == (ssize_t)sizeof shared;
 }
@@ -89,8 +89,8 @@ int repeats_share(const char *path)
     int error = fstat(file, &status) < 0 ? -errno : S_ISREG(status.st_mode) ? 0 : -EINVAL;
     if (error == 0 && status.st_size < (off_t)sizeof shared && take_lock()) {
         /* Its memory is taken now: it cannot be refused later. */
-        read_file();
-        error = write_file() ? 0 : -ENOSPC;
+        load_shared();
+        error = store_shared() ? 0 : -ENOSPC;
         (void)set_lock(F_UNLCK);
     }
     if (error != 0) {
@@ -161,7 +161,7 @@ static struct repeats *begin(int64_t now)
 {
     if (file < 0 || !take_lock())
         return &own;
-    read_file();
+    load_shared();
     merge(now);
     return &shared;
 }
@@ -171,7 +171,7 @@ static void end(const struct repeats *repeats)
 {
     if (repeats != &shared)
         return;
-    bool written = write_file();
+    bool written = store_shared();
     (void)set_lock(F_UNLCK);
     if (written)
         return;

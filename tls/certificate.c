@@ -1,44 +1,22 @@
 /* The certificate's files: reading them, and noticing that they changed. */
 #include "tls/certificate.h"
 
+#include "base/files.h"
 #include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
 #include <string.h>
-#include <unistd.h>
 
-static int fill(int fd, uint8_t *bytes, size_t max, uint32_t *size)
+static int read_pem(const char *path, uint8_t *bytes, size_t max, uint32_t *size)
 {
-    size_t done = 0;
-    for (;;) {
-        uint8_t beyond;
-        bool full = done == max;
-        ssize_t count = full ? read(fd, &beyond, 1) : read(fd, bytes + done, max - done);
-        if (count < 0 && errno == EINTR)
-            continue;
-        if (count < 0)
-            return -errno;
-        if (count == 0)
-            break;
-        if (full)
-            return -EFBIG;
-        done += (size_t)count;
-    }
-    *size = (uint32_t)done;
-    return 0;
-}
-
-static int read_file(const char *path, uint8_t *bytes, size_t max, uint32_t *size)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    int error = fd < 0 ? -errno : fill(fd, bytes, max, size);
-    if (fd >= 0)
-        close(fd);
-    if (error == 0)
+    ssize_t count = files_read(path, O_NONBLOCK, bytes, max);
+    if (count >= 0) {
+        *size = (uint32_t)count;
         return 0;
-    errno = -error;
+    }
+    errno = (int)-count;
     log_error_errno("cannot read %s", options_shown(path));
     return -1;
 }
@@ -47,8 +25,8 @@ int certificate_read(const struct options *options, struct certificate *ret)
 {
     crypto_generichash_state state;
     *ret = (struct certificate){.chain_size = 0};
-    if (read_file(options->certfile, ret->chain, sizeof ret->chain, &ret->chain_size) < 0 ||
-        read_file(options->keyfile, ret->key, sizeof ret->key, &ret->key_size) < 0) {
+    if (read_pem(options->certfile, ret->chain, sizeof ret->chain, &ret->chain_size) < 0 ||
+        read_pem(options->keyfile, ret->key, sizeof ret->key, &ret->key_size) < 0) {
         sodium_memzero(ret, sizeof *ret);
         return -1;
     }
