@@ -95,7 +95,7 @@ static int play(const struct role *role, const char *called, int argc, char **ar
         (void)snprintf(command, sizeof command, "%s", called);
     argv[0] = command;
     memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
-    if (role->run == worker_main)
+    if (role->run == worker_main && is_socket(STDIN_FILENO))
         sum_up();
     int status = options_read(&options, argc + 1, argv, role->place);
     if (status < 0) {
