@@ -185,7 +185,7 @@ bench: packages-bench
 UNIT_FILES := relay.socket relay@.service relay-forward.socket relay-forward.service \
 	relay-prefork.socket relay-prefork.service relay-check.path relay-check.service \
 	relay-failed.service
-DOCS       := README.md LICENSE
+DOCS       := README.md SECURITY.md CHANGELOG.md LICENSE
 DAEMONS    := relay.xinetd relay.inetd
 SAMPLES    := haproxy.cfg nginx-stream.conf nginx-web.conf run run-s6 supervisord.conf relay.init
 OFFSET_NAMES := strelay stmgr

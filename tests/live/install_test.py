@@ -13,8 +13,9 @@ from harness import PATIENCE, RELAY, TOP, Skip, behaviour, run
 UNITS = ("relay.socket", "relay@.service", "relay-forward.socket", "relay-forward.service",
          "relay-prefork.socket", "relay-prefork.service", "relay-check.path",
          "relay-check.service", "relay-failed.service")
-DOCUMENTS = ("README.md", "LICENSE", "relay.xinetd", "relay.inetd", "haproxy.cfg",
-             "nginx-stream.conf", "nginx-web.conf", "run", "run-s6", "supervisord.conf", "relay.init")
+SOURCE_DOCUMENTS = ("README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE")
+DOCUMENTS = (*SOURCE_DOCUMENTS, "relay.xinetd", "relay.inetd", "haproxy.cfg", "nginx-stream.conf",
+             "nginx-web.conf", "run", "run-s6", "supervisord.conf", "relay.init")
 PAGES = ("man1/strelay.1", "man1/stmgr.1", "man7/relay-protocols.7", "man7/relay-proxies.7",
          "man8/relay.8")
 LINKS = ("strelay", "stmgr")
@@ -82,7 +83,7 @@ def the_prefix_is_usr_local_if_none_is_given():
 @behaviour()
 def what_is_installed_is_what_is_here():
     with installed("/usr") as root:
-        sources = {**{name: "." for name in ("README.md", "LICENSE")},
+        sources = {**{name: "." for name in SOURCE_DOCUMENTS},
                    "relay-forward.socket": "units",
                    **{name: "samples" for name in DOCUMENTS
                       if name.endswith((".cfg", ".conf")) and name not in STARTERS},
