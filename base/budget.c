@@ -4,7 +4,7 @@
 #include "base/clock.h"
 
 enum {
-    PARTS = 64, /* one may have such a part of what is left */
+    PARTS = 64, /* an account may hold 1/PARTS of what is left of its share */
 };
 
 static const size_t sizes[BUDGET_SHARES] = {
@@ -39,7 +39,7 @@ static void remove_debtor(struct budget_account *account)
         debtors = account->next;
 }
 
-static void judge(struct budget_account *account)
+static void update_debt(struct budget_account *account)
 {
     bool in_debt = account->share == BUDGET_FRAMES && account->held > BUDGET_FRAMES_OWN;
     if (in_debt && !account->is_debtor)
@@ -52,14 +52,14 @@ void budget_take(struct budget_account *account, size_t size)
 {
     account->held += size;
     used[account->share] += size;
-    judge(account);
+    update_debt(account);
 }
 
 void budget_give(struct budget_account *account, size_t size)
 {
     account->held -= size;
     used[account->share] -= size;
-    judge(account);
+    update_debt(account);
 }
 
 void budget_move(struct budget_account *account, enum budget_share share)
@@ -67,7 +67,7 @@ void budget_move(struct budget_account *account, enum budget_share share)
     used[account->share] -= account->held;
     used[share] += account->held;
     account->share = share;
-    judge(account);
+    update_debt(account);
 }
 
 size_t budget_used(enum budget_share share)
@@ -82,7 +82,7 @@ size_t budget_allowance(enum budget_share share, size_t least, size_t most)
     return part < most ? part : most;
 }
 
-/* `now` is when a round began, and the debt may be younger. */
+/* `now` is when the event loop woke up; the debt may have begun after that. */
 static uint64_t debt_of(const struct budget_account *account, int64_t now)
 {
     uint64_t age = now > account->since ? (uint64_t)(now - account->since) : 0;

@@ -1,4 +1,4 @@
-/* The clocks that relay reads. Durations and deadlines are never measured on the clock on the wall,
+/* The clocks that relay reads. Durations and deadlines are never measured with CLOCK_REALTIME,
  * which may be set at any time. */
 #ifndef RELAY_CLOCK_H
 #define RELAY_CLOCK_H

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 enum {
-    DESCRIPTORS_MIN = 64, /* for a forwarder, or a server with a few sockets, and some pairs */
+    DESCRIPTORS_MIN = 64, /* for the own files of a forwarder or a server, and for some pairs */
 };
 
 uint64_t descriptors_raise(void)
@@ -50,7 +50,7 @@ int descriptors_open_streams(void)
     return 0;
 }
 
-/* How many sockets systemd passes, which come behind the standard streams. */
+/* How many sockets systemd passes. Their descriptors follow the standard streams. */
 static unsigned int count_passed(void)
 {
     const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
@@ -60,8 +60,8 @@ static unsigned int count_passed(void)
     return number > 0 && number < INT_MAX ? (unsigned int)number : 0;
 }
 
-/* Closes all descriptors from `first` on but a and b, which may be negative. It fails for no range;
- * without the call all stay as they are. */
+/* Closes all descriptors from `first` on, except a and b, which may be negative. close_range()
+ * fails for no such range; a kernel without it leaves all of them open. */
 static void close_all_but(unsigned int first, int a, int b)
 {
     int kept[] = {a < b ? a : b, a < b ? b : a};

@@ -1,11 +1,13 @@
-/* The log: formats one line and writes it in one piece, so that lines of several processes never
- * mix; and writes it at once or not at all.
+/* The log: formats a line and writes it in one piece, so that lines of several processes never mix;
+ * and writes it at once or not at all.
  *
- * Standard error is often shared with strangers, so it is not made non-blocking: a pipe or a
- * terminal is opened anew, as an open file of our own. Where that cannot be done (there is no
- * /proc, or it belongs to another user) each write is one that does not wait. */
+ * Standard error is often shared with other programs, so it is not made non-blocking. A pipe or a
+ * terminal is instead opened again, which gives a non-blocking open file of this process's own.
+ * Where that is impossible (there is no /proc, or the file belongs to another user), each write is
+ * made by a call that does not wait. */
 #include "base/log.h"
 
+#include "base/clock.h"
 #include "base/process.h"
 #include "base/repeats.h"
 
@@ -28,12 +30,12 @@
 
 enum {
     LINE_SIZE = 1024,
-    PREFIX_SIZE = 64, /* before a line: its priority, or what the syslog daemon wants to know */
+    PREFIX_SIZE = 64, /* before a line: its priority, or what the syslog daemon needs */
 };
 
-/* How standard error is written to without waiting. */
+/* How lines are written without waiting. */
 enum sink {
-    SINK_FILE, /* nothing to wait for, or an open file of our own that does not */
+    SINK_FILE, /* a file, or an open file of our own that is non-blocking: write() */
     SINK_SOCKET,
     SINK_PIPE,
     SINK_TERMINAL,
@@ -45,10 +47,10 @@ static const struct sockaddr_un syslog_address = {.sun_family = AF_UNIX, .sun_pa
 static bool show_debug;
 static bool to_journal;
 static bool sum_all;
-static bool is_null; /* nobody reads it, but what is summed up others may have to say */
+static bool is_null; /* standard error is /dev/null; other processes write what is summed up */
 static enum sink sink;
 static int syslog_socket = -1;
-static bool cut; /* the last line has no end */
+static bool cut; /* the last line was written without its end */
 
 /* ---- where it goes --------------------------------------------------------------- */
 
@@ -67,34 +69,35 @@ static bool error_is_null(void)
            error.st_rdev == makedev(1, 3);
 }
 
-/* Some of its kind leave nothing there that anybody reads. */
-static bool error_is_nowhere(void)
+/* Some servers like inetd pass the connection as standard input, and /dev/null as standard error.
+ */
+static bool error_is_null_beside_connection(void)
 {
     struct stat in;
     return fstat(STDIN_FILENO, &in) == 0 && S_ISSOCK(in.st_mode) && error_is_null();
 }
 
-static void keep_from_connection(void)
+static void replace_connection(void)
 {
     int nowhere = process_open_nowhere();
     if (nowhere < 0 || dup2(nowhere, STDOUT_FILENO) < 0 || dup2(nowhere, STDERR_FILENO) < 0)
-        _exit(1); /* rather than tell the client what the log says */
+        _exit(1); /* rather than write the log to the client */
     if (nowhere > STDERR_FILENO)
         close(nowhere);
 }
 
-/* Each line names the daemon's socket anew, so it need not be found again when the daemon was
- * restarted, which a sandbox would not allow. */
+/* The socket is not connected: each line is sent to the daemon's path, so that a restart of the
+ * daemon needs no connect(), which a sandbox does not allow. */
 static void use_syslog(void)
 {
     (void)setenv("RELAY_LOG", "syslog", 1); /* for a forwarder started by this process */
-    tzset();                                /* it reads a file, which a sandbox does not allow */
+    tzset();                                /* reads a file, which a sandbox does not allow */
     sink = SINK_SYSLOG;
     syslog_socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
-/* Puts an open file of our own in the place of standard error, which does not block. */
-static bool open_anew(void)
+/* Replaces standard error by a non-blocking open file of our own. */
+static bool reopen_error(void)
 {
     int fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (fd < 0)
@@ -113,7 +116,7 @@ static enum sink find_sink(void)
     if (S_ISSOCK(status.st_mode))
         return SINK_SOCKET;
     bool pipe = S_ISFIFO(status.st_mode);
-    if ((!pipe && !isatty(STDERR_FILENO)) || (flags & O_NONBLOCK) != 0 || open_anew())
+    if ((!pipe && !isatty(STDERR_FILENO)) || (flags & O_NONBLOCK) != 0 || reopen_error())
         return SINK_FILE;
     return pipe ? SINK_PIPE : SINK_TERMINAL;
 }
@@ -130,8 +133,9 @@ void log_setup(bool debug)
         close(syslog_socket);
     syslog_socket = -1;
     if (connection)
-        keep_from_connection();
-    if (connection || error_is_nowhere() || (wanted != NULL && strcmp(wanted, "syslog") == 0))
+        replace_connection();
+    if (connection || error_is_null_beside_connection() ||
+        (wanted != NULL && strcmp(wanted, "syslog") == 0))
         use_syslog();
     else
         sink = find_sink();
@@ -163,8 +167,8 @@ void log_set_debugging(bool debug)
 
 /* ---- writing without waiting ----------------------------------------------------- */
 
-/* The pipe takes the page itself, so each line has one of its own. */
-static ssize_t give_page(const char *line, size_t size)
+/* vmsplice() puts the page itself into the pipe, so each line needs a page of its own. */
+static ssize_t splice_page(const char *line, size_t size)
 {
     char *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
@@ -176,17 +180,17 @@ static ssize_t give_page(const char *line, size_t size)
     return count;
 }
 
-/* Older kernels have RWF_NOWAIT for files only. */
+/* Older kernels know RWF_NOWAIT for regular files only. */
 static ssize_t write_pipe(const char *line, size_t size)
 {
     union {
         const char *in;
         void *out;
-    } base = {.in = line}; /* it is only read */
+    } base = {.in = line}; /* the kernel only reads it */
     struct iovec part = {.iov_base = base.out, .iov_len = size};
     ssize_t count = pwritev2(STDERR_FILENO, &part, 1, -1, RWF_NOWAIT);
     if (count < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
-        count = give_page(line, size);
+        count = splice_page(line, size);
     return count;
 }
 
@@ -199,7 +203,7 @@ static ssize_t write_terminal(const char *line, size_t size)
     return -1;
 }
 
-static ssize_t write_some(const char *line, size_t size)
+static ssize_t write_without_waiting(const char *line, size_t size)
 {
     switch (sink) {
     case SINK_SOCKET:
@@ -217,7 +221,7 @@ static ssize_t write_some(const char *line, size_t size)
     return write(STDERR_FILENO, line, size);
 }
 
-/* What stands before the text. */
+/* Writes the part of a line before its text. Returns its size. */
 static size_t write_prefix(int priority, char *line)
 {
     int count;
@@ -237,8 +241,8 @@ static size_t write_prefix(int priority, char *line)
     return count < 0 ? 0 : count >= PREFIX_SIZE ? PREFIX_SIZE - 1 : (size_t)count;
 }
 
-/* Returns whether the line was taken. A part of it is better than none, and gets an end later. */
-static bool put_line(int priority, const char *text)
+/* Returns whether the line was written. A part of it counts as written; the next line ends it. */
+static bool write_line(int priority, const char *text)
 {
     char line[1 + PREFIX_SIZE + LINE_SIZE + 1];
     size_t length = 0;
@@ -252,7 +256,7 @@ static bool put_line(int priority, const char *text)
         line[length++] = '\n';
     ssize_t count;
     do
-        count = write_some(line, length);
+        count = write_without_waiting(line, length);
     while (count < 0 && errno == EINTR);
     if (count <= 0)
         return false;
@@ -262,19 +266,12 @@ static bool put_line(int priority, const char *text)
 
 /* ---- lines ----------------------------------------------------------------------- */
 
-static int64_t now(void)
+/* A count of lost lines is written before the line. */
+static void write_single(int priority, const char *text)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000 + time.tv_nsec / 1000000;
-}
-
-/* That lines before it were lost is said first. */
-static void put_single(int priority, const char *text)
-{
-    (void)repeats_look(false, now(), put_line);
-    if (!put_line(priority, text))
-        repeats_lose(1, now());
+    (void)repeats_look(false, clock_now(), write_line);
+    if (!write_line(priority, text))
+        repeats_lose(1, clock_now());
 }
 
 __attribute__((format(printf, 4, 0))) static void log_line(
@@ -288,18 +285,18 @@ __attribute__((format(printf, 4, 0))) static void log_line(
         (void)snprintf(text + length, sizeof text - length, ": %s", strerror(saved_errno));
     bool summed = (repeated || sum_all) && !show_debug;
     if (summed && is_null)
-        repeats_leave(priority, text, now());
+        repeats_leave(priority, text, clock_now());
     else if (summed)
-        repeats_add(priority, text, now(), put_line);
+        repeats_add(priority, text, clock_now(), write_line);
     else
-        put_single(priority, text);
+        write_single(priority, text);
     errno = saved_errno;
 }
 
 int log_look(bool all)
 {
     int saved_errno = errno;
-    int next = repeats_look(all, now(), put_line);
+    int next = repeats_look(all, clock_now(), write_line);
     errno = saved_errno;
     return next;
 }

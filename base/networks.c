@@ -24,14 +24,14 @@ static int parse_bits(const char *text, unsigned int max, unsigned int *bits)
     return *end == '\0' && *bits <= max ? 0 : -1;
 }
 
-/* An IPv4 address as IPv6 writes it is the IPv4 address: peers are compared as such. */
-static int unmap(struct network *network)
+/* Turns a network of IPv4-mapped IPv6 addresses into one of IPv4, as peers are compared as IPv4. */
+static int unmap_ipv4(struct network *network)
 {
     static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
     if (network->family != AF_INET6 || memcmp(network->address, prefix, sizeof prefix) != 0)
         return 0;
     if (network->bits < sizeof prefix * 8)
-        return -1; /* more than the IPv4 addresses */
+        return -1; /* it holds other addresses as well */
     network->family = AF_INET;
     network->bits -= (unsigned int)sizeof prefix * 8;
     memmove(network->address, network->address + sizeof prefix, 4);
@@ -56,7 +56,7 @@ int networks_parse(const char *text, struct network *ret)
         return -1;
     if (text[length] == '/' && parse_bits(text + length + 1, size * 8, &ret->bits) < 0)
         return -1;
-    return host_bits_set(ret, size) || unmap(ret) < 0 ? -1 : 0;
+    return host_bits_set(ret, size) || unmap_ipv4(ret) < 0 ? -1 : 0;
 }
 
 static bool is_within(const struct network *network, const uint8_t *address)

@@ -1,4 +1,4 @@
-/* Networks, as an option lists them, and whether an address is in one. */
+/* Networks as options list them, and whether an address is in one of them. */
 #ifndef RELAY_NETWORKS_H
 #define RELAY_NETWORKS_H
 
@@ -12,8 +12,8 @@ enum {
 };
 
 struct network {
-    int family;          /* AF_INET, AF_INET6, or AF_UNIX: any client of a Unix socket */
-    uint8_t address[16]; /* 4 of them for AF_INET */
+    int family;          /* AF_INET, AF_INET6, or AF_UNIX: all clients of a Unix socket */
+    uint8_t address[16]; /* AF_INET: the first 4 bytes */
     unsigned int bits;
 };
 
@@ -22,11 +22,11 @@ struct networks {
     size_t count;
 };
 
-/* Understands ADDRESS, ADDRESS/BITS with no bits set beyond those, or `unix`. 0 or -1. */
+/* Parses ADDRESS, ADDRESS/BITS (with no bit set behind the first BITS), or `unix`. 0 or -1. */
 int networks_parse(const char *text, struct network *ret);
 
-/* Whether the address is in one of them. An IPv4 address that IPv6 writes (::ffff:192.0.2.1) counts
- * as IPv4; AF_UNSPEC is in none. */
+/* Whether the peer's address is in one of the networks. An IPv4-mapped IPv6 address
+ * (::ffff:192.0.2.1) counts as IPv4; AF_UNSPEC is in no network. */
 bool networks_have(const struct networks *networks, const struct sockaddr_storage *peer);
 
 #endif

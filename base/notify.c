@@ -1,5 +1,5 @@
 /* The service manager's socket: see notify.h. sd_notify(3) itself makes a socket for each message,
- * which no sandbox allows. */
+ * which the sandbox does not allow. */
 #include "base/notify.h"
 
 #include "base/log.h"
@@ -17,10 +17,10 @@
 #include <unistd.h>
 
 static int manager = -1;
-static int newline = -1; /* the descriptor that wants one */
+static int newline = -1; /* the descriptor that a newline is written to when the service is ready */
 
-/* A path, or behind '@' a name in the abstract name space. Returns the address's size, 0: neither.
- */
+/* The address of a path, or of an abstract name, which begins with '@'. Returns its size, 0 if
+ * `name` is neither. */
 static socklen_t make_address(const char *name, struct sockaddr_un *address)
 {
     size_t length = strlen(name);
@@ -64,7 +64,7 @@ void notify_open(int ready)
     manager = -1;
 }
 
-/* Without waiting: a manager that does not listen must not hold up who is served. */
+/* Does not wait: a manager that does not read must not delay clients. */
 void notify_tell(const char *state)
 {
     if (manager < 0)
@@ -78,7 +78,7 @@ void notify_tell(const char *state)
     }
 }
 
-/* A pipe that is new takes one byte. */
+/* An empty pipe has room for one byte, so this does not wait. */
 static void write_newline(void)
 {
     struct pollfd entry = {.fd = newline, .events = POLLOUT};

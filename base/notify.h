@@ -1,24 +1,24 @@
-/* What a service tells its service manager (sd_notify(3)): that it is ready, that it stops, and in
- * a few words how it is. A process opens the way there while it may still make sockets; what it
- * tells then passes the system-call filter of a sandbox, too. Without $NOTIFY_SOCKET nobody wants
- * to know, and all of this does nothing. A manager of another kind (s6) may be told that it is
- * ready, and nothing else, by a newline on a descriptor. */
+/* Messages to the service manager (sd_notify(3)): that the service is ready, that it stops, and its
+ * status in a few words. The socket is opened while the process may still make sockets; sending
+ * passes the system-call filter of the sandbox. Without $NOTIFY_SOCKET these functions do nothing.
+ * Another kind of manager (s6) is told only that the service is ready, by a newline on a
+ * descriptor. */
 #ifndef RELAY_NOTIFY_H
 #define RELAY_NOTIFY_H
 
-/* To be called before any sandbox, by the one process that the service manager has started.
- * ready: the descriptor that wants a newline, which is ours from then on; -1: there is none. Logs
- * when there is a manager that cannot be reached. */
+/* Called before the sandbox, by the process that the service manager started. ready: the descriptor
+ * that a newline is written to, which this module owns from then on; -1: none. Logs if there is a
+ * manager that cannot be reached. */
 void notify_open(int ready);
 
-/* Tells that it serves from now on, and how it is. */
+/* Tells the manager that the service is ready, and its status. */
 void notify_ready(const char *status);
 
-/* Tells the manager `state`, as in "READY=1\nSTATUS=...". Logs what goes wrong: a manager that was
- * not told ends the service at its start timeout. */
+/* Sends `state` to the manager, such as "READY=1\nSTATUS=...". Logs a failure: a manager that does
+ * not hear of a start ends the service at its start timeout. */
 void notify_tell(const char *state);
 
-/* For a process that was forked from the service's own, and does not speak for it. */
+/* For a process that was forked from the service's main process and sends no messages. */
 void notify_close(void);
 
 #endif

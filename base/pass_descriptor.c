@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 enum {
-    DESCRIPTORS_MAX = 4, /* room for more than one, to close what nobody asked for */
+    DESCRIPTORS_MAX = 4, /* room for unexpected ones, which are closed */
 };
 
 int pass_descriptor_send(int socket, const void *bytes, size_t size, int descriptor, int flags)
@@ -65,7 +65,7 @@ ssize_t pass_descriptor_receive(
         struct cmsghdr header;
         char bytes[CMSG_SPACE(sizeof(int) * DESCRIPTORS_MAX)];
     } control;
-    /* What is received is written there. */
+    /* recvmsg() writes there. */
     /* cppcheck-suppress ctuuninitvar */
     struct iovec part = {bytes, size};
     struct msghdr message = {.msg_iov = &part,

@@ -1,4 +1,4 @@
-/* What a process is to those around it: see process.h. */
+/* A process and its surroundings: see process.h. */
 #include "base/process.h"
 
 #include <fcntl.h>
@@ -12,17 +12,17 @@
 
 /* ---- signals --------------------------------------------------------------------- */
 
-/* None of these ends a process: a client or a reader of the log that has gone is seen by its
- * error, a terminal may close, whoever rotates logs may send what other services understand, and
- * a full file is no reason to die. */
+/* No process may die of these: a write to a closed connection returns an error (SIGPIPE), a
+ * terminal may be closed (SIGHUP), a log rotation may signal all services alike (SIGUSR1), and a
+ * file may be at its size limit (SIGXFSZ). */
 static const int ignored[] = {SIGPIPE, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGXFSZ};
 
 static void set_signals(void)
 {
     struct sigaction ignore = {.sa_handler = SIG_IGN}, usual = {.sa_handler = SIG_DFL};
     for (size_t i = 0; i < sizeof ignored / sizeof ignored[0]; i++)
-        (void)sigaction(ignored[i], &ignore, NULL); /* fails for no signal that exists */
-    /* Children of a process that ignores this one vanish untold. */
+        (void)sigaction(ignored[i], &ignore, NULL); /* cannot fail for these */
+    /* A process that ignores SIGCHLD cannot wait for its children. */
     (void)sigaction(SIGCHLD, &usual, NULL);
 }
 
@@ -33,12 +33,12 @@ bool process_follow(pid_t parent, int signal)
 
 /* ---- the command line as `ps` shows it ------------------------------------------- */
 
-/* Where the kernel put arguments and environment, one behind the other: what stands there is what
- * `ps` shows. Whoever reads arguments or environment has copies. */
+/* Where the kernel put arguments and environment, one after the other. `ps` shows what stands
+ * there. This process uses copies of both. */
 static char *title;
 static size_t title_size;
 
-/* Whether `text` is what comes next in the area that ends at *end, which then ends behind it. */
+/* Whether `text` begins at *end; *end is then moved behind it. */
 static bool extends(char **end, char *text)
 {
     if (text != *end)
@@ -47,7 +47,7 @@ static bool extends(char **end, char *text)
     return true;
 }
 
-/* A copy of a list of strings, in one block of memory; or NULL. */
+/* A copy of a list of strings, in one block of memory; NULL without memory. */
 static char **copy_list(char *const *list)
 {
     size_t count = 0, size = sizeof *list;
@@ -67,7 +67,7 @@ static char **copy_list(char *const *list)
 
 char **process_prepare(int argc, char **argv)
 {
-    /* For as long as the process lives, whatever becomes of `environ`. */
+    /* Kept until the process ends, also after setenv() has replaced `environ`. */
     static char **arguments, **variables;
     set_signals();
     if (argc < 1)
@@ -90,7 +90,7 @@ char **process_prepare(int argc, char **argv)
 void process_name(const char *name, const char *role, const char *place)
 {
     const char *form = place == NULL ? "relay: %s" : "relay: %s (%s)";
-    (void)prctl(PR_SET_NAME, name); /* fails for no name that can be read */
+    (void)prctl(PR_SET_NAME, name); /* cannot fail for a valid string */
     if (title_size == 0)
         return;
     memset(title, 0, title_size);

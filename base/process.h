@@ -1,30 +1,28 @@
-/* What a process is to those around it: how it takes signals, whose child it is, and what `ps`
- * calls it. */
+/* A process and its surroundings: which signals it ignores, that it ends with its parent, and the
+ * name that `ps` shows. */
 #ifndef RELAY_PROCESS_H
 #define RELAY_PROCESS_H
 
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* To be called first in main(). From then on SIGPIPE, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and
- * SIGXFSZ are ignored, and the end of a child is told, whatever the starter had set. Returns a copy
- * of argv, as process_name() writes over the original; argv itself if there is no memory for
- * copies, and then `ps` shows the command line as it was. */
+/* Called first in main(). From then on SIGPIPE, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 and SIGXFSZ are
+ * ignored, and SIGCHLD has its default action, whatever this process inherited. Returns a copy of
+ * argv, as process_name() writes over the original; without memory for copies argv itself, and then
+ * `ps` goes on to show the command line. */
 char **process_prepare(int argc, char **argv);
 
-/* Says which part this process plays: `name`, of at most 15 bytes, as what `ps -o comm` shows; and
- * in the place of its command line `relay: ROLE (PLACE)`. place: what tells it from processes of
- * another relay; NULL: nothing. What does not fit is cut. */
+/* Sets what `ps` shows: `name`, of at most 15 bytes, for `ps -o comm`; and in the place of the
+ * command line `relay: ROLE (PLACE)`. place: tells processes of several relays apart, NULL: none.
+ * Text that does not fit is cut. */
 void process_name(const char *name, const char *role, const char *place);
 
-/* For a child of `parent`: has the kernel send `signal` when the parent dies. False if that cannot
- * be had, or if the parent is dead already: the child is to end then. */
+/* For a child of `parent`: has the kernel send `signal` when the parent dies. False if that fails,
+ * or if the parent is dead already: then the child has to end. */
 bool process_follow(pid_t parent, int signal);
 
-/* Opens what a standard stream that leads nowhere is: /dev/null, or where there is no /dev
- * something that refuses to be read and written. Close-on-exec. Returns the descriptor, -1 on
- * failure (errno).
- */
+/* Opens /dev/null for a standard stream that is not used; where there is no /dev, a descriptor that
+ * can be neither read nor written. Close-on-exec. Returns the descriptor, -1 on failure (errno). */
 int process_open_nowhere(void);
 
 #endif

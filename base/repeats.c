@@ -1,4 +1,4 @@
-/* Lines that repeat: see repeats.h. */
+/* Repeated log lines: see repeats.h. */
 #include "base/repeats.h"
 
 #include <errno.h>
@@ -11,15 +11,15 @@
 #include <unistd.h>
 
 enum {
-    LOCK_TRIES = 40, /* it is held for microseconds, unless its holder has to wait itself */
+    LOCK_TRIES = 40, /* the lock is held for microseconds, unless its holder is not running */
     LOCK_TRIES_AT_ONCE = 20,
-    LOCK_PAUSE = 50 * 1000, /* nanoseconds between two of the other tries */
-    LOST_RETRY = 1000,      /* milliseconds between two tries to say that lines were lost */
+    LOCK_PAUSE = 50 * 1000, /* nanoseconds between two of the later tries */
+    LOST_RETRY = 1000,      /* milliseconds between two tries to write that lines were lost */
 };
 
 struct repeat {
-    int64_t said;   /* when it was said last; 0: never */
-    uint32_t count; /* since then; 0 and long ago: free */
+    int64_t said;   /* when it was written last; 0: never */
+    uint32_t count; /* lines since then; 0 for a whole period: the place is free */
     int32_t priority;
     char text[REPEATS_TEXT]; /* empty: never used */
 };
@@ -28,28 +28,28 @@ struct repeats {
     char magic[8];
     uint64_t lost;
     struct repeat kinds[REPEATS_KINDS];
-    struct repeat others; /* while there is no place for another text */
+    struct repeat others; /* all texts that found no free place */
 };
 
 static const char magic[8] = "repeats1";
 
 static int file = -1;
-static struct repeats own;    /* while there is no file, or its lock cannot be had */
-static struct repeats shared; /* what was read from the file, while it is locked */
+static struct repeats own;    /* used without a file or without its lock */
+static struct repeats shared; /* what the file holds, while it is locked */
 
 /* ---- the file -------------------------------------------------------------------- */
 
-static int set_lock(short type)
+static int set_file_lock(short type)
 {
     struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
     return fcntl(file, F_SETLK, &lock);
 }
 
-static bool take_lock(void)
+static bool lock_file(void)
 {
     struct timespec pause = {.tv_nsec = LOCK_PAUSE};
     for (int i = 0; i < LOCK_TRIES; i++) {
-        if (set_lock(F_WRLCK) == 0)
+        if (set_file_lock(F_WRLCK) == 0)
             return true;
         if (i >= LOCK_TRIES_AT_ONCE)
             (void)nanosleep(&pause, NULL);
@@ -57,7 +57,7 @@ static bool take_lock(void)
     return false;
 }
 
-/* What others may have left there is only numbers and text, and is used as such. */
+/* The file may hold anything: every number in it is usable, and every text gets a NUL. */
 static void load_shared(void)
 {
     if (pread(file, &shared, sizeof shared, 0) != (ssize_t)sizeof shared ||
@@ -87,11 +87,11 @@ int repeats_share(const char *path)
     if (file < 0)
         return -errno;
     int error = fstat(file, &status) < 0 ? -errno : S_ISREG(status.st_mode) ? 0 : -EINVAL;
-    if (error == 0 && status.st_size < (off_t)sizeof shared && take_lock()) {
-        /* Its memory is taken now: it cannot be refused later. */
+    if (error == 0 && status.st_size < (off_t)sizeof shared && lock_file()) {
+        /* Takes the disk space now, so that a later write cannot fail for want of it. */
         load_shared();
         error = store_shared() ? 0 : -ENOSPC;
-        (void)set_lock(F_UNLCK);
+        (void)set_file_lock(F_UNLCK);
     }
     if (error != 0) {
         close(file);
@@ -104,12 +104,12 @@ int repeats_share(const char *path)
 
 static bool is_due(const struct repeat *repeat, int64_t now)
 {
-    /* Never said, or before a boot, or long ago. */
+    /* Never written, or in an earlier boot, or long ago. */
     return repeat->said == 0 || repeat->said > now || now - repeat->said >= REPEATS_PERIOD;
 }
 
-/* The place of a text: its own, else a free one, else that of all others. */
-static struct repeat *find(struct repeats *repeats, const char *text, int64_t now)
+/* The place of a text: its own, else a free one, else `others`. */
+static struct repeat *find_place(struct repeats *repeats, const char *text, int64_t now)
 {
     struct repeat *free = NULL;
     for (size_t i = 0; i < REPEATS_KINDS; i++) {
@@ -126,12 +126,12 @@ static struct repeat *find(struct repeats *repeats, const char *text, int64_t no
     return free;
 }
 
-static struct repeat *count(
+static struct repeat *count_line(
     struct repeats *repeats, int priority, const char *text, uint32_t times, int64_t now)
 {
     char key[REPEATS_TEXT];
     (void)snprintf(key, sizeof key, "%s", text);
-    struct repeat *repeat = find(repeats, key, now);
+    struct repeat *repeat = find_place(repeats, key, now);
     if (repeat->text[0] == '\0') {
         repeat->priority = priority;
         (void)snprintf(repeat->text, sizeof repeat->text, "%s",
@@ -142,37 +142,37 @@ static struct repeat *count(
     return repeat;
 }
 
-/* What this process counted for itself is counted with all others'. */
-static void merge(int64_t now)
+/* Adds what this process counted without the lock to the shared counts. */
+static void add_own_counts(int64_t now)
 {
     for (size_t i = 0; i < REPEATS_KINDS; i++) {
         struct repeat *repeat = &own.kinds[i];
         if (repeat->count == 0)
             continue;
-        (void)count(&shared, repeat->priority, repeat->text, repeat->count, now);
+        (void)count_line(&shared, repeat->priority, repeat->text, repeat->count, now);
         repeat->count = 0;
     }
     shared.lost += own.lost;
     own.lost = 0;
 }
 
-/* Where to count: in what all share, or for this process alone until the lock can be had. */
-static struct repeats *begin(int64_t now)
+/* Where to count: in the shared counts, or without the lock in this process's own. */
+static struct repeats *begin_counting(int64_t now)
 {
-    if (file < 0 || !take_lock())
+    if (file < 0 || !lock_file())
         return &own;
     load_shared();
-    merge(now);
+    add_own_counts(now);
     return &shared;
 }
 
-/* What cannot be written any more, as the file system is full in spite of all, is kept here. */
-static void end(const struct repeats *repeats)
+/* If the file cannot be written, this process goes on with a copy of its own. */
+static void end_counting(const struct repeats *repeats)
 {
     if (repeats != &shared)
         return;
     bool written = store_shared();
-    (void)set_lock(F_UNLCK);
+    (void)set_file_lock(F_UNLCK);
     if (written)
         return;
     own = shared;
@@ -180,7 +180,7 @@ static void end(const struct repeats *repeats)
     file = -1;
 }
 
-/* Nothing is forgotten of what could not be said. */
+/* A line that cannot be written keeps its count. */
 static void say_sum(struct repeat *repeat, int64_t now, repeats_say *say)
 {
     char line[REPEATS_TEXT + 64];
@@ -211,44 +211,45 @@ static void say_lost(struct repeats *repeats, repeats_say *say)
 
 void repeats_add(int priority, const char *text, int64_t now, repeats_say *say)
 {
-    struct repeats *repeats = begin(now);
-    struct repeat *repeat = count(repeats, priority, text, 1, now);
-    bool knows = repeats == &shared || file < 0; /* else others may have said it just now */
+    struct repeats *repeats = begin_counting(now);
+    struct repeat *repeat = count_line(repeats, priority, text, 1, now);
+    /* Without the lock, another process may have written the line just now. */
+    bool is_known = repeats == &shared || file < 0;
     say_lost(repeats, say);
-    if (knows && is_due(repeat, now))
+    if (is_known && is_due(repeat, now))
         say_sum(repeat, now, say);
-    end(repeats);
+    end_counting(repeats);
 }
 
 void repeats_leave(int priority, const char *text, int64_t now)
 {
-    struct repeats *repeats = begin(now);
-    (void)count(repeats, priority, text, 1, now);
-    end(repeats);
+    struct repeats *repeats = begin_counting(now);
+    (void)count_line(repeats, priority, text, 1, now);
+    end_counting(repeats);
 }
 
 void repeats_lose(uint64_t lines, int64_t now)
 {
-    struct repeats *repeats = begin(now);
+    struct repeats *repeats = begin_counting(now);
     repeats->lost += lines;
-    end(repeats);
+    end_counting(repeats);
 }
 
 int repeats_look(bool all, int64_t now, repeats_say *say)
 {
     int64_t next = REPEATS_PERIOD;
-    struct repeats *repeats = begin(now);
-    bool knows = repeats == &shared || file < 0;
+    struct repeats *repeats = begin_counting(now);
+    bool is_known = repeats == &shared || file < 0;
     say_lost(repeats, say);
     for (size_t i = 0; i <= REPEATS_KINDS; i++) {
         struct repeat *repeat = i < REPEATS_KINDS ? &repeats->kinds[i] : &repeats->others;
-        if (knows && repeat->count > 0 && (all || is_due(repeat, now)))
+        if (is_known && repeat->count > 0 && (all || is_due(repeat, now)))
             say_sum(repeat, now, say);
         if (repeat->count > 0 && repeat->said + REPEATS_PERIOD - now < next)
             next = repeat->said + REPEATS_PERIOD - now;
     }
     if (repeats->lost > 0 && next > LOST_RETRY)
         next = LOST_RETRY;
-    end(repeats);
+    end_counting(repeats);
     return next < 1 ? 1 : (int)next;
 }

@@ -37,7 +37,7 @@ int sandbox_check(void)
 
 static bool is_filtered = true;
 
-/* What every role needs: memory, time, locks, its descriptors, and to end. */
+/* What every role needs: memory, time, locks, reads and writes of open descriptors, exit. */
 static const int common_calls[] = {
     SCMP_SYS(brk),
     SCMP_SYS(mmap),
@@ -67,10 +67,9 @@ static const int common_calls[] = {
     SCMP_SYS(write),
     SCMP_SYS(fstat),
     SCMP_SYS(newfstatat),
-    SCMP_SYS(
-        sysinfo), /* the C library's qsort(), at its first use: a certificate that comes late */
-    SCMP_SYS(fallocate), /* of the table's slots */
-    /* By these names 32-bit processors, and those that came later, call what stands above. */
+    SCMP_SYS(sysinfo),   /* the C library's first qsort(), as when a certificate is renewed */
+    SCMP_SYS(fallocate), /* the table's slots */
+    /* The same calls under the names that 32-bit and newer processors have for them. */
     SCMP_SYS(mmap2),
     SCMP_SYS(statx),
     SCMP_SYS(fstat64),
@@ -94,9 +93,9 @@ static const int common_calls[] = {
     SCMP_SYS(getpeername),
     SCMP_SYS(poll),
     SCMP_SYS(ppoll),
-    SCMP_SYS(pwritev2), /* the log: a line that does not wait, */
+    SCMP_SYS(pwritev2), /* the log: writes that do not wait, */
     SCMP_SYS(vmsplice),
-    SCMP_SYS(pread64), /* and what is summed up */
+    SCMP_SYS(pread64), /* and the file of repeated lines */
     SCMP_SYS(pwrite64),
 };
 
@@ -123,11 +122,11 @@ static const int forwarder_calls[] = {
     SCMP_SYS(unlink),
     SCMP_SYS(unlinkat),
     SCMP_SYS(fcntl64),
-    SCMP_SYS(bind), /* its own socket's name, should that be lost */
+    SCMP_SYS(bind), /* makes its socket again if the file was removed */
     SCMP_SYS(umask),
 };
 
-/* What a library may try, though it need not: refused, but not fatal. */
+/* What a library may try and can do without: fails with EPERM. */
 static const int refused_calls[] = {
     SCMP_SYS(openat),
 };
@@ -136,7 +135,7 @@ static const int no_socket[] = {
     SCMP_SYS(socket),
 };
 
-static int add(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count)
+static int add_rules(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         int error = seccomp_rule_add(filter, action, calls[i], 0);
@@ -146,7 +145,7 @@ static int add(scmp_filter_ctx filter, uint32_t action, const int *calls, size_t
     return 0;
 }
 
-#define ADD(action, calls) add(filter, action, calls, sizeof(calls) / sizeof((calls)[0]))
+#define ADD(action, calls) add_rules(filter, action, calls, sizeof(calls) / sizeof((calls)[0]))
 
 static int allow_if(
     scmp_filter_ctx filter, int call, unsigned int argument, uint64_t mask, uint64_t value)
@@ -156,7 +155,7 @@ static int allow_if(
             .arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = mask, .datum_b = value});
 }
 
-/* Locking of what the log sums up. */
+/* fcntl(F_SETLK), for the file of repeated lines. */
 static int allow_locking(scmp_filter_ctx filter)
 {
     int error = allow_if(filter, SCMP_SYS(fcntl), 1, UINT32_MAX, F_SETLK);
@@ -171,21 +170,21 @@ static int allow_worker(scmp_filter_ctx filter, int handoff_socket)
                : allow_if(filter, SCMP_SYS(connect), 0, UINT32_MAX, (uint32_t)handoff_socket);
 }
 
-/* Asking how much there is to be read. */
+/* ioctl(FIONREAD), which says how much can be read. */
 static int allow_porch(scmp_filter_ctx filter)
 {
     int error = ADD(SCMP_ACT_ALLOW, porch_calls);
     return error != 0 ? error : allow_if(filter, SCMP_SYS(ioctl), 1, UINT32_MAX, FIONREAD);
 }
 
-/* Opening files, for reading. */
+/* openat() for reading only. */
 static int allow_keeper(scmp_filter_ctx filter)
 {
     return allow_if(filter, SCMP_SYS(openat), 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY);
 }
 
-/* Asking for limits, and setting none; and a socket in the place of its own, which reaches no
- * further than that: other kinds are refused. */
+/* prlimit() that sets nothing; and Unix sockets, to make its own again: those of other families
+ * fail with EPERM. */
 static int allow_forwarder(scmp_filter_ctx filter)
 {
     int error = ADD(SCMP_ACT_ALLOW, forwarder_calls);
@@ -198,7 +197,7 @@ static int allow_forwarder(scmp_filter_ctx filter)
                             (struct scmp_arg_cmp){.op = SCMP_CMP_NE, .datum_a = AF_UNIX});
 }
 
-static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
+static int add_rules_for(scmp_filter_ctx filter, enum sandbox_role role, int handoff_socket)
 {
     int error = ADD(SCMP_ACT_ALLOW, common_calls);
     if (error == 0)
@@ -221,7 +220,7 @@ static int fill(scmp_filter_ctx filter, enum sandbox_role role, int handoff_sock
     }
 }
 
-static int refuse(int error)
+static int log_unfiltered(int error)
 {
     errno = -error;
     log_error_errno("cannot filter system calls (seccomp), without which nobody is served unless "
@@ -238,15 +237,16 @@ int sandbox_enter(enum sandbox_role role, int handoff_socket)
     }
     if (!is_filtered)
         return 0;
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS); /* the kernel has to know that */
+    /* Fails where the kernel does not know the action. */
+    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     if (filter != NULL)
         error = seccomp_attr_set(filter, SCMP_FLTATR_API_SYSRAWRC, 1);
     if (error == 0)
-        error = fill(filter, role, handoff_socket);
+        error = add_rules_for(filter, role, handoff_socket);
     if (error == 0)
         error = seccomp_load(filter);
     seccomp_release(filter);
-    return error == 0 ? 0 : refuse(error);
+    return error == 0 ? 0 : log_unfiltered(error);
 }
 
 void sandbox_setup(bool filtered)

@@ -4,11 +4,11 @@
 
 #include <sys/un.h>
 
-/* 0, or -ENAMETOOLONG. */
+/* Makes the address of a path. 0 or -ENAMETOOLONG. */
 int unix_socket_address(const char *path, struct sockaddr_un *ret);
 
-/* Connects a socket of this type (SOCK_STREAM or SOCK_DGRAM, and its flags): -ECONNREFUSED or
- * -ENOENT when nobody answers. The descriptor, or a negative errno. */
+/* Makes a socket of this type (SOCK_STREAM or SOCK_DGRAM, and flags of socket(2)) and connects it.
+ * Returns the descriptor, or a negative errno: -ECONNREFUSED or -ENOENT when no process listens. */
 int unix_socket_connect(const char *path, int type);
 
 #endif

@@ -1,10 +1,10 @@
-/* Memory that held a secret is wiped before it is free, jansson's included. */
+/* Wiping memory that held a secret before it is freed, jansson's memory included. */
 #ifndef RELAY_WIPE_H
 #define RELAY_WIPE_H
 
-/* What malloc() gave, or NULL. */
+/* Takes memory of malloc(), or NULL. */
 void wipe_and_free(void *memory);
-/* From now on jansson does so with all that it frees: it copies what it reads, several times. */
+/* From now on jansson wipes all memory that it frees. It copies what it reads several times. */
 void wipe_behind_jansson(void);
 
 #endif
