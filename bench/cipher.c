@@ -71,9 +71,9 @@ static size_t make_frames(void *client, size_t message_size)
 static double time_forwarding(void *from, void *to, size_t size)
 {
     double start = now();
-    for (size_t at = 0; at < size; at += TRANSFER_MESSAGES_CHUNK) {
+    for (size_t at = 0; at < size; at += TRANSFER_SCRATCH) {
         uint8_t *input = frames + at;
-        size_t left = size - at < TRANSFER_MESSAGES_CHUNK ? size - at : TRANSFER_MESSAGES_CHUNK;
+        size_t left = size - at < TRANSFER_SCRATCH ? size - at : TRANSFER_SCRATCH;
         struct piece piece;
         struct iovec out;
         enum codec_event event;

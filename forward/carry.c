@@ -2,8 +2,10 @@
  * carried into the table that takes its place, so that newcomers meet there. That one is made by
  * whoever comes next, and reaches the forwarder by its descriptor: a sandbox lets it open no file.
  */
+#include "forward/carry.h"
+
 #include "base/log.h"
-#include "forward/forwarder.h"
+#include "forward/connections.h"
 
 #include <errno.h>
 #include <stdatomic.h>

@@ -1,8 +1,10 @@
 /* When a server stops: the connections that came by it end as all do when the forwarder stops, and
  * those of other servers go on. The server waits for that on a socket, of which the forwarder has
  * the other side. */
+#include "forward/depart.h"
+
 #include "base/log.h"
-#include "forward/forwarder.h"
+#include "forward/connections.h"
 
 #include <stdlib.h>
 #include <sys/socket.h>

@@ -1,49 +1,40 @@
-/* The forwarder's event loop: handoffs, events, deadlines. What becomes of each connection is
- * connections.c's; how a forwarder comes to run, and to retire, is launch.c's. */
+/* The forwarder's event loop. Handoffs are taken by intake.c, events handled by connections.c, and
+ * deadlines by expiry.c; how a forwarder comes to run, and to retire, is launch.c's. */
 #include "forward/forward.h"
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/notify.h"
-#include "forward/forwarder.h"
+#include "forward/carry.h"
+#include "forward/connections.h"
+#include "forward/depart.h"
+#include "forward/expiry.h"
+#include "forward/intake.h"
+#include "forward/lobby.h"
 #include "protocol.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
-#include <sodium.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
     EVENTS_AT_ONCE = 128,
-    HANDOFFS_AT_ONCE = 64,
     STRANDED_AT_ONCE = 64,
-    DESCRIPTORS_KEPT = 32,   /* for everything that is no connection */
-    TICK = 2000,             /* milliseconds between two sweeps of the table */
-    NAME_LOOK = 2000,        /* between two looks at whether the socket has its name */
-    LOG_LOOK = 5000,         /* at most, between two looks at what others want to have said */
-    STALL = 1000,            /* a round that comes so late says that this process stood still */
-    DISMISSED_TICKS = 15,    /* sweeps between two looks at every slot */
-    WATCH = 15000,           /* between two looks at whether a peer lives */
-    LEAVE = 5000,            /* for an end to read why it is closed */
-    DEAF = 1000,             /* after which one that is deaf at first hears */
-    REST = 100,              /* between two looks at whether one in the lobby has paid */
-    DELIVERY = 20,           /* between two looks at whether all has been acknowledged */
-    IN_TURNS_BYTES = 4096,   /* a message, and no bulk */
-    IN_TURNS_WAIT = 100000,  /* nanoseconds between two messages of clients that talk in turns */
-    TERMS_PAUSE = 1000,      /* between two changes of options */
-    OUTDATED_TIME = 500,     /* without work, before one that is to be succeeded retires */
-    SHORTAGE = 500,          /* between two looks whether newcomers can be taken again */
-    NEWCOMER_SIZE = 1 << 16, /* bytes: more than is needed for one */
-    SIGNAL_ROUNDS = 64,      /* with events, between two times that signals are let in */
-    LOOKING = 50000,         /* nanoseconds spent on looking for the next one */
+    TICK = 2000,            /* milliseconds between two sweeps of the table */
+    LOG_LOOK = 5000,        /* at most, between two looks at what others want to have said */
+    STALL = 1000,           /* a round that comes so late says that this process stood still */
+    DISMISSED_TICKS = 15,   /* sweeps between two looks at every slot */
+    IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
+    IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
+    TERMS_PAUSE = 1000,     /* between two changes of options */
+    OUTDATED_TIME = 500,    /* without work, before one that is to be succeeded retires */
+    SIGNAL_ROUNDS = 64,     /* with events, between two times that signals are let in */
+    LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
 };
 
 static int64_t now_nanoseconds(void)
@@ -82,7 +73,7 @@ static void judge_records(struct forwarder *forwarder)
 }
 
 /* Takes the terms of whoever was started last; but not too often, should they take turns. */
-static void heed_terms(struct forwarder *forwarder, const struct terms *terms)
+void forwarder_heed_terms(struct forwarder *forwarder, const struct terms *terms)
 {
     if (terms->since == 0 || terms->since < forwarder->terms.since || !terms_are_sound(terms))
         return;
@@ -101,219 +92,7 @@ static void heed_terms(struct forwarder *forwarder, const struct terms *terms)
     judge_records(forwarder);
 }
 
-/* ---- arrivals -------------------------------------------------------------------- */
-
-/* It may be changed while this process runs. */
-static void look_at_limit(struct forwarder *forwarder)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        log_repeated_errno(LOG_ERR, "cannot learn the limit on descriptors");
-    else
-        forwarder->descriptors_max = (size_t)limit.rlim_cur;
-}
-
-static bool short_of_descriptors(const struct forwarder *forwarder)
-{
-    size_t used = forwarder->ends + 2 * forwarder->transfer.pipes + DESCRIPTORS_KEPT;
-    return used >= forwarder->descriptors_max;
-}
-
-static bool has_memory(void)
-{
-    void *volatile memory = malloc(NEWCOMER_SIZE); /* or a compiler would leave it out */
-    bool has = memory != NULL;
-    free(memory);
-    return has;
-}
-
-void forwarder_fall_short(struct forwarder *forwarder)
-{
-    forwarder->short_until = forwarder->transfer.now + SHORTAGE;
-}
-
-/* Whether newcomers could be taken again, where they cannot. */
-static void look_at_shortage(struct forwarder *forwarder)
-{
-    if (!forwarder->listening)
-        look_at_limit(forwarder);
-    if (forwarder->short_until == 0 || forwarder->transfer.now < forwarder->short_until)
-        return;
-    if (has_memory())
-        forwarder->short_until = 0;
-    else
-        forwarder_fall_short(forwarder);
-}
-
-static bool is_short(const struct forwarder *forwarder)
-{
-    return forwarder->short_until != 0 || short_of_descriptors(forwarder);
-}
-
-static void log_shortage(const struct forwarder *forwarder)
-{
-    if (short_of_descriptors(forwarder))
-        log_repeated(LOG_WARNING, "no more connections are taken: %zu descriptors are in use",
-            forwarder->descriptors_max);
-    else
-        log_repeated(LOG_WARNING,
-            "no more connections are taken: the last one found no memory, or no descriptor");
-}
-
-/* Handoffs wait in the socket while nobody can be taken. */
-static void listen_to_socket(struct forwarder *forwarder, bool wanted)
-{
-    struct epoll_event event = {.events = wanted ? EPOLLIN : 0, .data.ptr = NULL};
-    if (forwarder->listening == wanted)
-        return;
-    if (epoll_ctl(forwarder->epoll, EPOLL_CTL_MOD, forwarder->socket, &event) < 0 ||
-        (forwarder->renewed >= 0 &&
-            epoll_ctl(forwarder->epoll, EPOLL_CTL_MOD, forwarder->renewed, &event) < 0))
-        log_repeated_errno(LOG_ERR, "cannot wait for handoffs");
-    else
-        forwarder->listening = wanted;
-    pair_set_crammed(forwarder->table, !wanted && !forwarder->stopping);
-    if (!wanted && !forwarder->stopping)
-        log_shortage(forwarder);
-}
-
-/* Its worker has met in a table that is not ours, or not any more. */
-static void refuse_foreign(struct forwarder *forwarder, int fd)
-{
-    if (fd >= 0) {
-        log_repeated(LOG_WARNING, "closed a connection: its worker has another table");
-        close(fd);
-    }
-    carry_check(forwarder);
-}
-
-static void take_connection(struct forwarder *forwarder, const struct handoff *handoff, int fd)
-{
-    heed_terms(forwarder, &handoff->terms);
-    connections_take(forwarder, handoff, fd);
-}
-
-/* Whether the slots that it names are of our table. */
-static bool is_ours(const struct forwarder *forwarder, const struct handoff *handoff)
-{
-    return handoff->table == 0 || handoff->table == pair_id(forwarder->table);
-}
-
-static void forget_secrets(struct handoff *handoff)
-{
-    sodium_memzero(handoff->session, sizeof handoff->session);
-    sodium_memzero(&handoff->records, sizeof handoff->records);
-}
-
-/* The slot of a connection that cannot be taken is freed. */
-static void refuse_handoff(struct forwarder *forwarder, struct handoff *handoff, int error)
-{
-    if (error == -EMFILE) {
-        log_repeated(LOG_ERR, "cannot take a connection: this process is short of descriptors");
-        forwarder_fall_short(forwarder);
-    } else if (error == -EPROTO) {
-        log_repeated(LOG_ERR,
-            "cannot take a connection: its worker is of a newer version; restart the forwarder");
-    } else {
-        errno = -error;
-        log_repeated_errno(LOG_WARNING, "cannot use a handoff");
-    }
-    if (!pair_is_none(handoff->ref) && is_ours(forwarder, handoff))
-        connections_take(forwarder, handoff, -1);
-    forget_secrets(handoff);
-}
-
-/* Those who came by a server end with it, if that has the forwarder that it uses end, too. */
-static void see_off(struct forwarder *forwarder, uint64_t server, int fd)
-{
-    const struct forward_setup *setup = forwarder->setup;
-    if (setup->forsaken == NULL) {
-        close(fd);
-        return;
-    }
-    forwarder->forsaken = setup->forsaken(setup->context);
-    depart(forwarder, server, fd, !forwarder->forsaken);
-}
-
-static void take_handoff(struct forwarder *forwarder, struct handoff *handoff, int fd)
-{
-    bool ours = is_ours(forwarder, handoff);
-    if (handoff->kind == HANDOFF_TABLE)
-        carry_over(forwarder, fd);
-    else if (handoff->kind == HANDOFF_LEAVE)
-        see_off(forwarder, handoff->server, fd);
-    else if (handoff->kind == HANDOFF_RECORD)
-        connections_record(forwarder, &handoff->record);
-    else if (handoff->kind == HANDOFF_ASK)
-        close(fd);
-    else if (!ours)
-        refuse_foreign(forwarder, fd);
-    else if (handoff->kind == HANDOFF_CONNECTION)
-        take_connection(forwarder, handoff, fd);
-    else
-        connections_look(forwarder, handoff->ref);
-    if (ours && !pair_is_none(handoff->dismissed))
-        connections_look(forwarder, handoff->dismissed);
-    forget_secrets(handoff);
-}
-
-/* Returns whether the socket is empty. */
-static bool take_handoffs_from(struct forwarder *forwarder, int socket)
-{
-    struct handoff handoff;
-    int fd;
-    look_at_limit(forwarder);
-    for (int i = 0; i < HANDOFFS_AT_ONCE && !is_short(forwarder); i++) {
-        int error = handoff_receive(socket, &handoff, &fd);
-        if (error == -EAGAIN || error == -EINTR)
-            return error == -EAGAIN;
-        if (error == 0)
-            take_handoff(forwarder, &handoff, fd);
-        else
-            refuse_handoff(forwarder, &handoff, error);
-    }
-    return false;
-}
-
-/* Returns whether nothing is in any of its sockets. */
-static bool take_handoffs(struct forwarder *forwarder)
-{
-    bool empty = take_handoffs_from(forwarder, forwarder->socket);
-    if (forwarder->renewed >= 0)
-        empty = take_handoffs_from(forwarder, forwarder->renewed) && empty;
-    return empty;
-}
-
-/* Whoever has connected to it finds out when it sends, and nothing of what was sent is lost. */
-static void close_renewed(struct forwarder *forwarder)
-{
-    if (forwarder->renewed < 0)
-        return;
-    (void)shutdown(forwarder->renewed, SHUT_RD); /* fails for no socket that is connected to */
-    while (!take_handoffs_from(forwarder, forwarder->renewed) && !is_short(forwarder))
-        continue;
-    close(forwarder->renewed);
-    forwarder->renewed = -1;
-}
-
-/* Those who come later find the socket by its name. */
-static void look_at_name(struct forwarder *forwarder)
-{
-    const struct forward_setup *setup = forwarder->setup;
-    struct epoll_event event = {.events = forwarder->listening ? EPOLLIN : 0, .data.ptr = NULL};
-    if (setup->renew == NULL || forwarder->transfer.now < forwarder->next_look)
-        return;
-    forwarder->next_look = forwarder->transfer.now + NAME_LOOK;
-    int socket = setup->renew(setup->context);
-    if (socket < 0)
-        return;
-    close_renewed(forwarder);
-    forwarder->renewed = socket;
-    if (epoll_ctl(forwarder->epoll, EPOLL_CTL_ADD, socket, &event) < 0)
-        log_repeated_errno(LOG_ERR, "cannot wait for handoffs");
-}
-
-/* ---- whether all have come ------------------------------------------------------- */
+/* ---- standing still -------------------------------------------------------------- */
 
 /* While this process stood still, or was short of something, handoffs have been waiting for it,
  * and their workers, too, may have stood still. */
@@ -335,89 +114,6 @@ static void notice_stall(struct forwarder *forwarder, int timeout, int count)
 static bool is_behind(const struct forwarder *forwarder)
 {
     return forwarder->behind && forwarder->transfer.now < forwarder->attentive_since + STALL;
-}
-
-/* Whether a descriptor that was to be here PAIR_ARRIVAL_TIME ago cannot come any more: this process
- * has been waiting for it all that time, and it is not in the socket. */
-static bool nothing_is_underway(struct forwarder *forwarder)
-{
-    return forwarder->transfer.now - forwarder->attentive_since > PAIR_ARRIVAL_TIME &&
-           take_handoffs(forwarder);
-}
-
-/* ---- deadlines ------------------------------------------------------------------- */
-
-static struct connection *end_of_watch(struct deadline *deadline)
-{
-    return (struct connection *)((char *)deadline - offsetof(struct connection, watch));
-}
-
-static struct coded *coded_of_quiet(struct deadline *deadline)
-{
-    return (struct coded *)((char *)deadline - offsetof(struct coded, quiet));
-}
-
-static struct coded *coded_of_silent(struct deadline *deadline)
-{
-    return (struct coded *)((char *)deadline - offsetof(struct coded, silent));
-}
-
-static struct coded *coded_of_deaf(struct deadline *deadline)
-{
-    return (struct coded *)((char *)deadline - offsetof(struct coded, deaf_until));
-}
-
-static void expire_codecs(struct forwarder *forwarder)
-{
-    struct deadline *due;
-    int64_t now = forwarder->transfer.now;
-    while ((due = deadline_expired(&forwarder->deaf, now)) != NULL)
-        connections_were_deaf(forwarder, coded_of_deaf(due)->connection);
-    for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
-        while ((due = deadline_expired(&forwarder->quiet[kind], now)) != NULL)
-            connections_were_quiet(forwarder, coded_of_quiet(due)->connection);
-        for (size_t i = 0; i < FORWARDER_JITTERS; i++)
-            while ((due = deadline_expired(&forwarder->silent[kind][i], now)) != NULL)
-                connections_were_silent(forwarder, coded_of_silent(due)->connection);
-    }
-}
-
-/* An end whose peer may be on its way yet waits for it once more. */
-static void expire_arrivals(struct forwarder *forwarder)
-{
-    struct deadline *due;
-    int64_t now = forwarder->transfer.now;
-    if (!deadline_is_due(&forwarder->arriving, now))
-        return;
-    bool missed = nothing_is_underway(forwarder);
-    while ((due = deadline_expired(&forwarder->arriving, now)) != NULL) {
-        if (missed)
-            connections_missed_arrival(forwarder, connection_of_phase(due));
-        else
-            deadline_set(due, &forwarder->arriving, now);
-    }
-}
-
-static void expire(struct forwarder *forwarder)
-{
-    struct deadline *due;
-    int64_t now = forwarder->transfer.now;
-    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
-        while ((due = deadline_expired(&forwarder->waiting[i], now)) != NULL)
-            connections_dismiss(forwarder, connection_of_phase(due), PAIR_LONELY, PAIR_NO_REASON);
-    expire_arrivals(forwarder);
-    while ((due = deadline_expired(&forwarder->lingering, now)) != NULL)
-        connections_lingered(forwarder, connection_of_phase(due));
-    while ((due = deadline_expired(&forwarder->leaving, now)) != NULL)
-        connections_close(forwarder, connection_of_phase(due));
-    depart_expire(forwarder, now);
-    while ((due = deadline_expired(&forwarder->watching, now)) != NULL)
-        connections_check_life(forwarder, end_of_watch(due));
-    while ((due = deadline_expired(&forwarder->delivering, now)) != NULL)
-        connections_check_delivery(forwarder, end_of_watch(due));
-    while ((due = deadline_expired(&forwarder->resting, now)) != NULL)
-        connections_run(forwarder, connection_of_phase(due));
-    expire_codecs(forwarder);
 }
 
 /* What workers left that died on their way to us. */
@@ -466,32 +162,12 @@ static void do_work(struct forwarder *forwarder)
     }
 }
 
-/* The earliest of all deadlines, and `next`. */
-static int64_t next_deadline(const struct forwarder *forwarder, int64_t next)
-{
-    for (size_t i = 0; i < PROTOCOL_COUNT; i++)
-        next = deadline_next(&forwarder->waiting[i], next);
-    for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
-        next = deadline_next(&forwarder->quiet[kind], next);
-        for (size_t i = 0; i < FORWARDER_JITTERS; i++)
-            next = deadline_next(&forwarder->silent[kind][i], next);
-    }
-    next = deadline_next(&forwarder->deaf, next);
-    next = deadline_next(&forwarder->arriving, next);
-    next = deadline_next(&forwarder->lingering, next);
-    next = deadline_next(&forwarder->leaving, next);
-    next = deadline_next(&forwarder->departing, next);
-    next = deadline_next(&forwarder->resting, next);
-    next = deadline_next(&forwarder->delivering, next);
-    return deadline_next(&forwarder->watching, next);
-}
-
 static int wait_time(const struct forwarder *forwarder)
 {
     if (forwarder->work != NULL || lobby_is_busy(forwarder))
         return 0;
-    int64_t next = next_deadline(forwarder, forwarder->next_tick);
-    int64_t look = forwarder->transfer.now + SHORTAGE;
+    int64_t next = expiry_next(forwarder, forwarder->next_tick);
+    int64_t look = forwarder->transfer.now + INTAKE_SHORTAGE;
     if (!forwarder->listening && !forwarder->stopping && (next < 0 || look < next))
         next = look;
     if (next < 0)
@@ -510,7 +186,7 @@ static void tick(struct forwarder *forwarder)
         return;
     if (busy)
         carry_check(forwarder);
-    if (busy && nothing_is_underway(forwarder))
+    if (busy && intake_is_over(forwarder))
         sweep(forwarder);
     forwarder->next_tick = busy ? forwarder->transfer.now + TICK : -1;
 }
@@ -560,24 +236,24 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
     struct epoll_event events[EVENTS_AT_ONCE];
     int count = wait_for_events(forwarder, events, mask, timeout);
     notice_stall(forwarder, timeout, count);
-    look_at_shortage(forwarder);
+    intake_look_at_shortage(forwarder);
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == NULL)
-            (void)take_handoffs(forwarder); /* the rest is another round's */
+            (void)intake_take(forwarder); /* the rest is another round's */
         else
             handle_end(forwarder, events[i].data.ptr, events[i].events);
     }
     do_work(forwarder);
-    connections_collect(forwarder);
+    expiry_collect(forwarder);
     lobby_turn(forwarder);
     if (!is_behind(forwarder)) {
-        expire(forwarder);
+        expiry_run(forwarder);
         tick(forwarder);
-        look_at_name(forwarder);
+        intake_look_at_name(forwarder);
     }
     look_at_log(forwarder);
     connections_bury(forwarder);
-    listen_to_socket(forwarder, !forwarder->stopping && !is_short(forwarder));
+    intake_listen(forwarder, !forwarder->stopping && !intake_is_short(forwarder));
 }
 
 /* ---- running --------------------------------------------------------------------- */
@@ -609,28 +285,6 @@ static int prepare_signals(sigset_t *while_waiting)
     return 0;
 }
 
-/* The lengths of all other deadlines. */
-static void prepare_deadlines(struct forwarder *forwarder)
-{
-    forwarder->arriving.length = PAIR_ARRIVAL_TIME;
-    forwarder->leaving.length = LEAVE;
-    forwarder->departing.length = LEAVE;
-    forwarder->watching.length = WATCH;
-    forwarder->resting.length = REST;
-    forwarder->deaf.length = DEAF;
-    forwarder->delivering.length = DELIVERY;
-    for (size_t kind = 0; kind < CODEC_KINDS; kind++) {
-        const struct codec *codec = codecs[kind];
-        if (codec == NULL)
-            continue;
-        forwarder->quiet[kind].length = codec->quiet_time;
-        for (int64_t i = 0; i < FORWARDER_JITTERS; i++)
-            forwarder->silent[kind][i].length =
-                codec->silent_time +
-                codec->silent_jitter * (2 * i + 1 - FORWARDER_JITTERS) / FORWARDER_JITTERS;
-    }
-}
-
 int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setup)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
@@ -646,10 +300,10 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
         .idle_since = -1,
         .setup = setup,
     };
-    prepare_deadlines(forwarder);
+    expiry_prepare(forwarder);
     int error = transfer_open(&forwarder->transfer, setup->descriptors_max / 4);
     if (error == 0)
-        error = lobby_open(forwarder);
+        error = lobby_open(forwarder, connections_dismiss);
     if (error != 0)
         return error;
     forwarder->transfer.now = forwarder->attentive_since = clock_now();
@@ -672,10 +326,10 @@ static void leave_socket(struct forwarder *forwarder)
     if (setup->leave != NULL)
         setup->leave(setup->context);
     if (poll(&entry, 1, 0) > 0 && (entry.revents & POLLRDHUP) != 0)
-        while (!take_handoffs(forwarder) && !is_short(forwarder))
+        while (!intake_take(forwarder) && !intake_is_short(forwarder))
             continue;
-    close_renewed(forwarder);
-    listen_to_socket(forwarder, false);
+    intake_close_renewed(forwarder);
+    intake_listen(forwarder, false);
 }
 
 /* Everybody has to go; but what was read for them arrives first, and why they have to. */
@@ -692,7 +346,7 @@ static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
         if (connection != NULL)
             connections_stop(forwarder, connection);
     }
-    int64_t until = clock_now() + LEAVE;
+    int64_t until = clock_now() + FORWARDER_LEAVE_TIME;
     while (forwarder->ends > 0 && clock_now() < until)
         forwarder_round(forwarder, while_waiting, wait_time(forwarder));
 }

@@ -1,7 +1,8 @@
 /* The lobby: who is in it, who calls whom, and the messages they say. */
 #include "forward/lobby.h"
 
-#include "forward/forwarder.h"
+#include "forward/connections.h"
+#include "forward/messages.h"
 #include "protocol.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@ enum {
 
 struct lobby {
     struct forwarder *forwarder;
+    lobby_dismisser *dismiss;
     struct connection *early;        /* callers whose listener's descriptor is on its way */
     struct connection *first, *last; /* the queue */
     struct connection *served;       /* who pays for what is done; NULL: nobody */
@@ -34,12 +36,13 @@ static const struct lobby_rules *rules_of(const struct connection *connection)
     return protocols[connection->protocol]->lobby;
 }
 
-int lobby_open(struct forwarder *forwarder)
+int lobby_open(struct forwarder *forwarder, lobby_dismisser *dismiss)
 {
     forwarder->lobby = calloc(1, sizeof *forwarder->lobby);
     if (forwarder->lobby == NULL)
         return -ENOMEM;
     forwarder->lobby->forwarder = forwarder;
+    forwarder->lobby->dismiss = dismiss;
     return 0;
 }
 
@@ -140,7 +143,7 @@ static void announce_early(struct lobby *lobby, struct connection *listener)
             continue;
         remove_caller(caller);
         if (!announce(lobby, listener, caller))
-            connections_dismiss(lobby->forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
+            lobby->dismiss(lobby->forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
     }
 }
 
@@ -164,7 +167,7 @@ static void send_away(struct forwarder *forwarder, struct connection *caller)
     if (pair_look(forwarder->table, caller->ref, &view) == 0 && view.state == PAIR_MATCHED)
         remove_caller(caller);
     else
-        connections_dismiss(forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
+        forwarder->lobby->dismiss(forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
 }
 
 void lobby_leave(struct forwarder *forwarder, struct connection *connection)
@@ -220,11 +223,11 @@ static void read_one(struct forwarder *forwarder, struct connection *connection)
     connection->chunk = READ_MAX;
     bool more = messages_read(&forwarder->transfer, connection, hear, forwarder);
     if (connection->starved)
-        connections_dismiss(forwarder, connection, PAIR_FULL, PAIR_NO_REASON);
+        forwarder->lobby->dismiss(forwarder, connection, PAIR_FULL, PAIR_NO_REASON);
     else if (connection->coded->unwelcome || connection->coded->verdict == CODEC_FAILED)
-        connections_dismiss(forwarder, connection, PAIR_ERRORY, PAIR_NO_REASON);
+        forwarder->lobby->dismiss(forwarder, connection, PAIR_ERRORY, PAIR_NO_REASON);
     else if (connection->ended)
-        connections_dismiss(forwarder, connection, PAIR_SERVED, PAIR_NO_REASON);
+        forwarder->lobby->dismiss(forwarder, connection, PAIR_SERVED, PAIR_NO_REASON);
     else if (more)
         enqueue(forwarder->lobby, connection);
     if (connection->state == CONNECTION_LOBBY)
@@ -245,7 +248,7 @@ static void serve_first(struct forwarder *forwarder)
     if (!is_in_debt(forwarder, connection) && !messages_are_full(connection))
         read_one(forwarder, connection);
     else if (connection->hung_up)
-        connections_dismiss(forwarder, connection, PAIR_SERVED, PAIR_NO_REASON);
+        forwarder->lobby->dismiss(forwarder, connection, PAIR_SERVED, PAIR_NO_REASON);
     else
         deadline_set(&connection->phase, &forwarder->resting, forwarder->transfer.now);
 }
@@ -331,7 +334,7 @@ struct connection *lobby_caller(
 
 void lobby_dismiss(struct lobby *lobby, struct connection *connection)
 {
-    connections_dismiss(lobby->forwarder, connection, PAIR_LONELY, PAIR_NO_LISTENER);
+    lobby->dismiss(lobby->forwarder, connection, PAIR_LONELY, PAIR_NO_LISTENER);
 }
 
 void lobby_say_why(struct connection *connection, uint16_t code, const char *reason)

@@ -15,8 +15,9 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+struct connection;
+struct forwarder;
 struct lobby;
-struct connection; /* a connection */
 
 enum {
     LOBBY_MESSAGE_MAX = 1 << 18, /* longer ones end their connection */
@@ -42,7 +43,7 @@ struct lobby_rules {
     bool (*announce)(struct lobby *lobby, struct connection *listener, struct connection *caller);
 };
 
-/* For rules: */
+/* For a protocol's rules: */
 
 /* Tells one in the lobby something, as one message; it is paid for by whose message or step this
  * comes of. False: it is too far behind, and was told nothing. */
@@ -64,5 +65,28 @@ const uint8_t *lobby_name(const struct connection *connection, size_t *size);
 /* What the protocol keeps about it. */
 void *lobby_member(const struct connection *connection);
 void lobby_set_member(struct connection *connection, void *member);
+
+/* For the forwarder: */
+
+/* Ends a connection that has no peer: all that the lobby asks of the file that has it. */
+typedef void lobby_dismisser(struct forwarder *forwarder, struct connection *connection,
+    enum pair_outcome outcome, enum pair_reason reason);
+
+/* 0 or -ENOMEM. */
+int lobby_open(struct forwarder *forwarder, lobby_dismisser *dismiss);
+void lobby_close(struct forwarder *forwarder);
+/* One came who waits for news. False: there is no memory for it. */
+bool lobby_enter(struct forwarder *forwarder, struct connection *connection);
+/* One came, and waits to be accepted by who listens in the slot `listener`. False: nobody does
+ * any more. */
+bool lobby_call(struct forwarder *forwarder, struct connection *caller, struct pair_ref listener);
+/* One of either kind goes, or was accepted. */
+void lobby_leave(struct forwarder *forwarder, struct connection *connection);
+/* One in the lobby has something to say, or is to be looked at: in one of the next turns. */
+void lobby_wake(struct forwarder *forwarder, struct connection *connection);
+/* Does what there is to do in the lobby, for half a millisecond at most. */
+void lobby_turn(struct forwarder *forwarder);
+/* Whether there is something to do. */
+bool lobby_is_busy(const struct forwarder *forwarder);
 
 #endif

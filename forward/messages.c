@@ -29,6 +29,7 @@ struct held_piece {
     bool text, first, last;
 };
 
+static_assert((int)CODEC_HEAD <= (int)TRANSFER_HEADROOM, "what is read is encoded in place");
 static_assert(sizeof(struct held_piece) <= CODEC_HEAD, "a held piece has room for its head");
 
 /* ---- opening and closing --------------------------------------------------------- */
@@ -171,7 +172,7 @@ static void adapt_chunk(struct connection *from, size_t events)
 {
     bool slow = from->peer != NULL && transfer_pending(from->peer);
     bool whole = from->coded != NULL && !from->coded->codec->in_place;
-    size_t most = whole ? TRANSFER_CHUNK : TRANSFER_MESSAGES_CHUNK;
+    size_t most = whole ? TRANSFER_CHUNK : TRANSFER_SCRATCH;
     if (events > EVENTS_FAIR && from->chunk > CHUNK_MIN)
         from->chunk /= 2;
     else if (slow && from->chunk > TRANSFER_CHUNK)
@@ -254,7 +255,7 @@ static bool is_held_up(const struct connection *connection)
            transfer_pending(connection);
 }
 
-void messages_move(struct transfer *transfer, struct connection *from)
+static void move_once(struct transfer *transfer, struct connection *from)
 {
     uint64_t moved = transfer->moved;
     bool held = from->coded != NULL && !messages_may_write(from->peer);
@@ -430,6 +431,21 @@ void messages_release(struct transfer *transfer, struct connection *from)
         return;
     messages_drop_held(from);
     messages_settle(from);
+}
+
+static bool can_move(const struct transfer *transfer, const struct connection *from)
+{
+    return transfer_can_move(transfer, from) && messages_may_read(from);
+}
+
+bool messages_move(struct transfer *transfer, struct connection *from)
+{
+    transfer_flush(from->peer);
+    messages_release(transfer, from);
+    if (can_move(transfer, from))
+        move_once(transfer, from);
+    transfer_tidy(transfer, from);
+    return can_move(transfer, from);
 }
 
 bool messages_assemble(struct connection *from, const struct piece *piece, size_t limit)

@@ -8,6 +8,7 @@
 #define RELAY_MESSAGES_H
 
 #include "codec/codec.h"
+#include "forward/connection.h"
 #include "forward/deadline.h"
 #include "forward/transfer.h"
 #include "handoff.h"
@@ -66,8 +67,9 @@ static inline bool messages_between(const struct connection *connection)
     return connection->coded != NULL || connection->peer->coded != NULL;
 }
 
-/* Reads once from an end, and passes on what that was to its peer. */
-void messages_move(struct transfer *transfer, struct connection *from);
+/* Reads once from an end, and passes on what that was to its peer, up to a fair share; returns
+ * whether there is more to do right now. Sets ended and finished as they come true. */
+bool messages_move(struct transfer *transfer, struct connection *from);
 /* It has a peer: what is held for it counts as what pairs hold. */
 void messages_settle(struct connection *connection);
 /* Whether something is held for the peer of an end that has one. */

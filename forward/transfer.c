@@ -3,10 +3,8 @@
  * said EAGAIN, and there is no call but those that move something. */
 #include "forward/transfer.h"
 
-#include "codec/codec.h"
-#include "forward/messages.h"
-
 #include "tls/kernel_tls.h"
+#include "tls/tls_stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +26,7 @@ enum {
 
 int transfer_open(struct transfer *transfer, size_t pipes_max)
 {
-    uint8_t *memory = malloc(CODEC_HEAD + TRANSFER_MESSAGES_CHUNK);
+    uint8_t *memory = malloc(TRANSFER_HEADROOM + TRANSFER_SCRATCH);
     int(*pool)[2] = calloc(POOL_MAX, sizeof *pool);
     *transfer = (struct transfer){.pipes_max = pipes_max};
     if (memory == NULL || pool == NULL) {
@@ -36,7 +34,7 @@ int transfer_open(struct transfer *transfer, size_t pipes_max)
         free(pool);
         return -ENOMEM;
     }
-    transfer->scratch = memory + CODEC_HEAD;
+    transfer->scratch = memory + TRANSFER_HEADROOM;
     transfer->pool = pool;
     /* Kept, by a pointer into it. */
     /* cppcheck-suppress memleak */
@@ -56,7 +54,7 @@ void transfer_close(struct transfer *transfer)
         close_pipe(transfer, transfer->pool[--transfer->pooled]);
     free(transfer->pool);
     if (transfer->scratch != NULL)
-        free(transfer->scratch - CODEC_HEAD);
+        free(transfer->scratch - TRANSFER_HEADROOM);
     *transfer = (struct transfer){.scratch = NULL};
 }
 
@@ -178,7 +176,6 @@ void transfer_break(struct transfer *transfer, struct connection *connection)
 {
     connection->ended = connection->gone = connection->finished = true;
     drop_outlet(transfer, connection);
-    messages_forget(connection);
 }
 
 void transfer_lose(struct connection *connection)
@@ -507,19 +504,9 @@ static void splice_once(struct transfer *transfer, struct connection *from)
 void transfer_finish(struct connection *from)
 {
     struct connection *to = from->peer;
-    if (messages_between(from) || !from->ended || transfer_pending(to) || to->finished)
+    if (!from->ended || transfer_pending(to) || to->finished)
         return;
     transfer_shut(to);
-}
-
-static void move_once(struct transfer *transfer, struct connection *from)
-{
-    if (messages_between(from))
-        messages_move(transfer, from);
-    else if (from->splicing)
-        splice_once(transfer, from);
-    else
-        copy_once(transfer, from);
 }
 
 uint64_t transfer_total(const struct connection *connection)
@@ -533,24 +520,16 @@ bool transfer_is_used_up(const struct transfer *transfer, const struct connectio
     return transfer->pair_max > 0 && transfer_total(connection) >= transfer->pair_max;
 }
 
-static bool can_move(const struct transfer *transfer, const struct connection *from)
+bool transfer_can_move(const struct transfer *transfer, const struct connection *from)
 {
     const struct connection *to = from->peer;
     return from->readable && !from->ended && !to->finished && !transfer_broke_tls(to) &&
-           !transfer_pending(to) && messages_may_read(from) && !transfer_is_used_up(transfer, from);
+           !transfer_pending(to) && !transfer_is_used_up(transfer, from);
 }
 
-bool transfer_move(struct transfer *transfer, struct connection *from)
+void transfer_tidy(struct transfer *transfer, struct connection *from)
 {
     struct connection *to = from->peer;
-    int turns = messages_between(from) ? 1 : TURNS;
-    for (int turn = 0; turn < turns; turn++) {
-        transfer_flush(to);
-        messages_release(transfer, from);
-        if (!can_move(transfer, from))
-            break;
-        move_once(transfer, from);
-    }
     if (to->finished)
         drop_outlet(transfer, to);
     if (from->finished)
@@ -559,5 +538,19 @@ bool transfer_move(struct transfer *transfer, struct connection *from)
         give_pipe_back(transfer, &to->outlet);
     if (from->lost && !from->readable)
         from->ended = true;
-    return can_move(transfer, from);
+}
+
+bool transfer_move(struct transfer *transfer, struct connection *from)
+{
+    for (int turn = 0; turn < TURNS; turn++) {
+        transfer_flush(from->peer);
+        if (!transfer_can_move(transfer, from))
+            break;
+        if (from->splicing)
+            splice_once(transfer, from);
+        else
+            copy_once(transfer, from);
+    }
+    transfer_tidy(transfer, from);
+    return transfer_can_move(transfer, from);
 }

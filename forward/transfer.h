@@ -8,11 +8,7 @@
 #ifndef RELAY_TRANSFER_H
 #define RELAY_TRANSFER_H
 
-#include "base/budget.h"
-#include "forward/deadline.h"
-#include "pair.h"
-#include "tls/tls_stream.h"
-#include "usage/usage.h"
+#include "forward/connection.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,77 +16,20 @@
 #include <sys/uio.h>
 
 enum {
-    TRANSFER_CHUNK = 65536,            /* read at once when copying bytes */
-    TRANSFER_CHUNK_MIN = 16384,        /* the least, when there is too much that others hold */
-    TRANSFER_MESSAGES_CHUNK = 1 << 20, /* at most when reading messages, while they go on at once */
-    TRANSFER_PARTS = 64,               /* written at once */
+    TRANSFER_CHUNK = 65536,     /* bytes to read at once when copying */
+    TRANSFER_CHUNK_MIN = 16384, /* the same, when connections hold too much memory */
+    TRANSFER_SCRATCH = 1 << 20, /* bytes that can be read at once */
+    TRANSFER_HEADROOM = 16,     /* bytes in front of them that may be overwritten */
+    TRANSFER_PARTS = 64,        /* that are written at once */
 };
 
-enum connection_state {
-    CONNECTION_PARKED,  /* waits for a peer */
-    CONNECTION_LOBBY,   /* waits for news, and never for a peer */
-    CONNECTION_JOINED,  /* has a peer */
-    CONNECTION_LEAVING, /* was told why; its input is discarded until it closes */
-};
-
-struct coded;
-struct departure;
-
-struct outlet {
-    uint8_t *buffer;    /* NULL: empty */
-    size_t start, size; /* what waits lies between */
-    size_t room;        /* that is allocated */
-    int pipe[2];        /* -1: none */
-    size_t piped;       /* bytes in the pipe */
-};
-
-/* What is wanted to be known of a connection; EPOLLOUT beside, once it had to be waited for. */
+/* The events that are wanted of a connection; EPOLLOUT beside, once it had to be waited for. */
 #define TRANSFER_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
-/* A connection that the forwarder holds. */
-struct connection {
-    int fd;
-    int epoll; /* tells of its events */
-    uint8_t protocol;
-    uint8_t state; /* enum end_state */
-    bool readable; /* as far as is known: until a read has said otherwise */
-    bool writable;
-    bool awaited;    /* EPOLLOUT was asked for */
-    bool hung_up;    /* its end of file is on the way: read until it is reached */
-    bool ended;      /* nothing more will be read from it for its peer */
-    bool gone;       /* nothing more will be read from it at all: it closed, or was reset */
-    bool finished;   /* nothing more will be written to it */
-    bool lost;       /* because nothing more can be: a write to it has failed */
-    bool broken;     /* what it sent did not come to its own end: reset, cut off, or vanished */
-    bool cut;        /* what it was sent is not all: it is reset once it has got that */
-    bool starved;    /* it ends as there is no memory for what it sent, or was to be sent */
-    bool splicing;   /* from this end to its peer */
-    bool queued;     /* in the forwarder's list of ends with work left */
-    bool moved;      /* something was written to it since connections.c has looked last */
-    bool crowded;    /* spares of its side may be waiting yet */
-    bool kernel_tls; /* kernel_tls.h */
-    uint32_t chunk;  /* read at once when reading messages: see messages.c */
-    struct pair_ref ref;
-    struct connection *peer;
-    struct connection *next;       /* in that list, or in the list of the dead */
-    struct budget_account account; /* of all that is held for it */
-    struct outlet outlet;
-    struct coded *coded;     /* messages.h; NULL: it carries bytes */
-    struct tls_stream *tls;  /* NULL: there is no TLS, or the kernel's */
-    _Atomic uint64_t *bytes; /* from this end: its slot's count */
-    struct usage_start start;
-    uint32_t discarded;          /* bytes that were read since it is leaving */
-    uint64_t server;             /* which it came by: handoff.h */
-    struct departure *departure; /* of that server, with which it ends: depart.c; NULL: none */
-    uint64_t acknowledged;       /* bytes, when this was last looked at: connections.c */
-    struct deadline phase;       /* of what it is doing: waiting, arriving, lingering, leaving */
-    struct deadline watch;       /* set when something was written, until it is acknowledged */
-};
-
-/* What the flows of a process share. */
+/* What all transfers of a forwarder share. */
 struct transfer {
-    uint8_t *scratch;                   /* FLOW_MESSAGES_CHUNK bytes, and CODEC_HEAD in front */
-    struct iovec parts[TRANSFER_PARTS]; /* of messages, on their way to one end */
+    uint8_t *scratch;                   /* TRANSFER_SCRATCH bytes, and TRANSFER_HEADROOM in front */
+    struct iovec parts[TRANSFER_PARTS]; /* messages.c: gathered for one connection */
     size_t part_count;
     int64_t now;       /* milliseconds, CLOCK_MONOTONIC: when this round began */
     uint64_t pair_max; /* bytes that a pair may move, both ways; 0: as many as it likes */
@@ -104,11 +43,16 @@ struct transfer {
 int transfer_open(struct transfer *transfer, size_t pipes_max);
 void transfer_close(struct transfer *transfer);
 
-/* Moves what can be moved from `from` to its peer, up to a fair share; returns whether there
- * is more to do right now. Sets ended and finished as they come true. */
+/* Moves bytes from `from` to its peer, by copying or splicing, up to a fair share; returns whether
+ * there is more to do right now. Sets ended and finished as they come true. Messages are moved by
+ * messages_move(). */
 bool transfer_move(struct transfer *transfer, struct connection *from);
+/* Whether something can be moved right now: it may be read, and nothing waits for its peer. */
+bool transfer_can_move(const struct transfer *transfer, const struct connection *from);
+/* After a move: drops what can no longer be written to either side, and frees an empty pipe. */
+void transfer_tidy(struct transfer *transfer, struct connection *from);
 /* Passes on the end of bytes once everything before it has been delivered: the peer is shut down
- * for writing. Messages end with their pair. */
+ * for writing. */
 void transfer_finish(struct connection *from);
 
 /* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */

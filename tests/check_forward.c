@@ -2,7 +2,9 @@
  * that stops. */
 #include "base/clock.h"
 #include "base/pass_descriptor.h"
-#include "forward/forwarder.h"
+#include "forward/connections.h"
+#include "forward/depart.h"
+#include "forward/intake.h"
 #include "handoff.h"
 #include "protocol.h"
 #include "suite.h"
@@ -281,7 +283,7 @@ START_TEST(who_comes_after_one_that_could_not_be_taken_waits_for_a_while)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     send_as(&handoff, HANDOFF_NEEDS, true);
-    forwarder_fall_short(&forwarder);
+    intake_fall_short(&forwarder);
     take_turn();
     ck_assert_uint_eq(forwarder.ends, 0);
     ck_assert(pair_is_crammed(table));

@@ -144,7 +144,7 @@ static void move(struct connection *from)
 {
     from->readable = from->writable = from->peer->writable = true;
     transfer_flush(from);
-    while (transfer_move(&transfer, from))
+    while (messages_move(&transfer, from))
         continue;
 }
 
@@ -376,7 +376,7 @@ START_TEST(a_ping_of_one_who_does_not_read_is_answered_between_two_frames)
     client_sends(second_client, FINAL | PING, "?");
     second.writable = false; /* as it was found to be */
     second.readable = true;
-    (void)transfer_move(&transfer, &second);
+    (void)messages_move(&transfer, &second);
     size_t pongs = read_second(count * 50000);
     if (pongs == 0) { /* it is behind everything */
         second.writable = true;
@@ -396,13 +396,13 @@ START_TEST(nothing_is_read_while_the_peer_does_not_read)
     size_t count = fill_second(50000);
     client_sends(first_client, FINAL | BINARY, "behind");
     first.readable = true;
-    ck_assert(!transfer_move(&transfer, &first));
+    ck_assert(!messages_move(&transfer, &first));
     ck_assert(first.readable);
-    ck_assert_uint_le(second.outlet.size, TRANSFER_MESSAGES_CHUNK + 64);
+    ck_assert_uint_le(second.outlet.size, TRANSFER_SCRATCH + 64);
     /* The other direction goes on. */
     client_sends(second_client, FINAL | BINARY, "the other way");
     second.readable = first.writable = true;
-    (void)transfer_move(&transfer, &second);
+    (void)messages_move(&transfer, &second);
     expect_frame(first_client, FINAL | BINARY, "the other way");
     ck_assert_uint_eq(read_second(count * 50000), 0);
     move(&first);
@@ -427,7 +427,7 @@ START_TEST(who_pings_and_reads_no_answer_is_not_read_until_it_does)
         move(&first);
     }
     ck_assert(transfer_pending(&first));
-    ck_assert_uint_le(first.outlet.size, TRANSFER_MESSAGES_CHUNK);
+    ck_assert_uint_le(first.outlet.size, TRANSFER_SCRATCH);
     while ((read = client_reads(first_client, bytes, sizeof bytes)) > 0) {
         received += read;
         move(&first);

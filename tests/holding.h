@@ -6,7 +6,9 @@
 #include "base/budget.h"
 #include "base/clock.h"
 #include "codec/channel.h"
-#include "forward/forwarder.h"
+#include "forward/connections.h"
+#include "forward/lobby.h"
+#include "forward/messages.h"
 #include "protocol.h"
 
 #include <arpa/inet.h>
