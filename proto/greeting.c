@@ -228,7 +228,7 @@ static int refuse_record(const struct greeting *greeting, enum records_alert ale
 {
     uint8_t sealed[RECORDS_CONTROL_MAX];
     ssize_t size =
-        alert == RECORDS_NOTHING_TO_SAY ? 0 : records_seal_alert(greeting->records, alert, sealed);
+        alert == RECORDS_NO_ALERT ? 0 : records_seal_alert(greeting->records, alert, sealed);
     say(greeting, sealed, size > 0 ? (size_t)size : 0);
     greeting->records->alert = (uint8_t)alert;
     return -EPROTO;

@@ -879,14 +879,14 @@ START_TEST(alerts_end_a_connection_but_for_two)
 {
     bool old = suites[_i].version == TLS1_2_VERSION;
     connect_client(_i);
-    expect_refused(_i, ALERT, "0228", RECORDS_NOTHING_TO_SAY);
+    expect_refused(_i, ALERT, "0228", RECORDS_NO_ALERT);
     if (old)
-        expect_refused(_i, ALERT, "025a", RECORDS_NOTHING_TO_SAY);
+        expect_refused(_i, ALERT, "025a", RECORDS_NO_ALERT);
     expect_refused(_i, ALERT, "", RECORDS_UNEXPECTED_MESSAGE);
     expect_refused(_i, ALERT, "01", RECORDS_DECODE_ERROR);
     expect_refused(_i, ALERT, "010000", RECORDS_DECODE_ERROR);
     if (!old)
-        expect_refused(_i, ALERT, "0128", RECORDS_NOTHING_TO_SAY);
+        expect_refused(_i, ALERT, "0128", RECORDS_NO_ALERT);
 }
 END_TEST
 
@@ -910,7 +910,7 @@ START_TEST(the_client_is_told_what_it_broke)
     int result = SSL_read(client, buffer, 1);
     ck_assert_int_eq(SSL_get_error(client, result), SSL_ERROR_SSL);
     ck_assert_int_eq(ERR_GET_REASON(ERR_peek_error()), SSL_R_SSLV3_ALERT_BAD_RECORD_MAC);
-    ck_assert_int_eq(tls_stream_seal_end(server, RECORDS_NOTHING_TO_SAY, &sealed), 0);
+    ck_assert_int_eq(tls_stream_seal_end(server, RECORDS_NO_ALERT, &sealed), 0);
 }
 END_TEST
 

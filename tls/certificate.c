@@ -1,4 +1,4 @@
-/* The certificate's files: reading them, and noticing that they changed. */
+/* The certificate's files: reading them, and noticing a change. */
 #include "tls/certificate.h"
 
 #include "base/files.h"

@@ -1,5 +1,5 @@
-/* The certificate: the two PEM files that --certfile and --keyfile name, as bytes. What they mean
- * is proto/tls.c's to say; who may read them when is certificate_keeper.c's. */
+/* The certificate: the two PEM files that --certfile and --keyfile name, as bytes. proto/tls.c
+ * parses them; certificate_keeper.c reads them again when they were renewed. */
 #ifndef RELAY_CERTIFICATE_H
 #define RELAY_CERTIFICATE_H
 
@@ -15,7 +15,7 @@ enum {
     CERTIFICATE_VERSION_SIZE = 16,
 };
 
-/* Holds a private key: to be wiped after use. Fits into one datagram. */
+/* Holds a private key: the caller wipes it after use. It fits into one datagram. */
 struct certificate {
     uint8_t version[CERTIFICATE_VERSION_SIZE]; /* a hash of both files */
     uint32_t chain_size, key_size;
@@ -23,10 +23,10 @@ struct certificate {
     uint8_t key[CERTIFICATE_KEY_MAX];
 };
 
-/* By which a changed file is known without reading it. */
+/* Tells whether a file changed without reading it. */
 struct certificate_stamp {
     struct file_stamp {
-        int error; /* 0, or why the file cannot be looked at */
+        int error; /* 0, or the errno of stat() */
         dev_t device;
         ino_t inode;
         off_t size;
@@ -37,7 +37,7 @@ struct certificate_stamp {
 /* Reads both files. Logs, returns -1 on failure. */
 int certificate_read(const struct options *options, struct certificate *ret);
 
-/* Takes the stamp of both files; true when it differs from what *stamp was. */
+/* Takes the stamp of both files; true if it differs from what *stamp was. */
 bool certificate_changed(const struct options *options, struct certificate_stamp *stamp);
 
 #endif

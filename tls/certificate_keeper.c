@@ -1,5 +1,6 @@
-/* The keeper: see certificate_keeper.h. A question is one packet: the version that the worker has,
- * and a socket for the answer. The answer is one packet, or a plain close: nothing new. */
+/* The certificate keeper: see certificate_keeper.h. A question is one packet with the version that
+ * the worker has, and a socket for the answer. The answer is one packet with the certificate; if
+ * there is no other certificate, the keeper closes the socket. */
 #include "tls/certificate_keeper.h"
 
 #include "base/clock.h"
@@ -21,11 +22,11 @@
 #include <unistd.h>
 
 enum {
-    PATIENCE = 1000, /* milliseconds for an answer: it takes a few system calls */
-    SILENCE = 10000, /* before one that did not answer is asked again */
+    ANSWER_TIME = 1000, /* milliseconds for an answer, which takes a few system calls */
+    RETRY_TIME = 10000, /* milliseconds before a keeper that did not answer is asked again */
 };
 
-/* Until when the keeper is asked nothing: milliseconds, CLOCK_MONOTONIC. Shared by all that ask. */
+/* Until then no worker asks the keeper: milliseconds, CLOCK_MONOTONIC. Shared by all workers. */
 static _Atomic int64_t *quiet_until;
 
 struct keeper {
@@ -37,8 +38,8 @@ struct keeper {
 
 /* ---- in the keeper --------------------------------------------------------------- */
 
-/* Only files that changed since the last try are tried, so what is wrong is said once. */
-static void refresh(struct keeper *keeper)
+/* Files are tried only when they changed since the last try, so that a fault is logged once. */
+static void read_if_changed(struct keeper *keeper)
 {
     struct certificate candidate;
     if (!certificate_changed(keeper->options, &keeper->stamp))
@@ -58,15 +59,16 @@ static void refresh(struct keeper *keeper)
     sodium_memzero(&candidate, sizeof candidate);
 }
 
-/* Whether there is something that the asker does not have. */
-static bool has_news(const struct keeper *keeper, const uint8_t *version)
+/* Whether the keeper has a certificate, and the worker another version. */
+static bool is_news(const struct keeper *keeper, const uint8_t *version)
 {
     return keeper->current.chain_size > 0 &&
            memcmp(version, keeper->current.version, CERTIFICATE_VERSION_SIZE) != 0;
 }
 
-/* Receives a question. Returns the socket for the answer, -1: none came, -2: nobody is left. */
-static int take_question(int socket, uint8_t version[static CERTIFICATE_VERSION_SIZE])
+/* Receives a question. Returns the socket for the answer; -1: there was none; -2: no process is
+ * left that could ask. */
+static int receive_question(int socket, uint8_t version[static CERTIFICATE_VERSION_SIZE])
 {
     int fd;
     size_t dropped;
@@ -83,41 +85,41 @@ static int take_question(int socket, uint8_t version[static CERTIFICATE_VERSION_
     return -1;
 }
 
-/* A worker that is gone meanwhile, or does not read its answer, goes without it. */
-static void answer(const struct keeper *keeper, int asker)
+/* It is no error if the worker has ended, or does not read. */
+static void send_certificate(const struct keeper *keeper, int worker)
 {
     const struct certificate *current = &keeper->current;
-    if (send(asker, current, sizeof *current, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE &&
+    if (send(worker, current, sizeof *current, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE &&
         errno != ECONNRESET && errno != EAGAIN)
         log_error_errno("cannot hand out the renewed certificate");
 }
 
-static _Noreturn void keep(struct keeper *keeper, int socket)
+static _Noreturn void run_keeper(struct keeper *keeper, int socket)
 {
     sigset_t all;
     sigfillset(&all);
     process_name("relay-keeper", "keeper of the certificate", keeper->options->runtime_directory);
     tzset(); /* reads a file, as gmtime() does when a certificate's time is first asked for */
-    /* It ends when nobody can ask any more, and not before. */
+    /* No signal ends the keeper: it ends when no process is left that could ask. */
     if (sigprocmask(SIG_SETMASK, &all, NULL) < 0 || sandbox_enter(SANDBOX_KEEPER, -1) < 0)
         _exit(EXIT_RUN_TIME);
     for (;;) {
         uint8_t version[CERTIFICATE_VERSION_SIZE];
-        int asker = take_question(socket, version);
-        if (asker == -2)
+        int worker = receive_question(socket, version);
+        if (worker == -2)
             _exit(0);
-        if (asker < 0)
+        if (worker < 0)
             continue;
-        refresh(keeper);
-        if (has_news(keeper, version))
-            answer(keeper, asker);
-        close(asker);
+        read_if_changed(keeper);
+        if (is_news(keeper, version))
+            send_certificate(keeper, worker);
+        close(worker);
     }
 }
 
 /* ---- starting and asking --------------------------------------------------------- */
 
-static int share_silence(void)
+static int share_quiet_until(void)
 {
     if (quiet_until != NULL) {
         atomic_store(quiet_until, 0);
@@ -137,7 +139,7 @@ pid_t certificate_keeper_start(const struct options *options,
 {
     static struct keeper keeper;
     int ends[2];
-    int error = share_silence();
+    int error = share_quiet_until();
     if (error != 0)
         return error;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
@@ -145,10 +147,10 @@ pid_t certificate_keeper_start(const struct options *options,
     pid_t pid = fork();
     if (pid == 0) {
         descriptors_close_others(ends[1], ends[1]);
-        log_setup(log_debugging()); /* its connection to syslog was one of them */
+        log_setup(log_debugging()); /* the descriptor of syslog was closed, too */
         keeper = (struct keeper){.options = options, .judge = judge, .stamp = *stamp};
         memcpy(keeper.current.version, version, CERTIFICATE_VERSION_SIZE);
-        keep(&keeper, ends[1]);
+        run_keeper(&keeper, ends[1]);
     }
     error = -errno;
     close(ends[1]);
@@ -160,10 +162,10 @@ pid_t certificate_keeper_start(const struct options *options,
     return pid;
 }
 
-/* A handshake does not wait again for a keeper that let another one wait in vain. */
-static void fall_silent(void)
+/* After a handshake that waited for the keeper in vain, the next ones do not wait. */
+static void stop_asking(void)
 {
-    atomic_store(quiet_until, clock_now() + SILENCE);
+    atomic_store(quiet_until, clock_now() + RETRY_TIME);
     log_repeated(LOG_WARNING,
         "the keeper of the certificate does not answer: TLS goes on with the one that is in use");
 }
@@ -181,12 +183,12 @@ int certificate_keeper_ask(
         socket, version, CERTIFICATE_VERSION_SIZE, ends[1], MSG_DONTWAIT | MSG_NOSIGNAL);
     close(ends[1]);
     struct pollfd entry = {.fd = ends[0], .events = POLLIN};
-    bool answered = error == 0 && poll(&entry, 1, PATIENCE) > 0;
+    bool answered = error == 0 && poll(&entry, 1, ANSWER_TIME) > 0;
     if (answered)
         news = recv(ends[0], ret, sizeof *ret, MSG_DONTWAIT) == (ssize_t)sizeof *ret &&
                ret->chain_size <= sizeof ret->chain && ret->key_size <= sizeof ret->key;
     else if (error == 0 || error == -EAGAIN)
-        fall_silent();
+        stop_asking();
     close(ends[0]);
     return news;
 }

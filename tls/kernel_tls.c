@@ -1,5 +1,5 @@
-/* What TLS says beside its data, by the control messages of Linux (tls(7) of its documentation,
- * networking/tls.rst). Only TLS 1.2 is left to the kernel, so that is no more than alerts. */
+/* TLS's own messages, as control messages of Linux (its documentation: networking/tls.rst). Only
+ * TLS 1.2 is left to the kernel, so they are alerts only. */
 #include "tls/kernel_tls.h"
 
 #include <errno.h>

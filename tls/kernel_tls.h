@@ -1,14 +1,15 @@
-/* Sockets whose TLS the kernel carries. What is read and written there is plain bytes, but what TLS
- * itself says does not pass as bytes: a read then fails with EIO, and an end has to be said. */
+/* Sockets whose TLS records the kernel seals and opens. A program reads and writes plain bytes
+ * there. TLS's own messages are not part of them: a read fails with EIO when one has come, and
+ * close_notify is sent by a call of its own. */
 #ifndef RELAY_KERNEL_TLS_H
 #define RELAY_KERNEL_TLS_H
 
-/* Takes the record that a read has failed at. 0: the other side has ended its direction; 1: it
- * said something that changes nothing; negative: it said something else, or nothing. */
+/* Receives the record that a read failed at. 0: the client sent close_notify; 1: another warning,
+ * which changes nothing; a negative errno: any other record, or none. */
 int kernel_tls_take_record(int fd);
 
-/* Says that nothing more will be written: before shutdown(). 0 or a negative errno: -EAGAIN when
- * it does not fit yet. */
+/* Sends close_notify, before shutdown(). 0 or a negative errno: -EAGAIN when the socket has no room
+ * yet. */
 int kernel_tls_say_end(int fd);
 
 #endif

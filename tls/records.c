@@ -1,4 +1,4 @@
-/* Records, one after the other. See records.h. */
+/* The record layer of TLS: see records.h. */
 #include "tls/records.h"
 
 #include <errno.h>
@@ -14,9 +14,9 @@ enum {
     TYPE_DATA = 23,
 
     TAG_SIZE = 16,
-    EXPLICIT_SIZE = 8, /* of a nonce of AES-GCM, in TLS 1.2 */
-    SALT_SIZE = 4,     /* the rest of it */
-    FIRST_AAD_SIZE = 13,
+    EXPLICIT_SIZE = 8, /* TLS 1.2, AES-GCM: the part of a nonce that is sent with the record */
+    SALT_SIZE = 4,     /* the rest of that nonce */
+    AAD_MAX = 13,
 
     ALERT_SIZE = 2,
     ALERT_WARNING = 1,
@@ -24,7 +24,7 @@ enum {
 
     KEY_UPDATE = 24,
     UPDATE_REQUESTED = 1,
-    UPDATE_RECORDS = 16, /* that one KeyUpdate is worth */
+    UPDATE_RECORDS = 16, /* after this many records of data, one KeyUpdate is forgiven */
 
     HASH_MAX = 48,
     LABEL_MAX = 32,
@@ -46,8 +46,8 @@ enum {
     SUITES = sizeof suites / sizeof suites[0],
 };
 
-/* What OpenSSL works with: one of these to open and one to seal, for all connections of a process.
- * They remember whose key was the last. */
+/* A cipher context of OpenSSL and the key that is loaded into it. All connections of a process
+ * share two of them, one to open and one to seal. */
 struct engine {
     EVP_CIPHER_CTX *context;
     uint8_t suite; /* 0: no key */
@@ -59,14 +59,15 @@ static EVP_MAC_CTX *hashes[SUITES]; /* HMAC, without a key */
 static EVP_KDF *prf_kdf;
 static struct engine opener, sealer;
 
-static OSSL_PARAM text(const char *name, const char *value)
+static OSSL_PARAM text_parameter(const char *name, const char *value)
 {
     return OSSL_PARAM_construct_utf8_string(name, (char *)(uintptr_t)value, 0);
 }
 
 static EVP_MAC_CTX *make_hash(const char *hash)
 {
-    OSSL_PARAM parameters[] = {text(OSSL_MAC_PARAM_DIGEST, hash), OSSL_PARAM_construct_end()};
+    OSSL_PARAM parameters[] = {
+        text_parameter(OSSL_MAC_PARAM_DIGEST, hash), OSSL_PARAM_construct_end()};
     EVP_MAC *hmac = EVP_MAC_fetch(NULL, OSSL_MAC_NAME_HMAC, NULL);
     EVP_MAC_CTX *context = EVP_MAC_CTX_new(hmac);
     EVP_MAC_free(hmac);
@@ -93,14 +94,15 @@ int records_prepare(void)
 
 /* ---- keys ------------------------------------------------------------------------ */
 
-static OSSL_PARAM octets(const char *name, const void *bytes, size_t size)
+static OSSL_PARAM octets_parameter(const char *name, const void *bytes, size_t size)
 {
     return OSSL_PARAM_construct_octet_string(name, (void *)(uintptr_t)bytes, size);
 }
 
-static int derive(EVP_KDF *kdf, const OSSL_PARAM *parameters, uint8_t *out, size_t size)
+/* The pseudorandom function of TLS 1.2. */
+static int derive_1_2(const OSSL_PARAM *parameters, uint8_t *out, size_t size)
 {
-    EVP_KDF_CTX *context = EVP_KDF_CTX_new(kdf);
+    EVP_KDF_CTX *context = EVP_KDF_CTX_new(prf_kdf);
     int result = context == NULL ? 0 : EVP_KDF_derive(context, out, size, parameters);
     EVP_KDF_CTX_free(context);
     return result == 1 ? 0 : -ENOMEM;
@@ -115,14 +117,14 @@ static size_t put_label(const char *label, size_t size, uint8_t out[static LABEL
     out[2] = (uint8_t)(prefix_size + label_size);
     memcpy(out + 3, prefix, prefix_size);
     memcpy(out + 3 + prefix_size, label, label_size);
-    out[3 + prefix_size + label_size] = 0; /* of the context, which is empty */
+    out[3 + prefix_size + label_size] = 0; /* the length of the context, which is empty */
     return 4 + prefix_size + label_size;
 }
 
-/* HKDF-Expand-Label of RFC 8446, section 7.1, without a context, for at most as many bytes as the
- * hash has: they come of one HMAC. OpenSSL's own function for it takes three times as long, and a
- * client may want this often. */
-static int expand(
+/* HKDF-Expand-Label (RFC 8446, section 7.1) without a context, for at most as many bytes as the
+ * hash has: one HMAC yields them. OpenSSL's own function takes three times as long, and a client
+ * may cause this often. */
+static int expand_label(
     enum records_suite suite, const uint8_t *secret, const char *label, uint8_t *out, size_t size)
 {
     uint8_t info[LABEL_MAX + 1], hash[HASH_MAX];
@@ -140,22 +142,22 @@ static int expand(
     return good ? 0 : -ENOMEM;
 }
 
-static int set_key(enum records_suite suite, struct records_key *key)
+static int derive_key(enum records_suite suite, struct records_key *key)
 {
     key->sequence = 0;
-    int error = expand(suite, key->secret, "key", key->key, suites[suite].key_size);
-    return error != 0 ? error : expand(suite, key->secret, "iv", key->iv, sizeof key->iv);
+    int error = expand_label(suite, key->secret, "key", key->key, suites[suite].key_size);
+    return error != 0 ? error : expand_label(suite, key->secret, "iv", key->iv, sizeof key->iv);
 }
 
-/* Section 7.2. */
+/* RFC 8446, section 7.2. */
 static int renew_key(enum records_suite suite, struct records_key *key)
 {
     uint8_t next[RECORDS_SECRET_MAX] = {0};
     size_t size = suites[suite].secret_size;
-    int error = expand(suite, key->secret, "traffic upd", next, size);
+    int error = expand_label(suite, key->secret, "traffic upd", next, size);
     memcpy(key->secret, next, size);
     sodium_memzero(next, sizeof next);
-    return error != 0 ? error : set_key(suite, key);
+    return error != 0 ? error : derive_key(suite, key);
 }
 
 int records_start_1_3(struct records *records, enum records_suite suite, const uint8_t *in_secret,
@@ -165,11 +167,11 @@ int records_start_1_3(struct records *records, enum records_suite suite, const u
         (struct records){.suite = (uint8_t)suite, .tls_1_3 = true, .data_max = RECORDS_DATA_MAX};
     memcpy(records->in.secret, in_secret, suites[suite].secret_size);
     memcpy(records->out.secret, out_secret, suites[suite].secret_size);
-    int error = set_key(suite, &records->in);
-    return error != 0 ? error : set_key(suite, &records->out);
+    int error = derive_key(suite, &records->in);
+    return error != 0 ? error : derive_key(suite, &records->out);
 }
 
-/* RFC 5246, section 6.3. Each side's Finished came under these keys, in one record or in more. */
+/* RFC 5246, section 6.3. The Finished messages were sent under these keys, in a record or more. */
 int records_start_1_2(struct records *records, enum records_suite suite,
     const uint8_t master[static RECORDS_MASTER_SIZE],
     const uint8_t client_random[static RECORDS_RANDOM_SIZE],
@@ -181,18 +183,18 @@ int records_start_1_2(struct records *records, enum records_suite suite,
     size_t key_size = suites[suite].key_size;
     size_t iv_size = suite == RECORDS_CHACHA20_POLY1305 ? RECORDS_IV_SIZE : SALT_SIZE;
     OSSL_PARAM parameters[] = {
-        text(OSSL_KDF_PARAM_DIGEST, suites[suite].hash),
-        octets(OSSL_KDF_PARAM_SECRET, master, RECORDS_MASTER_SIZE),
-        octets(OSSL_KDF_PARAM_SEED, label, sizeof label - 1),
-        octets(OSSL_KDF_PARAM_SEED, server_random, RECORDS_RANDOM_SIZE),
-        octets(OSSL_KDF_PARAM_SEED, client_random, RECORDS_RANDOM_SIZE),
+        text_parameter(OSSL_KDF_PARAM_DIGEST, suites[suite].hash),
+        octets_parameter(OSSL_KDF_PARAM_SECRET, master, RECORDS_MASTER_SIZE),
+        octets_parameter(OSSL_KDF_PARAM_SEED, label, sizeof label - 1),
+        octets_parameter(OSSL_KDF_PARAM_SEED, server_random, RECORDS_RANDOM_SIZE),
+        octets_parameter(OSSL_KDF_PARAM_SEED, client_random, RECORDS_RANDOM_SIZE),
         OSSL_PARAM_construct_end(),
     };
     *records = (struct records){.suite = (uint8_t)suite,
         .data_max = RECORDS_DATA_MAX,
         .in.sequence = in_records,
         .out.sequence = out_records};
-    int error = derive(prf_kdf, parameters, block, 2 * (key_size + iv_size));
+    int error = derive_1_2(parameters, block, 2 * (key_size + iv_size));
     const uint8_t *ivs = block + 2 * key_size;
     memcpy(records->in.key, block, key_size);
     memcpy(records->out.key, block + key_size, key_size);
@@ -210,7 +212,7 @@ bool records_are_sound(const struct records *records)
            records->data_max <= RECORDS_DATA_MAX;
 }
 
-static void forget(struct engine *engine, const struct records_key *key)
+static void unload_key(struct engine *engine, const struct records_key *key)
 {
     if (engine->suite == 0 || sodium_memcmp(engine->key, key->key, sizeof engine->key) != 0)
         return;
@@ -221,8 +223,8 @@ static void forget(struct engine *engine, const struct records_key *key)
 
 void records_wipe(struct records *records)
 {
-    forget(&opener, &records->in);
-    forget(&sealer, &records->out);
+    unload_key(&opener, &records->in);
+    unload_key(&sealer, &records->out);
     sodium_memzero(records, sizeof *records);
 }
 
@@ -241,8 +243,8 @@ static bool has_explicit_nonce(const struct records *records)
     return !records->tls_1_3 && records->suite != RECORDS_CHACHA20_POLY1305;
 }
 
-/* RFC 8446, section 5.3, and RFC 7905; but RFC 5288, section 3. */
-static void make_nonce(const struct records *records, const struct records_key *key,
+/* RFC 8446, section 5.3, and RFC 7905; for AES-GCM in TLS 1.2 RFC 5288, section 3. */
+static void make_record_nonce(const struct records *records, const struct records_key *key,
     const uint8_t *explicit_part, uint8_t nonce[static RECORDS_IV_SIZE])
 {
     uint8_t number[EXPLICIT_SIZE];
@@ -256,10 +258,10 @@ static void make_nonce(const struct records *records, const struct records_key *
         nonce[RECORDS_IV_SIZE - sizeof number + i] ^= number[i];
 }
 
-/* What is authenticated beside what is encrypted: RFC 8446, section 5.2, or RFC 5246, section
- * 6.2.3.3, where size is that of the plain bytes. Returns how many bytes that is. */
+/* The additional authenticated data: RFC 8446, section 5.2, or RFC 5246, section 6.2.3.3, where
+ * size is that of the plain bytes. Returns its size. */
 static int make_aad(const struct records *records, const struct records_key *key,
-    const uint8_t *header, size_t size, uint8_t aad[static FIRST_AAD_SIZE])
+    const uint8_t *header, size_t size, uint8_t aad[static AAD_MAX])
 {
     if (records->tls_1_3) {
         memcpy(aad, header, RECORDS_HEADER);
@@ -268,12 +270,12 @@ static int make_aad(const struct records *records, const struct records_key *key
     put_number(aad, key->sequence, 8);
     memcpy(aad + 8, header, 3);
     put_number(aad + 11, size, 2);
-    return FIRST_AAD_SIZE;
+    return AAD_MAX;
 }
 
-/* Has an engine use a key and a nonce: the key is set only when another was used before, as that
- * takes as long as some hundred bytes. */
-static bool load(struct engine *engine, bool seal, const struct records *records,
+/* Sets the key and the nonce of an engine. The key is set only if another one was used before, as
+ * that takes as long as encrypting some hundred bytes. */
+static bool load_key(struct engine *engine, bool seal, const struct records *records,
     const struct records_key *key, const uint8_t *nonce)
 {
     bool same =
@@ -305,21 +307,21 @@ size_t records_measure(const uint8_t *bytes, size_t size)
     return whole <= size ? whole : 0;
 }
 
-static enum records_event fail(struct records *records, enum records_alert alert)
+static enum records_event fail_with(struct records *records, enum records_alert alert)
 {
     records->alert = (uint8_t)alert;
     return RECORDS_FAILED;
 }
 
-/* Decrypts `size` bytes, and the tag behind them. */
-static bool decrypt(const struct records *records, const uint8_t *header, const uint8_t *nonce,
-    const uint8_t *sealed, size_t size, uint8_t *out)
+/* Decrypts `size` bytes, and checks the tag behind them. */
+static bool decrypt_record(const struct records *records, const uint8_t *header,
+    const uint8_t *nonce, const uint8_t *sealed, size_t size, uint8_t *out)
 {
-    uint8_t aad[FIRST_AAD_SIZE], tag[TAG_SIZE];
+    uint8_t aad[AAD_MAX], tag[TAG_SIZE];
     int aad_size = make_aad(records, &records->in, header, size, aad), count;
     EVP_CIPHER_CTX *context = opener.context;
     memcpy(tag, sealed + size, TAG_SIZE);
-    return load(&opener, false, records, &records->in, nonce) &&
+    return load_key(&opener, false, records, &records->in, nonce) &&
            EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, tag) == 1 &&
            EVP_DecryptUpdate(context, NULL, &count, aad, aad_size) == 1 &&
            (size == 0 || EVP_DecryptUpdate(context, out, &count, sealed, (int)size) == 1) &&
@@ -331,24 +333,24 @@ void records_forgive(struct records *records, uint64_t count)
     records->updates = (uint8_t)(records->updates > count ? records->updates - count : 0);
 }
 
-/* The other side has a new key from here on, and may want one of ours: before our next data, not at
- * once, so that who asks often gets no more than that. */
+/* The client uses a new key from here on, and may ask us to do the same. We do so before our next
+ * data, not at once, so that a client that asks often causes no more than that. */
 static enum records_event take_key_update(struct records *records)
 {
     bool wants_ours = records->message[RECORDS_MESSAGE_SIZE - 1] == UPDATE_REQUESTED;
     records->message_size = 0;
     records_forgive(records, records->in.sequence / UPDATE_RECORDS);
     if (records->updates == RECORDS_UPDATES_MAX)
-        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+        return fail_with(records, RECORDS_UNEXPECTED_MESSAGE);
     records->updates++;
     if (renew_key(records->suite, &records->in) != 0)
-        return fail(records, RECORDS_INTERNAL_ERROR);
+        return fail_with(records, RECORDS_INTERNAL_ERROR);
     records->answer_due = records->answer_due || wants_ours;
     return RECORDS_NEW_KEY;
 }
 
-/* What is wrong with a KeyUpdate as far as it has come. */
-static enum records_alert judge_message(const uint8_t *message, size_t size)
+/* Checks a KeyUpdate as far as it was received. */
+static enum records_alert check_key_update(const uint8_t *message, size_t size)
 {
     static const uint8_t length[] = {0, 0, RECORDS_MESSAGE_SIZE - 4};
     if (message[0] != KEY_UPDATE)
@@ -357,46 +359,47 @@ static enum records_alert judge_message(const uint8_t *message, size_t size)
         return RECORDS_DECODE_ERROR;
     if (size == RECORDS_MESSAGE_SIZE && message[size - 1] > UPDATE_REQUESTED)
         return RECORDS_ILLEGAL_PARAMETER;
-    return RECORDS_NOTHING_TO_SAY;
+    return RECORDS_NO_ALERT;
 }
 
-/* Of handshakes only a KeyUpdate may follow. It may come in pieces, one a record, with nothing in
- * between, and nothing may be behind it in its record (RFC 8446, section 5.1). */
+/* After the handshake, only a KeyUpdate is accepted of its messages. It may come in pieces, one a
+ * record, with no other record in between, and nothing may follow it in its record (RFC 8446,
+ * section 5.1). */
 static enum records_event take_handshake(struct records *records, const uint8_t *bytes, size_t size)
 {
     size_t room = sizeof records->message - records->message_size;
     if (!records->tls_1_3 || size == 0)
-        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+        return fail_with(records, RECORDS_UNEXPECTED_MESSAGE);
     memcpy(records->message + records->message_size, bytes, size < room ? size : room);
     records->message_size = (uint8_t)(records->message_size + (size < room ? size : room));
-    enum records_alert alert = judge_message(records->message, records->message_size);
-    if (alert != RECORDS_NOTHING_TO_SAY)
-        return fail(records, alert);
+    enum records_alert alert = check_key_update(records->message, records->message_size);
+    if (alert != RECORDS_NO_ALERT)
+        return fail_with(records, alert);
     if (size > room)
-        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+        return fail_with(records, RECORDS_UNEXPECTED_MESSAGE);
     return size < room ? RECORDS_DATA : take_key_update(records);
 }
 
-/* All but two alerts end a connection; in TLS 1.2, only those do that say so. */
+/* In TLS 1.3 all alerts but two are fatal; in TLS 1.2 those whose level is not "warning". */
 static enum records_event take_alert(struct records *records, const uint8_t *alert, size_t size)
 {
     if (size != ALERT_SIZE)
-        return fail(records, size == 0 ? RECORDS_UNEXPECTED_MESSAGE : RECORDS_DECODE_ERROR);
+        return fail_with(records, size == 0 ? RECORDS_UNEXPECTED_MESSAGE : RECORDS_DECODE_ERROR);
     if (alert[1] == RECORDS_CLOSE_NOTIFY)
         return RECORDS_CLOSED;
     if (records->tls_1_3 ? alert[1] == RECORDS_USER_CANCELED : alert[0] == ALERT_WARNING)
         return RECORDS_DATA;
-    return fail(records, RECORDS_NOTHING_TO_SAY);
+    return fail_with(records, RECORDS_NO_ALERT);
 }
 
-static enum records_event take(
+static enum records_event take_content(
     struct records *records, uint8_t type, const uint8_t *bytes, size_t *size)
 {
     size_t count = *size;
     if (type != TYPE_DATA)
         *size = 0;
     if (type != TYPE_HANDSHAKE && records->message_size > 0)
-        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+        return fail_with(records, RECORDS_UNEXPECTED_MESSAGE);
     switch (type) {
     case TYPE_DATA:
         return RECORDS_DATA;
@@ -405,11 +408,12 @@ static enum records_event take(
     case TYPE_HANDSHAKE:
         return take_handshake(records, bytes, count);
     default:
-        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+        return fail_with(records, RECORDS_UNEXPECTED_MESSAGE);
     }
 }
 
-/* The content's own type is behind it, and behind that there may be zeros. */
+/* TLS 1.3: the content is followed by its type, and that by any number of zeros. Returns the type.
+ */
 static uint8_t strip_padding(const uint8_t *bytes, size_t *size)
 {
     while (*size > 0 && bytes[*size - 1] == 0)
@@ -417,17 +421,18 @@ static uint8_t strip_padding(const uint8_t *bytes, size_t *size)
     return *size == 0 ? 0 : bytes[--*size];
 }
 
-static enum records_event check_header(
+static enum records_event check_record_header(
     struct records *records, const uint8_t *header, size_t size, size_t overhead)
 {
     size_t length = read_size(header);
     if (RECORDS_HEADER + length > RECORDS_RECORD_MAX)
-        return fail(records, RECORDS_RECORD_OVERFLOW);
+        return fail_with(records, RECORDS_RECORD_OVERFLOW);
     if (records->tls_1_3 && header[0] != TYPE_DATA)
-        return fail(records, RECORDS_UNEXPECTED_MESSAGE);
+        return fail_with(records, RECORDS_UNEXPECTED_MESSAGE);
     if (length < overhead || RECORDS_HEADER + length != size)
-        return fail(records, RECORDS_BAD_RECORD_MAC);
-    return records->in.sequence < UINT64_MAX ? RECORDS_DATA : fail(records, RECORDS_INTERNAL_ERROR);
+        return fail_with(records, RECORDS_BAD_RECORD_MAC);
+    return records->in.sequence < UINT64_MAX ? RECORDS_DATA
+                                             : fail_with(records, RECORDS_INTERNAL_ERROR);
 }
 
 enum records_event records_open(
@@ -436,24 +441,25 @@ enum records_event records_open(
     size_t head = RECORDS_HEADER + (has_explicit_nonce(records) ? EXPLICIT_SIZE : 0);
     uint8_t nonce[RECORDS_IV_SIZE], type = record[0];
     *out_size = 0;
-    if (check_header(records, record, size, head - RECORDS_HEADER + TAG_SIZE) == RECORDS_FAILED)
+    if (check_record_header(records, record, size, head - RECORDS_HEADER + TAG_SIZE) ==
+        RECORDS_FAILED)
         return RECORDS_FAILED;
     size_t count = size - head - TAG_SIZE;
     if (count > RECORDS_DATA_MAX + (records->tls_1_3 ? 1 : 0))
-        return fail(records, RECORDS_RECORD_OVERFLOW);
-    make_nonce(records, &records->in, record + RECORDS_HEADER, nonce);
-    if (!decrypt(records, record, nonce, record + head, count, out))
-        return fail(records, RECORDS_BAD_RECORD_MAC);
+        return fail_with(records, RECORDS_RECORD_OVERFLOW);
+    make_record_nonce(records, &records->in, record + RECORDS_HEADER, nonce);
+    if (!decrypt_record(records, record, nonce, record + head, count, out))
+        return fail_with(records, RECORDS_BAD_RECORD_MAC);
     records->in.sequence++;
     if (records->tls_1_3)
         type = strip_padding(out, &count);
     *out_size = count;
-    return take(records, type, out, out_size);
+    return take_content(records, type, out, out_size);
 }
 
 /* ---- sealing --------------------------------------------------------------------- */
 
-static size_t left_in(const struct records_source *source, size_t most)
+static size_t bytes_left(const struct records_source *source, size_t most)
 {
     size_t left = 0;
     for (size_t i = 0; i < source->count && left < most + source->taken; i++)
@@ -462,8 +468,8 @@ static size_t left_in(const struct records_source *source, size_t most)
     return left < most ? left : most;
 }
 
-/* Encrypts the next `size` bytes. */
-static bool encrypt(struct records_source *source, size_t size, uint8_t *out)
+/* Encrypts the next `size` bytes of the source. */
+static bool encrypt_source(struct records_source *source, size_t size, uint8_t *out)
 {
     int count;
     while (size > 0) {
@@ -484,9 +490,11 @@ static bool encrypt(struct records_source *source, size_t size, uint8_t *out)
     return true;
 }
 
-/* Our sequence number serves as the explicit nonce, which OpenSSL chose at random for the one
- * record before: that the two are ever the same is as likely as anything else is of 2^64. */
-static size_t put_head(const struct records *records, uint8_t type, size_t size, uint8_t *out)
+/* Writes a record's header, and the explicit nonce, for which we use the sequence number. OpenSSL
+ * chose a random one for the only record before: with n records of ours, the probability that one
+ * of them has the same is n / 2^64. */
+static size_t put_record_head(
+    const struct records *records, uint8_t type, size_t size, uint8_t *out)
 {
     size_t head = RECORDS_HEADER;
     out[0] = records->tls_1_3 ? TYPE_DATA : type;
@@ -499,22 +507,22 @@ static size_t put_head(const struct records *records, uint8_t type, size_t size,
     return head;
 }
 
-/* One record. Returns its size, or a negative errno. */
-static ssize_t seal(
+/* Seals one record. Returns its size, or a negative errno. */
+static ssize_t seal_record(
     struct records *records, uint8_t type, struct records_source *source, size_t size, uint8_t *out)
 {
-    uint8_t nonce[RECORDS_IV_SIZE], aad[FIRST_AAD_SIZE];
+    uint8_t nonce[RECORDS_IV_SIZE], aad[AAD_MAX];
     struct records_key *key = &records->out;
     EVP_CIPHER_CTX *context = sealer.context;
-    size_t head = put_head(records, type, size, out);
+    size_t head = put_record_head(records, type, size, out);
     uint8_t *end = out + head + size;
     int aad_size = make_aad(records, key, out, size, aad), count;
     if (key->sequence == UINT64_MAX)
         return -EOVERFLOW;
-    make_nonce(records, key, out + RECORDS_HEADER, nonce);
-    if (!load(&sealer, true, records, key, nonce) ||
+    make_record_nonce(records, key, out + RECORDS_HEADER, nonce);
+    if (!load_key(&sealer, true, records, key, nonce) ||
         EVP_EncryptUpdate(context, NULL, &count, aad, aad_size) != 1 ||
-        !encrypt(source, size, out + head))
+        !encrypt_source(source, size, out + head))
         return -ENOMEM;
     if (records->tls_1_3 && EVP_EncryptUpdate(context, end++, &count, &type, 1) != 1)
         return -ENOMEM;
@@ -525,7 +533,8 @@ static ssize_t seal(
     return end + TAG_SIZE - out;
 }
 
-/* A new key of ours, when it is wanted or due. Returns as seal() does; 0: neither. */
+/* Seals a KeyUpdate if the client asked for one, or our key is used up; our next record has the new
+ * key. Returns its size, 0 if none is due, or a negative errno. */
 static ssize_t seal_key_update(struct records *records, uint8_t *out)
 {
     static const uint8_t message[RECORDS_MESSAGE_SIZE] = {KEY_UPDATE, 0, 0, 1, 0};
@@ -534,7 +543,7 @@ static ssize_t seal_key_update(struct records *records, uint8_t *out)
     bool due = records->out.sequence >= suites[records->suite].key_life;
     if (!records->tls_1_3 || (!due && !records->answer_due))
         return 0;
-    ssize_t size = seal(records, TYPE_HANDSHAKE, &source, sizeof message, out);
+    ssize_t size = seal_record(records, TYPE_HANDSHAKE, &source, sizeof message, out);
     if (size < 0)
         return size;
     records->answer_due = false;
@@ -547,12 +556,12 @@ ssize_t records_seal(
 {
     size_t done = 0, size;
     while (room - done >= RECORDS_SEALED_MAX + RECORDS_CONTROL_MAX &&
-           (size = left_in(source, records->data_max)) > 0) {
+           (size = bytes_left(source, records->data_max)) > 0) {
         ssize_t update = seal_key_update(records, out + done);
         if (update < 0)
             return update;
         done += (size_t)update;
-        ssize_t sealed = seal(records, TYPE_DATA, source, size, out + done);
+        ssize_t sealed = seal_record(records, TYPE_DATA, source, size, out + done);
         if (sealed < 0)
             return sealed;
         done += (size_t)sealed;
@@ -567,5 +576,5 @@ ssize_t records_seal_alert(
         alert == RECORDS_CLOSE_NOTIFY ? ALERT_WARNING : ALERT_FATAL, (uint8_t)alert};
     struct iovec part = {message, sizeof message};
     struct records_source source = {&part, 1, 0};
-    return seal(records, TYPE_ALERT, &source, sizeof message, out);
+    return seal_record(records, TYPE_ALERT, &source, sizeof message, out);
 }

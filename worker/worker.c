@@ -350,7 +350,7 @@ static void log_caller(
 static bool has_alerted(const struct greeting *greeting)
 {
     return greeting->records != NULL && greeting->records->alert != 0 &&
-           greeting->records->alert != RECORDS_NOTHING_TO_SAY;
+           greeting->records->alert != RECORDS_NO_ALERT;
 }
 
 /* Tells a client that the forwarder has not got its connection, in the protocol's words if it is
