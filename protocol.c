@@ -8,9 +8,19 @@
 PROTOCOLS(DECLARE)
 #undef DECLARE
 
+#define NUMBER(number, constant, name) (number),
+const uint8_t protocols_in_order[PROTOCOL_COUNT] = {PROTOCOLS(NUMBER)};
+#undef NUMBER
+
 #define PLACE(number, constant, name) [number] = &name##_protocol,
 const struct protocol *const protocols[PROTOCOL_COUNT] = {PROTOCOLS(PLACE)};
 #undef PLACE
+
+void words_set(struct words *words, const char *message)
+{
+    words->size = strlen(message);
+    memcpy(words->message, message, words->size);
+}
 
 size_t protocol_speech(const struct codec *codec, void *state, const struct words *words,
     bool closing, int64_t now, uint8_t speech[static PROTOCOL_SPEECH_MAX])

@@ -35,9 +35,13 @@ struct words {
     const char *reason;
 };
 
-/* All protocols, in the order in which a connection is tried for them: the last one takes whatever
- * no other does. The number stands in the table, in counts and between versions, and keeps its
- * meaning for ever; a new protocol has the next one, wherever its line is. */
+/* Sets the message: at most PROTOCOL_WORDS_MAX characters. */
+void words_set(struct words *words, const char *message);
+
+/* All protocols, in the order in which a connection is compared with them; the last protocol takes
+ * every connection that no other takes. The number stands in the table, and in what an old and a
+ * new version of relay tell each other, so it never changes; a new protocol takes the next number,
+ * wherever its line is. name: there is a NAME_protocol in proto/. */
 #define PROTOCOLS(PROTOCOL)                                                                        \
     PROTOCOL(0, TLS, tls)                                                                          \
     PROTOCOL(1, WEB, web)                                                                          \
@@ -89,14 +93,16 @@ struct protocol {
     enum pair_outcome (*resume)(
         struct greeting *greeting, struct pair_request *request, struct handoff *handoff);
 
-    /* The same for a WebSocket: by the path that it asks for (percent-encoded, and without a
-     * query; greet_path() refuses one that is not as it has to be), */
+    /* The same for a WebSocket. A protocol recognises its clients by the path that they ask for
+     * (percent-encoded, without the query); greet_path() returns false for a path that the
+     * protocol claims and refuses: 404. NULL: it claims no path. */
     bool (*claims_path)(const char *path, size_t size);
     bool (*greet_path)(struct greeting *greeting, const char *path, size_t size,
         struct pair_request *request, struct handoff *handoff);
     bool takes_subprotocol; /* the first that a client offers */
-    /* or else by its first message. One protocol takes text, another takes binary. */
-    bool text_first;
+    /* Where no protocol claims the path, a protocol recognises its clients by their first message.
+     * NULL: it claims no message. */
+    bool (*claims_message)(const uint8_t *message, size_t size, bool text);
     enum pair_outcome (*greet_message)(struct greeting *greeting, const uint8_t *message,
         size_t size, struct pair_request *request, struct handoff *handoff);
 
@@ -116,6 +122,8 @@ struct protocol {
 
 /* By number. */
 extern const struct protocol *const protocols[PROTOCOL_COUNT];
+/* Their numbers, in the order of PROTOCOLS. */
+extern const uint8_t protocols_in_order[PROTOCOL_COUNT];
 
 /* Puts words into the form of a codec (NULL: plain) with this state: the message, and when
  * `closing` what ends the connection. Returns how many bytes that is. */

@@ -391,29 +391,6 @@ int greeting_await(const struct greeting *greeting, void *buffer, size_t size)
     return count == 0 ? -ECONNRESET : 0;
 }
 
-ssize_t greeting_read_text(const struct greeting *greeting, char *buffer, size_t size,
-    size_t (*find_end)(const char *bytes, size_t from, size_t size), bool *more)
-{
-    size_t done = 0, known = 0, end = 0; /* consumed; looked through; up to the end */
-    while (end == 0 && known < size) {
-        ssize_t count = greeting_peek_more(greeting, buffer + done, size - done, known - done);
-        if (count <= 0)
-            return count == 0 ? -ECONNRESET : count;
-        size_t have = done + (size_t)count;
-        end = find_end(buffer, known, have);
-        known = have;
-        if (end == 0 && known < size && greeting->records == NULL)
-            continue;
-        size_t taken = end == 0 ? known : end;
-        int error = greeting_read(greeting, buffer + done, taken - done);
-        if (error != 0)
-            return error;
-        *more = known > taken;
-        done = taken;
-    }
-    return end == 0 ? -EMSGSIZE : (ssize_t)end;
-}
-
 int greeting_read(const struct greeting *greeting, void *buffer, size_t size)
 {
     return greeting->records != NULL ? read_inside(greeting, buffer, size)

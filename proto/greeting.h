@@ -65,13 +65,6 @@ ssize_t greeting_peek_more(
 /* Waits until `size` bytes of input can be peeked at, outside of TLS; `buffer` has room for them,
  * and is filled. 0 or a negative errno: -ECONNRESET when no more will come. */
 int greeting_await(const struct greeting *greeting, void *buffer, size_t size);
-/* Reads a text up to where `find_end` finds its end among bytes[from..size), which returns the size
- * with its end or 0; and consumes nothing behind it, nor anything before it is whole, except in
- * TLS. Returns that size, with *more: there was something behind it; or a negative errno:
- * -ECONNRESET when the client closed before its end, -EMSGSIZE when that was not among the first
- * `size` bytes, which are consumed. */
-ssize_t greeting_read_text(const struct greeting *greeting, char *buffer, size_t size,
-    size_t (*find_end)(const char *bytes, size_t from, size_t size), bool *more);
 /* What comes from here on is consumed as it comes, and keeps its worker. 0, or -EAGAIN: not now, so
  * the greeting is given up for the time being. */
 int greeting_hold(const struct greeting *greeting);

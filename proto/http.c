@@ -9,6 +9,7 @@
 #include "proto/http.h"
 
 #include "codec/utf8.h"
+#include "proto/text.h"
 
 #include <errno.h>
 #include <openssl/sha.h>
@@ -21,11 +22,6 @@ enum {
     KEY_SIZE = 16,       /* of Sec-WebSocket-Key, decoded */
     KEY_CHARACTERS = 24, /* and as it is sent */
     METHOD_MAX = 24,     /* characters; the longest that is registered has 17 */
-};
-
-struct text {
-    const char *bytes;
-    size_t size;
 };
 
 /* What the header lines have said. */
@@ -96,32 +92,15 @@ static struct text trim(struct text text)
     return text;
 }
 
-static bool same(struct text text, const char *other)
-{
-    return text.size == strlen(other) && memcmp(text.bytes, other, text.size) == 0;
-}
-
 static bool same_word(struct text text, const char *other)
 {
     return text.size == strlen(other) && strncasecmp(text.bytes, other, text.size) == 0;
 }
 
-/* Takes what is before the next `separator`, or all, off the front. */
-static struct text take_until(struct text *rest, char separator)
-{
-    const char *at = memchr(rest->bytes, separator, rest->size);
-    size_t size = at == NULL ? rest->size : (size_t)(at - rest->bytes);
-    struct text part = {rest->bytes, size};
-    size_t taken = at == NULL ? size : size + 1;
-    rest->bytes += taken;
-    rest->size -= taken;
-    return part;
-}
-
 static bool list_has(struct text list, const char *token)
 {
     while (list.size > 0) {
-        if (same_word(trim(take_until(&list, ',')), token))
+        if (same_word(trim(text_take_until(&list, ',')), token))
             return true;
     }
     return false;
@@ -192,7 +171,7 @@ static bool parse_target(struct text target, struct http_request *request)
     }
     if (path.size == 0 || path.bytes[0] != '/')
         return false;
-    path = take_until(&path, '?');
+    path = text_take_until(&path, '?');
     request->path = path.bytes;
     request->path_size = path.size;
     return true;
@@ -208,15 +187,15 @@ static bool is_version(struct text text)
 static enum http_answer parse_request_line(
     struct text line, struct fields *fields, struct http_request *request)
 {
-    struct text method = take_until(&line, ' ');
-    struct text target = take_until(&line, ' ');
+    struct text method = text_take_until(&line, ' ');
+    struct text target = text_take_until(&line, ' ');
     if (!is_token(method) || !is_version(line))
         return HTTP_BAD_REQUEST;
     if (line.bytes[5] != '1')
         return HTTP_OTHER_VERSION;
     fields->host_needed = line.bytes[7] != '0';
-    request->bodiless = same(method, "HEAD");
-    if (!request->bodiless && !same(method, "GET"))
+    request->bodiless = text_is(method, "HEAD");
+    if (!request->bodiless && !text_is(method, "GET"))
         return HTTP_NOT_ALLOWED; /* whose targets may have other forms */
     return parse_target(target, request) ? HTTP_PAGE : HTTP_BAD_REQUEST;
 }
@@ -226,7 +205,7 @@ static enum http_answer parse_request_line(
 static bool parse_field(struct text line, struct fields *fields)
 {
     struct text value = line;
-    struct text name = take_until(&value, ':');
+    struct text name = text_take_until(&value, ':');
     if (name.size == line.size || !is_token(name) || !is_value(value))
         return false;
     value = trim(value);
@@ -247,7 +226,7 @@ static bool parse_field(struct text line, struct fields *fields)
         if (fields->subprotocols.size == 0)
             fields->subprotocols = value;
     } else if (same_word(name, "Content-Length")) {
-        fields->body = fields->body || !same(value, "0");
+        fields->body = fields->body || !text_is(value, "0");
     } else if (same_word(name, "Transfer-Encoding")) {
         fields->body = true;
     }
@@ -280,7 +259,7 @@ static void choose_subprotocol(struct text offered, struct http_request *request
 {
     if (offered.size == 0)
         return;
-    struct text first = trim(take_until(&offered, ','));
+    struct text first = trim(text_take_until(&offered, ','));
     if (first.size > HTTP_SUBPROTOCOL_MAX || !is_token(first))
         return;
     request->subprotocol = first.bytes;
@@ -312,7 +291,7 @@ enum http_answer http_parse(const char *head, size_t size, struct http_request *
         return HTTP_BAD_REQUEST;
     if (!asks_for_websocket(&fields, request))
         return HTTP_PAGE;
-    if (fields.versions != 1 || !same(fields.version, "13"))
+    if (fields.versions != 1 || !text_is(fields.version, "13"))
         return HTTP_UPGRADE_REQUIRED;
     if (fields.keys != 1 || !accept_key(fields.key, request->accept))
         return HTTP_BAD_REQUEST;
@@ -325,9 +304,9 @@ enum http_answer http_parse(const char *head, size_t size, struct http_request *
 enum http_answer http_resource(const struct http_request *request, bool welcome)
 {
     struct text path = {request->path, request->path_size};
-    if (same(path, "/"))
+    if (text_is(path, "/"))
         return HTTP_PAGE;
-    if (same(path, "/healthz"))
+    if (text_is(path, "/healthz"))
         return welcome ? HTTP_HEALTHY : HTTP_UNAVAILABLE;
     return HTTP_NOT_FOUND;
 }
@@ -448,25 +427,10 @@ size_t http_write(enum http_answer answer, const struct http_request *request, c
 
 /* ---- in a greeting --------------------------------------------------------------- */
 
-/* The size of the head that ends among bytes[from..size), or 0. A head ends with an empty line,
- * which may be a bare line feed. */
-static size_t find_end(const char *bytes, size_t from, size_t size)
-{
-    for (size_t i = from; i < size; i++) {
-        if (bytes[i] != '\n')
-            continue;
-        if ((i >= 1 && bytes[i - 1] == '\n') ||
-            (i >= 2 && bytes[i - 1] == '\r' && bytes[i - 2] == '\n'))
-            return i + 1;
-    }
-    return 0;
-}
-
 int http_read(const struct greeting *greeting, char *head, struct http_request *request,
     enum http_answer *answer)
 {
-    bool more;
-    ssize_t size = greeting_read_text(greeting, head, HTTP_HEAD_MAX, find_end, &more);
+    ssize_t size = text_read_head(greeting, head, HTTP_HEAD_MAX);
     if (size < 0 && size != -EMSGSIZE)
         return (int)size;
     *request = (struct http_request){.path_size = 0};

@@ -55,6 +55,14 @@ enum role {
     ROLE_RECEIVER,
 };
 
+/* Text that is no hello is refused in p2p-copy's words. */
+static bool p2pcopy_claims_message(const uint8_t *message, size_t size, bool text)
+{
+    (void)message;
+    (void)size;
+    return text;
+}
+
 static enum pair_outcome p2pcopy_greet_message(struct greeting *greeting, const uint8_t *message,
     size_t size, struct pair_request *request, struct handoff *handoff)
 {
@@ -79,12 +87,10 @@ static enum pair_outcome p2pcopy_greet_message(struct greeting *greeting, const 
 
 static void p2pcopy_welcome(const uint8_t *name, size_t name_size, struct words *words)
 {
-    static const char ready[] = "{\"type\":\"ready\"}";
     if (name_size == 0 || name[0] != ROLE_SENDER)
         return;
     words->text = true;
-    words->size = sizeof ready - 1;
-    memcpy(words->message, ready, words->size);
+    words_set(words, "{\"type\":\"ready\"}");
 }
 
 static void p2pcopy_farewell(
@@ -105,7 +111,7 @@ static void p2pcopy_farewell(
 
 const struct protocol p2pcopy_protocol = {
     .name = "p2p-copy",
-    .text_first = true,
+    .claims_message = p2pcopy_claims_message,
     .greet_message = p2pcopy_greet_message,
     .patient = true,
     .welcome = p2pcopy_welcome,

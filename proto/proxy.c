@@ -7,6 +7,7 @@
 #include "proto/proxy.h"
 
 #include "proto/greeting.h"
+#include "proto/text.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -101,17 +102,11 @@ static int parse_text(char *text, struct sockaddr_storage *source, bool *own)
     return *own ? 0 : -EPROTO;
 }
 
-static size_t find_feed(const char *bytes, size_t from, size_t size)
-{
-    const char *feed = memchr(bytes + from, '\n', size - from);
-    return feed == NULL ? 0 : (size_t)(feed - bytes) + 1;
-}
-
 static int read_text(const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
 {
     char line[PROXY_LINE_MAX];
     bool more;
-    ssize_t size = greeting_read_text(greeting, line, sizeof line, find_feed, &more);
+    ssize_t size = text_read_line(greeting, line, sizeof line, &more);
     if (size < 0)
         return size == -EMSGSIZE ? -EPROTO : (int)size;
     if (size < 2 || line[size - 2] != '\r' || memchr(line, '\0', (size_t)size) != NULL)

@@ -4,10 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define TRY(number, constant, name) number,
-static const uint8_t order[PROTOCOL_COUNT] = {PROTOCOLS(TRY)};
-#undef TRY
-
 /* What `head` says of a protocol that is known by its prefixes. */
 static enum beginning compare_prefixes(
     const struct protocol *protocol, const uint8_t *head, size_t size)
@@ -35,12 +31,13 @@ static const struct protocol *find_protocol(
     const uint8_t *head, size_t size, uint8_t *number, bool *undecided)
 {
     for (size_t i = 0; i < PROTOCOL_COUNT; i++) {
-        enum beginning beginning = begins_as(protocols[order[i]], head, size);
+        const struct protocol *protocol = protocols[protocols_in_order[i]];
+        enum beginning beginning = begins_as(protocol, head, size);
         if (beginning == BEGINNING_OTHER)
             continue;
-        *number = order[i];
+        *number = protocols_in_order[i];
         *undecided = beginning == BEGINNING_UNDECIDED;
-        return protocols[order[i]];
+        return protocol;
     }
     return NULL;
 }

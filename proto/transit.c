@@ -3,6 +3,7 @@
  * magic-wormhole, "transit". */
 #include "codec/websocket.h"
 #include "proto/greeting.h"
+#include "proto/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -13,12 +14,6 @@ enum {
     LINE_MAX_SIZE = 1024,
     TOKEN_SIZE = 64,
     SIDE_SIZE = 16,
-};
-
-struct line {
-    char bytes[LINE_MAX_SIZE];
-    size_t size; /* with its line feed, once that has come */
-    bool early;  /* something was behind it already */
 };
 
 /* Python's \w over bytes, which is what the clients' own relay accepts. */
@@ -34,52 +29,25 @@ static bool is_word(const char *bytes, size_t size)
     return true;
 }
 
-/* Takes `expected` off the front of what is left. */
-static bool take_text(const char **at, const char *end, const char *expected)
+static bool take_word(struct text *rest, size_t size, const char **word)
 {
-    size_t size = strlen(expected);
-    if ((size_t)(end - *at) < size || memcmp(*at, expected, size) != 0)
+    if (rest->size < size || !is_word(rest->bytes, size))
         return false;
-    *at += size;
+    *word = rest->bytes;
+    rest->bytes += size;
+    rest->size -= size;
     return true;
 }
 
-static bool take_word(const char **at, const char *end, size_t size, const char **word)
+/* *side: NULL when the line names none. */
+static bool parse_line(struct text line, const char **token, const char **side)
 {
-    if ((size_t)(end - *at) < size || !is_word(*at, size))
-        return false;
-    *word = *at;
-    *at += size;
-    return true;
-}
-
-static bool parse_line(const struct line *line, const char **token, const char **side)
-{
-    const char *at = line->bytes, *end = line->bytes + line->size;
     *side = NULL;
-    if (!take_text(&at, end, "please relay ") || !take_word(&at, end, TOKEN_SIZE, token))
+    if (!text_take(&line, "please relay ") || !take_word(&line, TOKEN_SIZE, token))
         return false;
-    if (take_text(&at, end, " for side ") && !take_word(&at, end, SIDE_SIZE, side))
+    if (text_take(&line, " for side ") && !take_word(&line, SIDE_SIZE, side))
         return false;
-    return take_text(&at, end, "\n") && at == end;
-}
-
-static size_t find_feed(const char *bytes, size_t from, size_t size)
-{
-    const char *feed = memchr(bytes + from, '\n', size - from);
-    return feed == NULL ? 0 : (size_t)(feed - bytes) + 1;
-}
-
-/* Reads up to the first line feed and not beyond. What comes too early but later than this look
- * is the forwarder's to judge. */
-static enum pair_outcome read_line(const struct greeting *greeting, struct line *line)
-{
-    ssize_t size =
-        greeting_read_text(greeting, line->bytes, sizeof line->bytes, find_feed, &line->early);
-    if (size < 0)
-        return size == -EMSGSIZE ? PAIR_ERRORY : PAIR_EMPTY;
-    line->size = (size_t)size;
-    return PAIR_HAPPY;
+    return text_is(line, "\n");
 }
 
 static void make_request(const struct greeting *greeting, const char *token, const char *side,
@@ -92,17 +60,11 @@ static void make_request(const struct greeting *greeting, const char *token, con
     request->side = side == NULL ? 0 : pair_side(greeting->table, side, SIDE_SIZE);
 }
 
-static void say(struct words *words, const char *text)
-{
-    words->size = strlen(text);
-    memcpy(words->message, text, words->size);
-}
-
 static void transit_welcome(const uint8_t *name, size_t name_size, struct words *words)
 {
     (void)name;
     (void)name_size;
-    say(words, "ok\n");
+    words_set(words, "ok\n");
 }
 
 static void transit_farewell(
@@ -111,9 +73,9 @@ static void transit_farewell(
     (void)reason;
     words->code = outcome == PAIR_HAPPY ? WEBSOCKET_NORMAL : WEBSOCKET_POLICY;
     if (outcome == PAIR_ERRORY)
-        say(words, "bad handshake\n");
+        words_set(words, "bad handshake\n");
     else if (outcome == PAIR_IMPATIENT)
-        say(words, "impatient\n");
+        words_set(words, "impatient\n");
     else if (outcome == PAIR_LONELY)
         words->reason = "nobody came";
     else if (outcome == PAIR_REDUNDANT)
@@ -125,24 +87,37 @@ static void transit_farewell(
 static enum pair_outcome transit_greet(
     struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
 {
-    struct line line = {.size = 0};
+    char line[LINE_MAX_SIZE];
     const char *token, *side;
-    enum pair_outcome outcome = read_line(greeting, &line);
+    bool early;
+    enum pair_outcome outcome = PAIR_HAPPY;
+    ssize_t size = text_read_line(greeting, line, sizeof line, &early);
     (void)handoff; /* bytes are bytes */
-    if (outcome == PAIR_HAPPY && !parse_line(&line, &token, &side))
+    if (size < 0)
+        outcome = size == -EMSGSIZE ? PAIR_ERRORY : PAIR_EMPTY;
+    else if (!parse_line((struct text){line, (size_t)size}, &token, &side))
         outcome = PAIR_ERRORY;
-    else if (outcome == PAIR_HAPPY && line.early)
-        outcome = PAIR_IMPATIENT;
-    else if (outcome == PAIR_HAPPY)
+    else if (early)
+        outcome = PAIR_IMPATIENT; /* what comes later, the forwarder notices */
+    else
         make_request(greeting, token, side, request);
-    sodium_memzero(&line, sizeof line);
+    sodium_memzero(line, sizeof line);
     return outcome;
 }
 
-/* A binary message that is no line: a client of p2p-copy's would be told that it is no text. */
+/* Every message that no other protocol claims; p2p-copy claims all text. */
+static bool transit_claims_message(const uint8_t *message, size_t size, bool text)
+{
+    (void)message;
+    (void)size;
+    return !text;
+}
+
+/* The client may be one of p2p-copy that sent its hello as a binary message: p2p-copy's own relay
+ * refuses that in these words. */
 static void refuse_message(struct words *words)
 {
-    say(words, "bad handshake\n");
+    words_set(words, "bad handshake\n");
     words->code = WEBSOCKET_PROTOCOL_ERROR;
     words->reason = "First frame must be hello text";
 }
@@ -151,30 +126,31 @@ static void refuse_message(struct words *words)
 static enum pair_outcome transit_greet_message(struct greeting *greeting, const uint8_t *message,
     size_t size, struct pair_request *request, struct handoff *handoff)
 {
-    struct line line = {.size = size};
+    char line[LINE_MAX_SIZE];
     const char *token, *side;
     enum pair_outcome outcome = PAIR_ERRORY;
     (void)handoff;
-    if (size >= sizeof line.bytes) {
+    if (size >= sizeof line) {
         refuse_message(&greeting->refusal);
         return PAIR_ERRORY;
     }
-    memcpy(line.bytes, message, size);
-    if (size == 0 || line.bytes[size - 1] != '\n')
-        line.bytes[line.size++] = '\n';
-    if (parse_line(&line, &token, &side)) {
+    memcpy(line, message, size);
+    if (size == 0 || line[size - 1] != '\n')
+        line[size++] = '\n';
+    if (parse_line((struct text){line, size}, &token, &side)) {
         make_request(greeting, token, side, request);
         outcome = PAIR_HAPPY;
     } else {
         refuse_message(&greeting->refusal);
     }
-    sodium_memzero(&line, sizeof line);
+    sodium_memzero(line, sizeof line);
     return outcome;
 }
 
 const struct protocol transit_protocol = {
     .name = "transit",
     .greet = transit_greet,
+    .claims_message = transit_claims_message,
     .greet_message = transit_greet_message,
     .binary_only = true,
     .welcome = transit_welcome,

@@ -13,23 +13,28 @@ enum {
     FIRST_MESSAGE_MAX = 8192, /* a hello, or a transit line */
 };
 
-static const struct protocol *protocol_for_path(const char *path, size_t size, uint8_t *index)
+/* The protocol that claims a path, or NULL; *number: the protocol's. */
+static const struct protocol *protocol_for_path(const char *path, size_t size, uint8_t *number)
 {
     for (size_t i = 0; i < PROTOCOL_COUNT; i++) {
-        if (protocols[i]->claims_path != NULL && protocols[i]->claims_path(path, size)) {
-            *index = (uint8_t)i;
-            return protocols[i];
+        const struct protocol *protocol = protocols[protocols_in_order[i]];
+        if (protocol->claims_path != NULL && protocol->claims_path(path, size)) {
+            *number = protocols_in_order[i];
+            return protocol;
         }
     }
     return NULL;
 }
 
-static const struct protocol *protocol_for_message(bool text, uint8_t *index)
+/* The protocol that claims a first message, or NULL; *number: the protocol's. */
+static const struct protocol *protocol_for_message(
+    const uint8_t *message, size_t size, bool text, uint8_t *number)
 {
     for (size_t i = 0; i < PROTOCOL_COUNT; i++) {
-        if (protocols[i]->greet_message != NULL && protocols[i]->text_first == text) {
-            *index = (uint8_t)i;
-            return protocols[i];
+        const struct protocol *protocol = protocols[protocols_in_order[i]];
+        if (protocol->claims_message != NULL && protocol->claims_message(message, size, text)) {
+            *number = protocols_in_order[i];
+            return protocol;
         }
     }
     return NULL;
@@ -60,7 +65,7 @@ static enum pair_outcome first_message(
     if (size == -EPROTO || size == -EMSGSIZE)
         outcome = PAIR_ERRORY;
     const struct protocol *protocol =
-        size < 0 ? NULL : protocol_for_message(text, &greeting->protocol);
+        size < 0 ? NULL : protocol_for_message(message, (size_t)size, text, &greeting->protocol);
     if (protocol == NULL) {
         greeting->codec = CODEC_PLAIN; /* all has been said */
         return outcome;
