@@ -19,7 +19,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -36,13 +35,6 @@ enum {
     SIGNAL_ROUNDS = 64,     /* with events, between two times that signals are let in */
     LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
 };
-
-static int64_t now_nanoseconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* ---- terms ----------------------------------------------------------------------- */
 
@@ -216,16 +208,16 @@ static int wait_for_events(
 {
     uint64_t moved = forwarder->transfer.moved - forwarder->moved_before;
     bool in_turns = moved > 0 && moved <= IN_TURNS_BYTES && forwarder->last_wait <= IN_TURNS_WAIT;
-    int64_t start = now_nanoseconds(), wait = 0;
+    int64_t start = clock_fine(), wait = 0;
     int count = 0;
     forwarder->moved_before = forwarder->transfer.moved;
     while (in_turns && timeout != 0 && count == 0 && wait <= LOOKING) {
         count = epoll_pwait(forwarder->epoll, events, EVENTS_AT_ONCE, 0, mask);
-        wait = now_nanoseconds() - start;
+        wait = clock_fine() - start;
     }
     if (count == 0)
         count = epoll_pwait(forwarder->epoll, events, EVENTS_AT_ONCE, timeout, mask);
-    forwarder->last_wait = now_nanoseconds() - start;
+    forwarder->last_wait = clock_fine() - start;
     if (count > 0 && ++forwarder->rounds % SIGNAL_ROUNDS == 0)
         let_signals_in(mask);
     return count;

@@ -1,6 +1,7 @@
-/* The lobby: who is in it, who calls whom, and the messages they say. */
+/* The lobby: its connections, their callers, and the messages of both. */
 #include "forward/lobby.h"
 
+#include "base/clock.h"
 #include "forward/connections.h"
 #include "forward/messages.h"
 #include "protocol.h"
@@ -8,15 +9,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
-    TOLD_MAX = 1 << 20, /* bytes of news not yet written, past which there is no more */
-    TOLD_MIN = 1 << 14, /* the same, when there is too much that others hold */
-    READ_MAX = 1 << 12, /* bytes of one, before others have their turn */
+    TOLD_MAX = 1 << 20, /* bytes that wait to be written, past which no news are sent */
+    TOLD_MIN = 1 << 14, /* the same, when connections hold too much memory */
+    READ_MAX = 1 << 12, /* bytes of one connection, before others have their turn */
     TURN = 500000,      /* nanoseconds, before pairs have theirs */
-    CREDIT = 100000,    /* microseconds that one may owe while it is read */
-    /* What is paid: microseconds. So it is 500 messages told a second, or 256 KiB. */
+    CREDIT = 100000,    /* microseconds that a connection may owe while it is read */
+    /* Prices in microseconds. They come to 500 messages sent a second, or 256 KiB. */
     COST_HEARD = 50,
     COST_TOLD = 2000,
     COST_TOLD_BYTE = 4,
@@ -27,8 +27,8 @@ struct lobby {
     lobby_dismisser *dismiss;
     struct connection *early;        /* callers whose listener's descriptor is on its way */
     struct connection *first, *last; /* the queue */
-    struct connection *served;       /* who pays for what is done; NULL: nobody */
-    bool untidy;                     /* something is left to do of those who have gone */
+    struct connection *served;       /* pays for what is done now; NULL: nobody does */
+    bool untidy;                     /* connections that have left leave work to do */
 };
 
 static const struct lobby_rules *rules_of(const struct connection *connection)
@@ -133,7 +133,7 @@ bool lobby_call(
     return true;
 }
 
-/* Those who called before the listener's descriptor had come. */
+/* Announces the callers that came before the listener's descriptor. */
 static void announce_early(struct lobby *lobby, struct connection *listener)
 {
     struct connection *next;
@@ -160,7 +160,7 @@ bool lobby_enter(struct forwarder *forwarder, struct connection *connection)
     return true;
 }
 
-/* Its listener is gone. One that was accepted just now needs none any more. */
+/* The listener of a caller is gone. A caller that was accepted just now needs it no longer. */
 static void send_away(struct forwarder *forwarder, struct connection *caller)
 {
     struct pair_view view;
@@ -187,9 +187,9 @@ void lobby_leave(struct forwarder *forwarder, struct connection *connection)
     forwarder->lobby->untidy = true;
 }
 
-/* ---- what they say --------------------------------------------------------------- */
+/* ---- messages --------------------------------------------------------------- */
 
-static bool hear(void *context, struct connection *from, struct piece *piece)
+static bool hear_piece(void *context, struct connection *from, struct piece *piece)
 {
     struct forwarder *forwarder = context;
     struct coded *coded = from->coded;
@@ -209,7 +209,7 @@ static bool hear(void *context, struct connection *from, struct piece *piece)
     lobby_charge(forwarder->lobby, COST_HEARD);
     coded->unwelcome = !rules_of(from)->hear(forwarder->lobby, from, message, size, piece->text);
     messages_drop_held(from);
-    enqueue(forwarder->lobby, from); /* there may be something to do now */
+    enqueue(forwarder->lobby, from); /* the message may have caused work */
     return !coded->unwelcome;
 }
 
@@ -218,10 +218,10 @@ static bool is_in_debt(const struct forwarder *forwarder, const struct connectio
     return connection->coded->paid > forwarder->transfer.now * 1000 + CREDIT;
 }
 
-static void read_one(struct forwarder *forwarder, struct connection *connection)
+static void read_first(struct forwarder *forwarder, struct connection *connection)
 {
     connection->chunk = READ_MAX;
-    bool more = messages_read(&forwarder->transfer, connection, hear, forwarder);
+    bool more = messages_read(&forwarder->transfer, connection, hear_piece, forwarder);
     if (connection->starved)
         forwarder->lobby->dismiss(forwarder, connection, PAIR_FULL, PAIR_NO_REASON);
     else if (connection->coded->unwelcome || connection->coded->verdict == CODEC_FAILED)
@@ -234,8 +234,8 @@ static void read_one(struct forwarder *forwarder, struct connection *connection)
         connections_touch(forwarder, connection);
 }
 
-/* Has the first in the queue take a step, or reads it once it has none to take. For who is hanging
- * up no steps are taken; who is not read for its debt is then known to have gone. */
+/* Takes a step for the first connection in the queue, or reads it when it has no work left. A
+ * client that has hung up gets no more steps; if it is in debt, and so not read, it ends here. */
 static void serve_first(struct forwarder *forwarder)
 {
     struct lobby *lobby = forwarder->lobby;
@@ -246,14 +246,16 @@ static void serve_first(struct forwarder *forwarder)
         return;
     dequeue(lobby, connection);
     if (!is_in_debt(forwarder, connection) && !messages_are_full(connection))
-        read_one(forwarder, connection);
+        read_first(forwarder, connection);
     else if (connection->hung_up)
         forwarder->lobby->dismiss(forwarder, connection, PAIR_SERVED, PAIR_NO_REASON);
     else
         deadline_set(&connection->phase, &forwarder->resting, forwarder->transfer.now);
 }
 
-/* Whether there is more to do of those who have gone. */
+/* Takes a step of the work that is left by connections that are gone. Returns whether there is
+ * more.
+ */
 static bool tidy(void)
 {
     bool more = false;
@@ -261,13 +263,6 @@ static bool tidy(void)
         if (protocols[i]->lobby != NULL && protocols[i]->lobby->tidy != NULL)
             more = protocols[i]->lobby->tidy() || more;
     return more;
-}
-
-static int64_t now_nanoseconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 bool lobby_is_busy(const struct forwarder *forwarder)
@@ -278,8 +273,8 @@ bool lobby_is_busy(const struct forwarder *forwarder)
 void lobby_turn(struct forwarder *forwarder)
 {
     struct lobby *lobby = forwarder->lobby;
-    int64_t until = lobby_is_busy(forwarder) ? now_nanoseconds() + TURN : 0;
-    while (lobby_is_busy(forwarder) && now_nanoseconds() < until) {
+    int64_t until = lobby_is_busy(forwarder) ? clock_fine() + TURN : 0;
+    while (lobby_is_busy(forwarder) && clock_fine() < until) {
         if (lobby->first != NULL)
             serve_first(forwarder);
         lobby->served = NULL;
@@ -332,9 +327,9 @@ struct connection *lobby_caller(
     return calls ? caller : NULL;
 }
 
-void lobby_dismiss(struct lobby *lobby, struct connection *connection)
+void lobby_dismiss(struct lobby *lobby, struct connection *caller)
 {
-    lobby->dismiss(lobby->forwarder, connection, PAIR_LONELY, PAIR_NO_LISTENER);
+    lobby->dismiss(lobby->forwarder, caller, PAIR_LONELY, PAIR_NO_LISTENER);
 }
 
 void lobby_say_why(struct connection *connection, uint16_t code, const char *reason)

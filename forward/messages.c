@@ -1,5 +1,5 @@
-/* Moving messages: see messages.h. Pieces are encoded in place, gathered, and written with one
- * call for as many as came with one read. */
+/* Moving messages: see messages.h. All pieces that came with one read are encoded in place,
+ * gathered, and written with one call. */
 #include "forward/messages.h"
 
 #include "codec/websocket.h"
@@ -12,18 +12,18 @@
 #include <string.h>
 
 enum {
-    HELD_MAX = 1 << 18,       /* past it, an end that is not paired is not read */
-    HELD_MIN = 1 << 12,       /* the same, when there is too much that others hold */
-    HELD_MIN_LOBBY = 1 << 16, /* and where it is one message that must become whole */
-    PARKED_CHUNK = 1 << 14,   /* read at once from an end that is not paired */
-    REPLIES_MAX = 1 << 12,    /* not yet written: past it, who asks for them is not read */
+    HELD_MAX = 1 << 18,       /* bytes held, past which a parked connection is not read */
+    HELD_MIN = 1 << 12,       /* the same, when connections hold too much memory */
+    HELD_MIN_LOBBY = 1 << 16, /* the same in the lobby, where one message must fit */
+    PARKED_CHUNK = 1 << 14,   /* bytes to read at once without a peer */
+    REPLIES_MAX = 1 << 12,    /* bytes of waiting replies, past which a connection is not read */
     HELD_ROOM_MIN = 256,
     CHUNK_MIN = 1 << 12,
-    EVENT_BYTES = 1 << 14, /* passed on are as much work as an event */
-    EVENTS_FAIR = 1 << 9,  /* at once, of one connection, before others have their turn: about */
+    EVENT_BYTES = 1 << 14, /* to pass on so many bytes costs about as much as an event */
+    EVENTS_FAIR = 1 << 9,  /* of one connection, before others have their turn: about */
 };
 
-/* In front of each piece that is held, where its encoder wants room. */
+/* The head of a held piece. It lies in the room that the encoder needs in front of the piece. */
 struct held_piece {
     uint32_t size;
     bool text, first, last;
@@ -82,14 +82,14 @@ bool messages_have_room_for_name(const struct connection *connection)
 
 /* ---- writing --------------------------------------------------------------------- */
 
-static void write_parts(struct transfer *transfer, struct connection *to)
+static void write_gathered(struct transfer *transfer, struct connection *to)
 {
     transfer_write(to, transfer->parts, transfer->part_count);
     transfer->part_count = 0;
 }
 
-/* Encodes a piece for an end, and gathers it. */
-static void put(struct transfer *transfer, struct connection *to, const struct piece *piece)
+/* Encodes a piece for a connection, and gathers it. */
+static void encode_for(struct transfer *transfer, struct connection *to, const struct piece *piece)
 {
     struct coded *coded = to->coded;
     struct iovec out = {piece->bytes, piece->size};
@@ -110,10 +110,10 @@ static void put(struct transfer *transfer, struct connection *to, const struct p
         return;
     transfer->parts[transfer->part_count++] = out;
     if (transfer->part_count == TRANSFER_PARTS || (coded != NULL && !coded->codec->in_place))
-        write_parts(transfer, to);
+        write_gathered(transfer, to);
 }
 
-/* The message is copied: it may be changed in place, and wants room for a head. */
+/* The message is copied, as an encoder changes it in place and writes a head in front of it. */
 bool messages_say(
     struct transfer *transfer, struct connection *connection, const uint8_t *message, size_t size)
 {
@@ -122,8 +122,8 @@ bool messages_say(
         return false;
     struct piece piece = {copy + CODEC_HEAD, size, false, true, true};
     memcpy(piece.bytes, message, size);
-    put(transfer, connection, &piece);
-    write_parts(transfer, connection);
+    encode_for(transfer, connection, &piece);
+    write_gathered(transfer, connection);
     free(copy);
     return true;
 }
@@ -146,7 +146,7 @@ bool messages_speak(struct transfer *transfer, struct connection *connection,
 
 /* ---- reading --------------------------------------------------------------------- */
 
-/* What answers the end's own bytes waits in its outlet, before whatever is encoded later. */
+/* A reply to the client's own bytes goes out before all that is encoded later. */
 static void reply(struct connection *connection, const struct piece *piece)
 {
     struct coded *coded = connection->coded;
@@ -166,8 +166,8 @@ static void write_replies(struct connection *connection)
         coded->replies = 0;
 }
 
-/* The more is read at once, the cheaper it is. But many small messages at once would hold others
- * up, and what a slow reader leaves has to be kept. */
+/* Large reads are cheaper. But a read of many small messages would delay other connections, and
+ * what a slow reader does not take has to be kept in memory. */
 static void adapt_chunk(struct connection *from, size_t events)
 {
     bool slow = from->peer != NULL && transfer_pending(from->peer);
@@ -181,8 +181,8 @@ static void adapt_chunk(struct connection *from, size_t events)
         from->chunk *= 2;
 }
 
-/* Decodes what was read, and gives each piece to take(), until that has had enough. Returns how
- * many events there were. */
+/* Decodes what was read, and gives each piece to take() until that returns false. Returns how many
+ * events there were. */
 static size_t decode_all(const struct transfer *transfer, struct connection *from, uint8_t *input,
     size_t size, messages_taker *take, void *context)
 {
@@ -226,7 +226,7 @@ static size_t decode(const struct transfer *transfer, struct connection *from, u
     return events;
 }
 
-static bool hold(void *context, struct connection *from, struct piece *piece)
+static bool hold_for_peer(void *context, struct connection *from, struct piece *piece)
 {
     (void)context;
     if (!messages_hold(from, piece))
@@ -234,7 +234,7 @@ static bool hold(void *context, struct connection *from, struct piece *piece)
     return !from->ended;
 }
 
-static bool pass_on(void *context, struct connection *from, struct piece *piece)
+static bool pass_to_peer(void *context, struct connection *from, struct piece *piece)
 {
     struct transfer *transfer = context;
     transfer_count(transfer, from, piece->size);
@@ -244,11 +244,11 @@ static bool pass_on(void *context, struct connection *from, struct piece *piece)
         from->ended = true;
         return false;
     }
-    put(transfer, from->peer, piece);
+    encode_for(transfer, from->peer, piece);
     return true;
 }
 
-/* Who floods us with what has to be answered, and does not read the answers, is not read. */
+/* A client that sends much that has to be answered, and does not read the answers, is not read. */
 static bool is_held_up(const struct connection *connection)
 {
     return connection->coded != NULL && connection->coded->replies > REPLIES_MAX &&
@@ -266,15 +266,15 @@ static void move_once(struct transfer *transfer, struct connection *from)
     if (size == 0)
         return;
     if (held) {
-        events = decode(transfer, from, transfer->scratch, size, hold, NULL);
+        events = decode(transfer, from, transfer->scratch, size, hold_for_peer, NULL);
     } else if (from->coded != NULL) {
-        events = decode(transfer, from, transfer->scratch, size, pass_on, transfer);
+        events = decode(transfer, from, transfer->scratch, size, pass_to_peer, transfer);
     } else {
         struct piece piece = {transfer->scratch, size, false, true, true};
         transfer_count(transfer, from, size);
-        put(transfer, from->peer, &piece);
+        encode_for(transfer, from->peer, &piece);
     }
-    write_parts(transfer, from->peer);
+    write_gathered(transfer, from->peer);
     adapt_chunk(from, events + (size_t)(transfer->moved - moved) / EVENT_BYTES);
 }
 
@@ -300,7 +300,7 @@ bool messages_may_write(const struct connection *connection)
     return connection->coded == NULL || !connection->coded->deaf;
 }
 
-/* Makes room for `size` bytes more. NULL: no memory, for which the end is to end. */
+/* Makes room for `size` held bytes more. NULL: no memory, and the connection is to end. */
 static uint8_t *extend_held(struct coded *coded, size_t size)
 {
     size_t wanted = coded->held_size + size;
@@ -322,7 +322,8 @@ static uint8_t *extend_held(struct coded *coded, size_t size)
     return at;
 }
 
-/* A few bytes of a frame may say a lot, so that frames are not opened until there is a peer. */
+/* A few bytes of an Offset frame may unpack to many, so frames are kept as they came until there is
+ * a peer. */
 static bool is_held_as_it_came(const struct connection *connection)
 {
     return connection->state == CONNECTION_PARKED && !connection->coded->codec->in_place;
@@ -372,8 +373,8 @@ bool messages_are_held(const struct connection *connection)
            connection->coded->held_size > 0;
 }
 
-/* What streams have held while they waited counts as that until it is gone: a peer that does not
- * read it must not turn it into what pairs hold. */
+/* Messages that were held before there was a peer stay in the share of waiting connections until
+ * they are passed on: else a peer that does not read them could fill the share of pairs. */
 void messages_settle(struct connection *connection)
 {
     if (connection->coded != NULL && !connection->coded->codec->in_place)
@@ -389,8 +390,8 @@ static void release_frames(struct transfer *transfer, struct connection *from)
            size = left < TRANSFER_CHUNK ? left : TRANSFER_CHUNK;
     uint8_t *input = coded->held + coded->released;
     coded->released += size;
-    (void)decode(transfer, from, input, size, pass_on, transfer);
-    write_parts(transfer, from->peer);
+    (void)decode(transfer, from, input, size, pass_to_peer, transfer);
+    write_gathered(transfer, from->peer);
 }
 
 static void release_pieces(struct transfer *transfer, struct connection *from)
@@ -403,10 +404,10 @@ static void release_pieces(struct transfer *transfer, struct connection *from)
         memcpy(&head, at, sizeof head);
         struct piece piece = {at + CODEC_HEAD, head.size, head.text, head.first, head.last};
         transfer_count(transfer, from, piece.size);
-        put(transfer, from->peer, &piece);
+        encode_for(transfer, from->peer, &piece);
         coded->released += CODEC_HEAD + head.size;
     }
-    write_parts(transfer, from->peer);
+    write_gathered(transfer, from->peer);
 }
 
 static bool is_releasing(const struct connection *from)

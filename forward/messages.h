@@ -1,9 +1,9 @@
-/* Moving messages, between ends of which at least one has a codec: what is read is decoded, and
- * encoded for the peer piece by piece as it arrives. A pair holds a bounded amount, whatever the
- * size of a message.
+/* Moving messages between two connections of which at least one has a codec: what is read is
+ * decoded, and encoded for the peer piece by piece as it arrives. A pair holds a bounded number of
+ * bytes, whatever the size of a message.
  *
- * An end without a peer is read, too: it may ping, or close, and where its protocol is patient what
- * it says is held for the peer to come. */
+ * A connection without a peer is read, too: its client may ping or close. If its protocol is
+ * patient, messages that come before the peer are held until the peer has come. */
 #ifndef RELAY_MESSAGES_H
 #define RELAY_MESSAGES_H
 
@@ -19,90 +19,95 @@
 
 struct words;
 
-/* What an end with a codec has beside. */
+/* What a connection with a codec has besides struct connection. */
 struct coded {
     const struct codec *codec;
     struct connection *connection;
-    enum codec_event verdict; /* CODEC_MORE while it is well; CODEC_CLOSED, _FAILED, _STARVED */
+    enum codec_event verdict; /* CODEC_MORE; or CODEC_CLOSED, _FAILED, _STARVED: it ended so */
     bool sent;                /* a message was written since this was last cleared */
     bool heard;               /* a sign of life was read */
-    bool parted;              /* its farewell was said */
-    bool speaking;            /* a message to it has begun, and is not whole yet */
-    bool deaf;                /* its protocol is so at first, and it was not heard yet */
-    bool asked;               /* to let itself be heard */
-    bool unwelcome;           /* it spoke before its time, or what its protocol does not allow */
-    uint16_t close_code;      /* what it is then told; 0: what its protocol says */
-    const char *close_reason; /* beside; NULL: none */
-    uint8_t *held;            /* messages for a peer to come, or one not whole yet for the lobby */
+    bool parted;              /* its farewell was written */
+    bool speaking;            /* a message to it has begun, and has not ended yet */
+    bool deaf;                /* it must not be sent anything yet: protocol.h, deaf_at_first */
+    bool asked;               /* while deaf, it was sent a ping */
+    bool unwelcome;           /* it sent a message too early, or one that its protocol forbids */
+    uint16_t close_code;      /* of the farewell; 0: as its protocol says */
+    const char *close_reason; /* beside that; NULL: none */
+    uint8_t *held;            /* messages for the peer to come, or part of one for the lobby */
     size_t held_size, held_room;
-    size_t released;       /* bytes of it that the peer was told */
-    size_t replies;        /* bytes of its outlet that answer what it sent */
-    struct deadline quiet; /* until something has to be sent */
-    struct deadline silent;
+    size_t released;        /* bytes of `held` that were passed on to the peer */
+    size_t replies;         /* bytes of its outlet that answer its own messages */
+    struct deadline quiet;  /* when something has to be sent to it */
+    struct deadline silent; /* when it has to have sent something */
     struct deadline deaf_until;
-    /* In the lobby: who calls it; or whom it calls, and its place among those who do. */
+    /* In the lobby: the callers of a listener; of a caller, its place among them. */
     struct connection *callers, *next_caller, *prev_caller;
-    struct connection **calls;                /* the list that it is in; NULL: none */
-    struct pair_ref called;                   /* the listener's slot */
-    void *member;                             /* the protocol's own */
+    struct connection **calls;                /* the list of callers that it is in; NULL: none */
+    struct pair_ref called;                   /* the slot of the listener that it calls */
+    void *member;                             /* lobby_member() */
     struct connection *next_turn, *prev_turn; /* in the lobby's queue */
-    bool in_turn;                             /* it is in it */
-    int64_t paid; /* when it will have paid for the work that it made: microseconds */
+    bool in_turn;                             /* it is in that queue */
+    int64_t paid; /* when it will have paid for its work: microseconds, CLOCK_MONOTONIC */
     size_t name_size;
-    uint8_t *name;       /* whom its protocol knows it as: behind the state */
-    max_align_t state[]; /* the codec's */
+    uint8_t *name;       /* the handoff's: behind the state */
+    max_align_t state[]; /* of the codec */
 };
 
-/* Makes what an end needs for the codec of a handoff. 0, or a negative errno. */
+/* Makes connection->coded for the codec of a handoff. 0 or a negative errno. */
 int messages_open(struct connection *connection, const struct handoff *handoff, int64_t now);
-/* Wipes and frees it. */
+/* Wipes and frees connection->coded, if there is one. */
 void messages_close(struct connection *connection);
-/* Whether its name is not too long to wait with: long ones are kept while there is plenty of room.
+/* Whether there is memory for its name while it waits: long names are kept while there is plenty.
  */
 bool messages_have_room_for_name(const struct connection *connection);
 
-/* Whether what flows between this end and its peer is messages. */
+/* Whether messages, not bytes, are moved between this connection and its peer. */
 static inline bool messages_between(const struct connection *connection)
 {
     return connection->coded != NULL || connection->peer->coded != NULL;
 }
 
-/* Reads once from an end, and passes on what that was to its peer, up to a fair share; returns
- * whether there is more to do right now. Sets ended and finished as they come true. */
+/* Reads once from a connection, and passes the messages on to its peer; returns whether there is
+ * more to do right now. Sets ended and finished as they come true. */
 bool messages_move(struct transfer *transfer, struct connection *from);
-/* It has a peer: what is held for it counts as what pairs hold. */
+/* A connection has got a peer: the budget counts its memory as a pair's. */
 void messages_settle(struct connection *connection);
-/* Whether something is held for the peer of an end that has one. */
+/* Whether a connection has a peer, and messages that are held for it. */
 bool messages_are_held(const struct connection *connection);
-/* Passes on what is held for the peer of `from`, as far as that takes it now. Until all of it is,
- * nothing more is read. */
+/* Passes the held messages of `from` on to its peer, as far as the peer takes them now. Until all
+ * are passed on, nothing more is read. */
 void messages_release(struct transfer *transfer, struct connection *from);
 
-/* What a piece read from an end without a peer is: true to go on reading. */
+/* Takes a piece that was read from a connection without a peer. False: no more is to be read. */
 typedef bool messages_taker(void *context, struct connection *from, struct piece *piece);
-/* Reads once from such an end, which has a codec. Returns whether there is more to read now. */
+/* Reads once from a connection that has a codec and no peer, and gives each piece to take().
+ * Returns whether there is more to read now. */
 bool messages_read(
     struct transfer *transfer, struct connection *from, messages_taker *take, void *context);
-/* Whether an end without a peer may be read: not while it is held up by what it said. */
+/* Whether a connection may be read: not while its replies wait, or as many messages are held for
+ * its peer as may be, or held ones are being passed on. */
 bool messages_may_read(const struct connection *connection);
-/* Whether an end may be sent messages: not while it is deaf; what its peer says is held then. */
+/* Whether a connection may be sent messages: not while it is deaf. Its peer's are held meanwhile.
+ */
 bool messages_may_write(const struct connection *connection);
-/* Whether all is held for its peer to come that may be. */
+/* Whether as much is held for the peer to come as may be. */
 bool messages_are_full(const struct connection *connection);
 
-/* Appends a piece to what is held. False: there is no memory for it. */
+/* Appends a piece to the held messages. False: there is no memory for it. */
 bool messages_hold(struct connection *from, const struct piece *piece);
-/* Appends its bytes alone, to a message of at most `limit` bytes. */
+/* Appends the bytes of a piece to a held message of at most `limit` bytes. False: there is no
+ * memory, or the message is longer. */
 bool messages_assemble(struct connection *from, const struct piece *piece, size_t limit);
 void messages_drop_held(struct connection *connection);
-/* Drops that, and what its codec has of a message that is not whole: nothing more is passed on. */
+/* Drops the held messages, and what the codec has of an incomplete message: nothing more is passed
+ * on. */
 void messages_forget(struct connection *connection);
 
-/* Writes a whole message to an end. False: there is no memory for it. */
+/* Writes a whole message to a connection. False: there is no memory for it. */
 bool messages_say(
     struct transfer *transfer, struct connection *connection, const uint8_t *message, size_t size);
-/* Writes the words of a protocol; `closing`: and what ends the connection, once. Ends without a
- * codec are told the message alone. Returns whether anything was written. */
+/* Writes the words of a protocol, and if `closing` the codec's farewell, once. A connection without
+ * a codec is sent the message alone. Returns whether anything was written. */
 bool messages_speak(struct transfer *transfer, struct connection *connection,
     const struct words *words, bool closing);
 

@@ -1,6 +1,6 @@
-/* Moving bytes: by copying while there are few, by splicing through a pipe while there are
- * many. Events are edge-triggered, so `readable` and `writable` stay true until the kernel has
- * said EAGAIN, and there is no call but those that move something. */
+/* Moving bytes: by copying while there are few, by splicing through a pipe while there are many.
+ * Events are edge-triggered, so `readable` and `writable` stay true until a call has failed with
+ * EAGAIN, and every call before that moves bytes. */
 #include "forward/transfer.h"
 
 #include "tls/kernel_tls.h"
@@ -16,10 +16,10 @@
 #include <unistd.h>
 
 enum {
-    PIPE_SIZE = 1 << 20, /* as large as a user's pipe may be: the more at once, the cheaper */
+    PIPE_SIZE = 1 << 20, /* the most that the kernel grants a user; larger moves are cheaper */
     POOL_MAX = 64,
-    SPLICE_MIN = 16384, /* less at once than this, and copying is cheaper */
-    TURNS = 4,          /* reads of bytes, before another pair has its turn */
+    SPLICE_MIN = 16384, /* for fewer bytes at once, copying is cheaper */
+    TURNS = 4,          /* reads, before another pair has its turn */
 };
 
 /* ---- pipes ----------------------------------------------------------------------- */
@@ -36,7 +36,7 @@ int transfer_open(struct transfer *transfer, size_t pipes_max)
     }
     transfer->scratch = memory + TRANSFER_HEADROOM;
     transfer->pool = pool;
-    /* Kept, by a pointer into it. */
+    /* `memory` is kept by a pointer into it. */
     /* cppcheck-suppress memleak */
     return 0;
 }
@@ -58,8 +58,8 @@ void transfer_close(struct transfer *transfer)
     *transfer = (struct transfer){.scratch = NULL};
 }
 
-/* A new pipe. A user whose share of pipe memory is used up gets small ones, which are worse than
- * copying. */
+/* Makes a pipe. False: there is none, or only a small one, as a user gets whose share of pipe
+ * memory is used up; copying is faster than that. */
 static bool make_pipe(struct transfer *transfer, int *pipe)
 {
     if (transfer->pipes >= transfer->pipes_max || pipe2(pipe, O_CLOEXEC | O_NONBLOCK) < 0) {
@@ -76,7 +76,7 @@ static bool make_pipe(struct transfer *transfer, int *pipe)
     return false;
 }
 
-/* Gives the outlet a pipe; false: none to be had, the bytes have to be copied. */
+/* Gives the outlet a pipe. False: there is none, and the bytes have to be copied. */
 static bool take_pipe(struct transfer *transfer, struct outlet *outlet)
 {
     if (outlet->pipe[0] >= 0)
@@ -87,7 +87,7 @@ static bool take_pipe(struct transfer *transfer, struct outlet *outlet)
     return true;
 }
 
-/* One with data left must never serve another pair. */
+/* A pipe that still has bytes in it must never serve another pair. */
 static void give_pipe_back(struct transfer *transfer, struct outlet *outlet)
 {
     if (outlet->pipe[0] < 0)
@@ -102,8 +102,8 @@ static void give_pipe_back(struct transfer *transfer, struct outlet *outlet)
 
 /* ---- waiting to write ------------------------------------------------------------ */
 
-/* Most connections never have to wait, so an event that says that they need not is only asked for
- * by those who did. */
+/* Most connections never have to wait before a write, so EPOLLOUT is only asked for after the first
+ * wait. */
 static void await_writable(struct connection *connection)
 {
     struct epoll_event event = {.events = TRANSFER_EVENTS | EPOLLOUT, .data.ptr = connection};
@@ -124,7 +124,8 @@ static void drop_buffer(struct connection *connection)
     outlet->start = outlet->size = outlet->room = 0;
 }
 
-/* Takes what waits to the front of its buffer, or of a new one if there is none. */
+/* Moves the waiting bytes to the front of `buffer`: the outlet's own, or the one that replaces it.
+ */
 static void compact(struct outlet *outlet, uint8_t *buffer)
 {
     size_t waits = outlet->size - outlet->start;
@@ -134,10 +135,10 @@ static void compact(struct outlet *outlet, uint8_t *buffer)
     outlet->size = waits;
 }
 
-/* Makes room for `size` bytes more behind what waits. What was written makes way first, unless more
- * would have to be moved than was written; a buffer that has to grow does so by half, and takes
- * along only what waits. So a byte is moved a few times at most, however slowly its reader reads,
- * and a buffer is at most half as large again as what has to be in it. False: no memory. */
+/* Makes room for `size` bytes more behind the waiting ones. The buffer is compacted if the space of
+ * written bytes suffices and is at least as large as what has to be moved; else it grows to half as
+ * much again as is needed. So each byte is moved a few times at most, however slowly the client
+ * reads, and a buffer is at most half as large again as its contents. False: no memory. */
 static bool extend_outlet(struct connection *connection, size_t size)
 {
     struct outlet *outlet = &connection->outlet;
@@ -186,25 +187,16 @@ void transfer_lose(struct connection *connection)
     connection->readable = connection->hung_up = true;
 }
 
-/* A write has failed. EPIPE is what the kernel says when the other side had come to its own end
- * before it went. */
-static void fail_write(struct connection *to)
+/* Bytes cannot be written, kept or encrypted, for this reason (errno). EPIPE means that the client
+ * had ended its own direction before: what it sent is complete. */
+static void fail_write(struct connection *to, int error)
 {
-    if (errno != EPIPE)
-        to->broken = true;
-    to->starved = to->starved || errno == ENOMEM;
+    to->broken = to->broken || error != EPIPE;
+    to->starved = to->starved || error == ENOMEM;
     transfer_lose(to);
 }
 
-/* Without this the pair cannot go on, though both sides live. */
-static void give_up(struct connection *to, int error)
-{
-    to->broken = true;
-    to->starved = to->starved || error == -ENOMEM;
-    transfer_lose(to);
-}
-
-/* Writes at once what fits. Returns how much that was. */
+/* Writes what fits into the socket now. Returns how many bytes that was. */
 static size_t send_some(struct connection *to, const struct iovec *parts, size_t count)
 {
     struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)parts, .msg_iovlen = count};
@@ -219,20 +211,20 @@ static size_t send_some(struct connection *to, const struct iovec *parts, size_t
         if (errno == EAGAIN)
             await_writable(to);
         else if (errno != EINTR)
-            fail_write(to);
+            fail_write(to, errno);
     }
 }
 
-/* Keeps what did not fit: all but the first `done` bytes. Without memory the pair is lost, and no
- * other. */
-static void keep(struct connection *to, const struct iovec *parts, size_t count, size_t done)
+/* Keeps what did not fit, all but the first `done` bytes, in the outlet. Without memory for that,
+ * only this pair ends. */
+static void keep_unsent(struct connection *to, const struct iovec *parts, size_t count, size_t done)
 {
     struct outlet *outlet = &to->outlet;
     size_t size = 0;
     for (size_t i = 0; i < count; i++)
         size += parts[i].iov_len;
     if (!extend_outlet(to, size - done)) {
-        give_up(to, -ENOMEM);
+        fail_write(to, ENOMEM);
         return;
     }
     for (size_t i = 0; i < count; i++) {
@@ -244,7 +236,7 @@ static void keep(struct connection *to, const struct iovec *parts, size_t count,
     }
 }
 
-/* Writes bytes as they are. */
+/* Writes bytes without encrypting them. */
 static void write_raw(struct connection *to, const struct iovec *parts, size_t count)
 {
     size_t size = 0;
@@ -257,10 +249,10 @@ static void write_raw(struct connection *to, const struct iovec *parts, size_t c
         return;
     if (to->writable && to->outlet.buffer == NULL)
         await_writable(to); /* a short write has filled the socket's buffer */
-    keep(to, parts, count, done);
+    keep_unsent(to, parts, count, done);
 }
 
-/* What waits in an outlet is sealed, so that it goes out in the order of its numbers. */
+/* Records are numbered when they are sealed, so what waits in an outlet is sealed already. */
 static void write_sealed(struct connection *to, const struct iovec *parts, size_t count)
 {
     struct records_source source = {parts, count, 0};
@@ -270,7 +262,7 @@ static void write_sealed(struct connection *to, const struct iovec *parts, size_
         if (size == 0)
             return;
         if (size < 0) {
-            give_up(to, (int)size);
+            fail_write(to, (int)-size);
             return;
         }
         struct iovec part = {bytes, (size_t)size};
@@ -298,7 +290,7 @@ void transfer_gather(struct connection *connection, const uint8_t *words, size_t
     if (connection->tls != NULL)
         write_sealed(connection, &part, 1);
     else if (!connection->finished)
-        keep(connection, &part, 1, 0);
+        keep_unsent(connection, &part, 1, 0);
 }
 
 static void flush_buffer(struct connection *to)
@@ -326,11 +318,11 @@ static void flush_pipe(struct connection *to)
         } else if (count < 0 && errno == EAGAIN)
             await_writable(to);
         else if (count == 0 || errno != EINTR)
-            fail_write(to);
+            fail_write(to, errno);
     }
 }
 
-/* Words of ours come before spliced bytes. */
+/* The buffer, with the relay's own words, comes before the pipe. */
 void transfer_flush(struct connection *to)
 {
     flush_buffer(to);
@@ -338,8 +330,8 @@ void transfer_flush(struct connection *to)
         flush_pipe(to);
 }
 
-/* The last thing that is said in TLS. Where something waits already, it waits, too. */
-static void say_last(struct connection *connection, enum records_alert alert)
+/* Writes the last record of a TLS session, or puts it behind what waits. */
+static void seal_last(struct connection *connection, enum records_alert alert)
 {
     uint8_t *bytes;
     ssize_t size = tls_stream_seal_end(connection->tls, alert, &bytes);
@@ -354,7 +346,7 @@ void transfer_shut(struct connection *connection)
         return;
     }
     if (connection->tls != NULL)
-        say_last(connection, RECORDS_CLOSE_NOTIFY);
+        seal_last(connection, RECORDS_CLOSE_NOTIFY);
     if (connection->tls != NULL && transfer_pending(connection))
         return;
     connection->finished = true;
@@ -374,12 +366,12 @@ void transfer_part(struct connection *connection)
 void transfer_count(struct transfer *transfer, struct connection *from, size_t count)
 {
     transfer->moved += count;
-    /* The only writer is this process; others read. */
+    /* Only this process writes the count; others read it. */
     atomic_store_explicit(from->bytes,
         atomic_load_explicit(from->bytes, memory_order_relaxed) + count, memory_order_relaxed);
 }
 
-/* A read has failed at something that TLS says. */
+/* A read has failed because a TLS record that is not data comes next. */
 static void judge_record(struct connection *from)
 {
     int result = kernel_tls_take_record(from->fd);
@@ -389,7 +381,8 @@ static void judge_record(struct connection *from)
         from->finished = from->broken = true;
 }
 
-/* In TLS, an end that was not said there may be anybody's doing. */
+/* Whether an end of file is the client's own. In TLS, an attacker can make one, but no
+ * close_notify. */
 static bool is_authentic_end(const struct connection *from)
 {
     return from->tls != NULL ? from->tls->closed : !from->kernel_tls;
@@ -400,16 +393,16 @@ bool transfer_broke_tls(const struct connection *connection)
     return connection->tls != NULL && connection->tls->failed;
 }
 
-/* Nothing more can be read for anybody, but the reason is to arrive: what the other side has sent
- * behind is discarded while it leaves, as a close with unread input would be a reset. */
+/* The client has broken TLS. Its further input is discarded while it leaves, as a close with unread
+ * input would reset the connection, and the alert would not arrive. */
 static void refuse_records(struct connection *from)
 {
     from->ended = from->broken = true;
-    say_last(from, from->tls->records.alert);
+    seal_last(from, from->tls->records.alert);
     transfer_shut(from);
 }
 
-/* What a read has returned: true if there are bytes. */
+/* Follows up what a read has returned. True: there are bytes. */
 static bool judge_read(struct connection *from, ssize_t count)
 {
     if (count > 0)
@@ -425,12 +418,12 @@ static bool judge_read(struct connection *from, ssize_t count)
         refuse_records(from);
     else if (errno != EINTR) {
         from->starved = from->starved || errno == ENOMEM;
-        from->ended = from->gone = from->finished = from->broken = true; /* reset: both ways */
+        from->ended = from->gone = from->finished = from->broken = true; /* it was reset */
     }
     return false;
 }
 
-static size_t read_secure(struct transfer *transfer, struct connection *from, size_t size)
+static size_t read_tls(struct transfer *transfer, struct connection *from, size_t size)
 {
     ssize_t count = tls_stream_read(from->tls, from->fd, transfer->scratch, size);
     if (!judge_read(from, count))
@@ -440,12 +433,13 @@ static size_t read_secure(struct transfer *transfer, struct connection *from, si
     return (size_t)count;
 }
 
-static size_t read_bytes(struct transfer *transfer, struct connection *from, size_t size)
+static size_t read_plain(struct transfer *transfer, struct connection *from, size_t size)
 {
     ssize_t count = recv(from->fd, transfer->scratch, size, MSG_DONTWAIT);
     if (!judge_read(from, count))
         return 0;
-    /* A short read emptied the socket (TLS reads by the record); more bytes are another edge. */
+    /* A short read has emptied the socket, and more bytes make another event; but a read of the
+     * kernel's TLS ends with a record. */
     if ((size_t)count < size && !from->hung_up && !from->kernel_tls)
         from->readable = false;
     return (size_t)count;
@@ -454,7 +448,7 @@ static size_t read_bytes(struct transfer *transfer, struct connection *from, siz
 size_t transfer_read(struct transfer *transfer, struct connection *from, size_t size)
 {
     size_t count =
-        from->tls != NULL ? read_secure(transfer, from, size) : read_bytes(transfer, from, size);
+        from->tls != NULL ? read_tls(transfer, from, size) : read_plain(transfer, from, size);
     if (from->state == CONNECTION_LEAVING)
         from->discarded += (uint32_t)count;
     return count;

@@ -1,9 +1,9 @@
-/* Moving bytes between the two ends of a pair. Both ends are alike, and every function works
- * in either direction.
+/* Moving bytes between the two connections of a pair. Both sides are alike, and every function
+ * works in either direction.
  *
- * What was read from one end and could not be written to the other yet waits in the other's
- * *outlet*: a buffer, or a pipe when bytes are spliced and never enter this process. Nothing
- * more is read until the outlet is empty, so a pair holds a bounded amount, and a slow reader
+ * Bytes that were read from one connection and cannot be written to its peer yet wait in the peer's
+ * *outlet*: a buffer, or a pipe when bytes are spliced and never enter this process. Nothing more
+ * is read until the outlet is empty, so a pair holds a bounded number of bytes, and a slow reader
  * slows its sender down. */
 #ifndef RELAY_TRANSFER_H
 #define RELAY_TRANSFER_H
@@ -23,7 +23,7 @@ enum {
     TRANSFER_PARTS = 64,        /* that are written at once */
 };
 
-/* The events that are wanted of a connection; EPOLLOUT beside, once it had to be waited for. */
+/* The events that are asked for at first. EPOLLOUT is added once a write had to wait. */
 #define TRANSFER_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 /* What all transfers of a forwarder share. */
@@ -32,7 +32,7 @@ struct transfer {
     struct iovec parts[TRANSFER_PARTS]; /* messages.c: gathered for one connection */
     size_t part_count;
     int64_t now;       /* milliseconds, CLOCK_MONOTONIC: when this round began */
-    uint64_t pair_max; /* bytes that a pair may move, both ways; 0: as many as it likes */
+    uint64_t pair_max; /* bytes that a pair may move, both ways; 0: no limit */
     int (*pool)[2];    /* empty pipes */
     size_t pooled;
     size_t pipes; /* in all */
@@ -55,46 +55,48 @@ void transfer_tidy(struct transfer *transfer, struct connection *from);
  * for writing. */
 void transfer_finish(struct connection *from);
 
-/* Writes to an end what relay itself has to say; what does not fit waits in the outlet. */
+/* Writes the relay's own bytes to a connection; what does not fit waits in the outlet. */
 void transfer_say(struct connection *connection, const uint8_t *words, size_t size);
-/* The same, with the next flow_flush(). */
+/* The same, but puts them into the outlet: the next transfer_flush() writes them. */
 void transfer_gather(struct connection *connection, const uint8_t *words, size_t size);
-/* The same for up to FLOW_PARTS parts. */
+/* Writes up to TRANSFER_PARTS parts; what does not fit waits in the outlet. */
 void transfer_write(struct connection *connection, const struct iovec *parts, size_t count);
-/* Writes what waits in the outlet, as far as it goes. */
+/* Writes what waits in the outlet, as far as the socket takes it. */
 void transfer_flush(struct connection *connection);
 
-/* Tells an end, to which nothing is pending, that nothing more will be written, and sets finished;
- * unless even that does not fit now: then it is to be called again once the end is writable. */
+/* Shuts a connection, whose outlet is empty, down for writing, and sets finished. In TLS the alert
+ * that says so may not fit now: then `finished` stays false, and this is to be called again once
+ * the connection is writable. */
 void transfer_shut(struct connection *connection);
-/* Whether closing an end says as much as telling it before: it has closed, too, and says nothing in
- * TLS. */
+/* Whether a connection can be closed without a shutdown before: its client has closed, too, and
+ * there is no TLS. */
 bool transfer_closes_plainly(const struct connection *connection);
-/* The last chance for that, before its descriptor is closed: TLS would take silence for an attack,
- * and is to, where the end is cut. */
+/* Before its descriptor is closed: sends the alert that ends TLS, if it was not sent yet and
+ * everything is written. Without the alert the client takes the end for an attack, as it should
+ * when the connection is cut. */
 void transfer_part(struct connection *connection);
 
-/* Reads up to `size` bytes into the scratch buffer; in TLS, at least a record. Returns how many; 0:
- * there are none now, or it has ended. */
+/* Reads up to `size` bytes into the scratch buffer, in TLS at least a record. Returns how many
+ * bytes there are; 0: none now, or the connection has ended. */
 size_t transfer_read(struct transfer *transfer, struct connection *from, size_t size);
-/* Whether what it sent has broken TLS: it was told so, or is to be with what waits, and is told
- * nothing more; what it sends is read to be discarded. */
+/* Whether the client has broken TLS. It is sent an alert and nothing more, and its input is
+ * discarded. */
 bool transfer_broke_tls(const struct connection *connection);
-/* Counts bytes on their way from this end to its peer. */
+/* Counts bytes on their way from this connection to its peer. */
 void transfer_count(struct transfer *transfer, struct connection *from, size_t count);
 
-/* Bytes that its pair has moved, both ways, and whether it may move no more. */
+/* The bytes that a pair has moved, both ways, and whether it may move no more. */
 uint64_t transfer_total(const struct connection *connection);
 bool transfer_is_used_up(const struct transfer *transfer, const struct connection *connection);
 
-/* Whether something waits to be written to it. */
+/* Whether something waits to be written to a connection. */
 bool transfer_pending(const struct connection *connection);
 
-/* Nothing more can be written to it, and what waits to be is dropped: what its other side sent
- * before it went is still to be read, and no more. */
+/* A write has failed: nothing more is written, and the outlet is dropped. What the client sent
+ * before is still read. */
 void transfer_lose(struct connection *connection);
 
-/* Nothing more goes in or out; what waits for it is dropped. */
+/* Nothing more is read or written, and the outlet is dropped. */
 void transfer_break(struct transfer *transfer, struct connection *connection);
 
 #endif
