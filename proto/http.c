@@ -9,7 +9,6 @@
 #include "proto/http.h"
 
 #include "codec/utf8.h"
-#include "proto/text.h"
 
 #include <errno.h>
 #include <openssl/sha.h>
@@ -322,28 +321,30 @@ static int hexadecimal(char c)
     return -1;
 }
 
-/* Takes one character, encoded or not, off the front. */
-static bool take_character(const char **at, const char *end, char *character)
+/* Takes one character, encoded or not, off the front of a text that is not empty. */
+static bool take_character(struct text *rest, char *character)
 {
-    *character = *(*at)++;
-    if (*character != '%')
-        return true;
-    if (end - *at < 2)
+    const char *bytes = rest->bytes;
+    size_t taken = bytes[0] == '%' ? 3 : 1;
+    if (rest->size < taken)
         return false;
-    int high = hexadecimal((*at)[0]), low = hexadecimal((*at)[1]);
+    rest->bytes += taken;
+    rest->size -= taken;
+    *character = bytes[0];
+    if (taken == 1)
+        return true;
+    int high = hexadecimal(bytes[1]), low = hexadecimal(bytes[2]);
     *character = (char)(high * 16 + low);
-    *at += 2;
     return high >= 0 && low >= 0;
 }
 
-size_t http_segment(const char **at, const char *end, char *out, size_t size)
+size_t http_segment(struct text *path, char *out, size_t size)
 {
     size_t done = 0;
-    if (*at == end || **at != '/')
+    if (!text_take(path, "/"))
         return 0;
-    ++*at;
-    while (*at < end && **at != '/') {
-        if (done == size || !take_character(at, end, &out[done]))
+    while (path->size > 0 && path->bytes[0] != '/') {
+        if (done == size || !take_character(path, &out[done]))
             return 0;
         done++;
     }

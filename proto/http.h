@@ -4,6 +4,7 @@
 #define RELAY_HTTP_H
 
 #include "proto/greeting.h"
+#include "proto/text.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -55,10 +56,10 @@ enum http_answer http_resource(const struct http_request *request, bool welcome)
 /* Writes an answer, at most HTTP_ANSWER_MAX bytes, and returns how many. */
 size_t http_write(enum http_answer answer, const struct http_request *request, char *out);
 
-/* Takes the next segment (`/` and what is behind it) off a path, and decodes it to `out`.
- * Returns its size, 0 when there is none, it is empty, larger than `size`, or no percent-encoded
- * UTF-8. */
-size_t http_segment(const char **at, const char *end, char *out, size_t size);
+/* Takes the next segment (`/` and what is behind it) off the front of a path, and decodes it to
+ * `out`. Returns its size; 0 when there is none, or it is empty, larger than `size`, or not
+ * percent-encoded UTF-8. */
+size_t http_segment(struct text *path, char *out, size_t size);
 
 /* In a greeting: reads one request head into `head` (HTTP_HEAD_MAX bytes), consuming nothing
  * behind it, and parses it. 0 or a negative errno: -ECONNRESET when the client closed before its

@@ -1,5 +1,5 @@
-/* Introductions in MessagePack, by libmpack, which makes tokens of bytes and bytes of tokens, and
- * allocates nothing. What the tokens amount to is decided here. */
+/* Introductions in MessagePack. libmpack turns bytes into tokens and tokens into bytes, and
+ * allocates nothing; this file decides what the tokens mean. */
 #include "proto/introduction.h"
 
 #include "codec/utf8.h"
@@ -9,7 +9,7 @@
 
 enum {
     TEXT_HEAD_MAX = 5,
-    HEADS = 64, /* bytes of an Introduction of nobody and nothing: fewer */
+    HEADS = 64, /* more bytes than an Introduction has without its ids */
 };
 
 struct reader {
@@ -34,10 +34,10 @@ static bool take_token(struct reader *reader, mpack_token_t *token)
 }
 
 /* Takes the bytes of a string, binary or extension, whose head has been taken. */
-static bool take_bytes(struct reader *reader, uint32_t length, struct introduction_text *text)
+static bool take_bytes(struct reader *reader, uint32_t length, struct text *text)
 {
     mpack_token_t chunk;
-    *text = (struct introduction_text){reader->at, length};
+    *text = (struct text){reader->at, length};
     if (length == 0)
         return true;
     return take_token(reader, &chunk) && chunk.type == MPACK_TOKEN_CHUNK && chunk.length == length;
@@ -49,8 +49,8 @@ static bool has_bytes(const mpack_token_t *token)
            token->type == MPACK_TOKEN_EXT;
 }
 
-/* Takes a string, or leaves what is none. */
-static bool take_text(struct reader *reader, struct introduction_text *text)
+/* Takes a string. False, and nothing is taken, if the next value is not a string. */
+static bool take_text(struct reader *reader, struct text *text)
 {
     struct reader ahead = *reader;
     mpack_token_t token;
@@ -61,13 +61,14 @@ static bool take_text(struct reader *reader, struct introduction_text *text)
     return true;
 }
 
-/* Takes any value with all that is in it. Depth costs nothing: it counts what is yet to come. */
-static bool skip(struct reader *reader)
+/* Takes any value with all that is in it. It counts the values that are left, and does not recurse,
+ * so a deep value costs no stack. */
+static bool skip_value(struct reader *reader)
 {
     uint64_t left = 1;
     while (left > 0) {
         mpack_token_t token;
-        struct introduction_text ignored;
+        struct text ignored;
         if (!take_token(reader, &token))
             return false;
         left--;
@@ -81,27 +82,22 @@ static bool skip(struct reader *reader)
     return true;
 }
 
-static bool same(struct introduction_text text, const char *other)
+/* Clients send the heart with or without the variation selector that makes it red. */
+static bool is_heartbeat(struct text type)
 {
-    return text.size == strlen(other) && memcmp(text.bytes, other, text.size) == 0;
-}
-
-/* The heart comes with and without the selector that makes it a red one. */
-static bool is_heartbeat(struct introduction_text type)
-{
-    return same(type, "Heartbeat") || same(type, "\xe2\x9d\xa4\xef\xb8\x8f") ||
-           same(type, "\xe2\x9d\xa4");
+    return text_is(type, "Heartbeat") || text_is(type, "\xe2\x9d\xa4\xef\xb8\x8f") ||
+           text_is(type, "\xe2\x9d\xa4");
 }
 
 static bool read_type(struct reader *reader, enum introduction_kind *kind)
 {
-    struct introduction_text type;
+    struct text type;
     *kind = INTRODUCTION_IGNORED;
     if (!take_text(reader, &type))
-        return skip(reader);
-    if (same(type, "Join"))
+        return skip_value(reader);
+    if (text_is(type, "Join"))
         *kind = INTRODUCTION_JOIN;
-    else if (same(type, "Leave"))
+    else if (text_is(type, "Leave"))
         *kind = INTRODUCTION_LEAVE;
     else if (is_heartbeat(type))
         *kind = INTRODUCTION_HEARTBEAT;
@@ -117,7 +113,7 @@ static bool read_documents(
     *documents = (struct introduction_documents){.at = reader->at, .left = array.length};
     *excess = array.length > INTRODUCTION_DOCUMENTS_MAX;
     for (uint32_t i = 0; i < array.length; i++) {
-        struct introduction_text id;
+        struct text id;
         if (!take_text(reader, &id) || id.size == 0 ||
             !utf8_valid((const uint8_t *)id.bytes, id.size))
             return false;
@@ -134,16 +130,16 @@ static bool read_map(struct reader *reader, enum introduction_kind *kind,
     if (!take_token(reader, &map) || map.type != MPACK_TOKEN_MAP)
         return false;
     for (uint32_t i = 0; i < map.length; i++) {
-        struct introduction_text key;
+        struct text key;
         bool good;
         if (!take_text(reader, &key))
-            good = skip(reader) && skip(reader);
-        else if (same(key, "type"))
+            good = skip_value(reader) && skip_value(reader);
+        else if (text_is(key, "type"))
             good = read_type(reader, kind);
-        else if (same(key, "documentIds"))
+        else if (text_is(key, "documentIds"))
             good = read_documents(reader, documents, excess);
         else
-            good = skip(reader);
+            good = skip_value(reader);
         if (!good)
             return false;
     }
@@ -167,7 +163,7 @@ enum introduction_kind introduction_read(
     return kind;
 }
 
-bool introduction_next(struct introduction_documents *documents, struct introduction_text *id)
+bool introduction_next(struct introduction_documents *documents, struct text *id)
 {
     if (documents->left == 0)
         return false;
@@ -187,26 +183,25 @@ struct writer {
     bool full;
 };
 
-static void put(struct writer *writer, mpack_token_t token)
+static void put_token(struct writer *writer, mpack_token_t token)
 {
     writer->full = writer->full || writer->left == 0 ||
                    mpack_write(&writer->tokens, &writer->at, &writer->left, &token) != MPACK_OK;
 }
 
-static void put_text(struct writer *writer, struct introduction_text text)
+static void put_text(struct writer *writer, struct text text)
 {
-    put(writer, mpack_pack_str((uint32_t)text.size));
+    put_token(writer, mpack_pack_str((uint32_t)text.size));
     if (text.size > 0)
-        put(writer, mpack_pack_chunk(text.bytes, (uint32_t)text.size));
+        put_token(writer, mpack_pack_chunk(text.bytes, (uint32_t)text.size));
 }
 
 static void put_word(struct writer *writer, const char *word)
 {
-    put_text(writer, (struct introduction_text){word, strlen(word)});
+    put_text(writer, (struct text){word, strlen(word)});
 }
 
-size_t introduction_room(
-    struct introduction_text peer, const struct introduction_text *documents, size_t count)
+size_t introduction_room(struct text peer, const struct text *documents, size_t count)
 {
     size_t room = HEADS + peer.size;
     for (size_t i = 0; i < count; i++)
@@ -214,18 +209,18 @@ size_t introduction_room(
     return room;
 }
 
-size_t introduction_write(uint8_t *out, size_t size, struct introduction_text peer,
-    const struct introduction_text *documents, size_t count)
+size_t introduction_write(
+    uint8_t *out, size_t size, struct text peer, const struct text *documents, size_t count)
 {
     struct writer writer = {.at = (char *)out, .left = size};
     mpack_tokbuf_init(&writer.tokens);
-    put(&writer, mpack_pack_map(3));
+    put_token(&writer, mpack_pack_map(3));
     put_word(&writer, "type");
     put_word(&writer, "Introduction");
     put_word(&writer, "peerId");
     put_text(&writer, peer);
     put_word(&writer, "documentIds");
-    put(&writer, mpack_pack_array((uint32_t)count));
+    put_token(&writer, mpack_pack_array((uint32_t)count));
     for (size_t i = 0; i < count; i++)
         put_text(&writer, documents[i]);
     return writer.full ? 0 : size - writer.left;

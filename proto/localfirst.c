@@ -1,15 +1,14 @@
-/* @localfirst/relay: peers who hold the same documents are introduced to each other, and then meet
- * in a connection for each document. Its messages are introduction.c's, who holds what is
- * documents.c's. */
+/* @localfirst/relay: peers that hold the same documents are introduced to each other, and then meet
+ * in one connection for each document. introduction.c reads and writes the messages, documents.c
+ * keeps who holds which document. */
 #include "proto/localfirst.h"
 
 #include "codec/websocket.h"
 #include "forward/documents.h"
+#include "forward/lobby.h"
 #include "proto/greeting.h"
 #include "proto/http.h"
 #include "proto/introduction.h"
-
-#include "forward/lobby.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -17,60 +16,58 @@
 #include <string.h>
 
 enum {
-    SIDE_PEER = 1,        /* everybody who waits for introductions: nobody is to be met */
-    COST_DOCUMENT = 50,   /* of a document that is joined or left: microseconds */
-    COST_REPEATED = 6000, /* of an introduction that was made before, besides */
+    SIDE_PEER = 1, /* of all clients that wait for introductions, so that none of them are joined */
+    COST_DOCUMENT = 50,   /* of joining or leaving one document: microseconds */
+    COST_REPEATED = 6000, /* of an introduction that was made before, in addition */
 };
 
-/* Takes a segment off the front, if it is this one. */
-static bool take_name(const char **at, const char *connection, const char *name)
+/* Takes this segment off the front of the path. */
+static bool take_name(struct text *path, const char *segment)
 {
-    size_t size = strlen(name);
-    if ((size_t)(connection - *at) < size || memcmp(*at, name, size) != 0)
+    struct text rest = *path;
+    if (!text_take(&rest, segment) || (rest.size > 0 && rest.bytes[0] != '/'))
         return false;
-    if (*at + size < connection && (*at)[size] != '/')
-        return false;
-    *at += size;
+    *path = rest;
     return true;
 }
 
-/* What is in the room has `used` bytes. */
-static bool take_id(const char **at, const char *connection, struct localfirst_path *path,
-    size_t *used, struct localfirst_id *id)
+/* Takes the next segment off the front of the path, and decodes it to where `used` bytes of the
+ * room are taken. */
+static bool take_id(
+    struct text *path, struct localfirst_path *parsed, size_t *used, struct text *id)
 {
-    id->bytes = path->room + *used;
-    id->size = http_segment(at, connection, path->room + *used, sizeof path->room - *used);
+    char *room = parsed->room + *used;
+    *id = (struct text){room, http_segment(path, room, sizeof parsed->room - *used)};
     *used += id->size;
     return id->size > 0;
 }
 
-/* The endpoint whose name is the segment at the front. */
-static enum localfirst_endpoint parse_endpoint(
-    const char *at, const char *connection, struct localfirst_path *ret)
+/* Reads a path whose first segment is the name of an endpoint. */
+static enum localfirst_endpoint parse_endpoint(struct text path, struct localfirst_path *parsed)
 {
     enum localfirst_endpoint endpoint = LOCALFIRST_NONE;
     size_t used = 0;
-    if (take_name(&at, connection, "/introduction"))
+    if (take_name(&path, "/introduction"))
         endpoint = LOCALFIRST_INTRODUCTION;
-    else if (take_name(&at, connection, "/connection"))
+    else if (take_name(&path, "/connection"))
         endpoint = LOCALFIRST_CONNECTION;
     else
         return LOCALFIRST_NONE;
-    bool good = take_id(&at, connection, ret, &used, &ret->local);
+    bool good = take_id(&path, parsed, &used, &parsed->local);
     if (endpoint == LOCALFIRST_CONNECTION)
-        good = good && take_id(&at, connection, ret, &used, &ret->remote) &&
-               take_id(&at, connection, ret, &used, &ret->document);
-    return good && at == connection ? endpoint : LOCALFIRST_WRONG;
+        good = good && take_id(&path, parsed, &used, &parsed->remote) &&
+               take_id(&path, parsed, &used, &parsed->document);
+    return good && path.size == 0 ? endpoint : LOCALFIRST_WRONG;
 }
 
 enum localfirst_endpoint localfirst_parse(
     const char *path, size_t size, struct localfirst_path *ret)
 {
     enum localfirst_endpoint found = LOCALFIRST_NONE;
-    const char *connection = path + size;
-    for (const char *at = path; at < connection; at++) {
+    for (size_t at = 0; at < size; at++) {
         enum localfirst_endpoint here =
-            *at == '/' ? parse_endpoint(at, connection, ret) : LOCALFIRST_NONE;
+            path[at] == '/' ? parse_endpoint((struct text){path + at, size - at}, ret)
+                            : LOCALFIRST_NONE;
         if (here == LOCALFIRST_INTRODUCTION || here == LOCALFIRST_CONNECTION)
             return here;
         if (here == LOCALFIRST_WRONG)
@@ -87,26 +84,26 @@ static bool localfirst_claims_path(const char *path, size_t size)
     return localfirst_parse(path, size, &parsed) != LOCALFIRST_NONE;
 }
 
-static struct iovec part(const struct localfirst_id *id)
+static struct iovec key_part(const struct text *id)
 {
     return (struct iovec){(void *)(uintptr_t)id->bytes, id->size};
 }
 
-static int compare(const struct localfirst_id *a, const struct localfirst_id *b)
+static int compare_ids(const struct text *a, const struct text *b)
 {
     size_t common = a->size < b->size ? a->size : b->size;
     int order = memcmp(a->bytes, b->bytes, common);
     return order != 0 ? order : (a->size > b->size) - (a->size < b->size);
 }
 
-/* Both ends of a connection ask for the same key, and are its two sides. */
+/* Both peers of a connection ask for the same key, each as one of its two sides. */
 static void request_connection(const struct greeting *greeting, const struct localfirst_path *path,
     struct pair_request *request)
 {
-    bool swapped = compare(&path->local, &path->remote) > 0;
-    const struct localfirst_id *first = swapped ? &path->remote : &path->local;
-    const struct localfirst_id *second = swapped ? &path->local : &path->remote;
-    struct iovec parts[] = {part(first), part(second), part(&path->document)};
+    bool swapped = compare_ids(&path->local, &path->remote) > 0;
+    const struct text *first = swapped ? &path->remote : &path->local;
+    const struct text *second = swapped ? &path->local : &path->remote;
+    struct iovec parts[] = {key_part(first), key_part(second), key_part(&path->document)};
     request->rule = PAIR_NEWEST;
     request->key = pair_key(greeting->table, greeting->protocol, parts, 3);
     request->side = pair_side(greeting->table, path->local.bytes, path->local.size);
@@ -115,8 +112,8 @@ static void request_connection(const struct greeting *greeting, const struct loc
 static bool request_introductions(const struct greeting *greeting,
     const struct localfirst_path *path, struct pair_request *request, struct handoff *handoff)
 {
-    struct iovec parts[] = {part(&path->local)};
-    request->rule = PAIR_SIDES; /* all are of one side, so nobody ever meets */
+    struct iovec parts[] = {key_part(&path->local)};
+    request->rule = PAIR_SIDES; /* all are of one side, so no two are joined */
     request->key = pair_key(greeting->table, greeting->protocol, parts, 1);
     request->side = SIDE_PEER;
     handoff->lobby = true;
@@ -143,8 +140,8 @@ static bool localfirst_greet_path(struct greeting *greeting, const char *path, s
 
 /* ---- in the lobby ---------------------------------------------------------------- */
 
-/* The newest connection of a peer is the one that counts. The one before it is not closed: its
- * client, which may be another window of the same browser, would only come again at once. */
+/* The newest connection of a peer takes the place of an older one. The older connection is not
+ * closed: its client, which may be another window of the same browser, would reconnect at once. */
 static bool localfirst_enter(struct lobby *lobby, struct connection *connection)
 {
     (void)lobby;
@@ -167,11 +164,11 @@ static void localfirst_leave(struct lobby *lobby, struct connection *connection)
     lobby_set_member(connection, NULL);
 }
 
-/* One who does not read what it is told misses it, as it does while it is away. */
+/* A client that does not read its introductions misses some, as if it were not connected. */
 static void tell_of(struct lobby *lobby, struct connection *connection, const struct connection *of,
-    const struct introduction_text *documents, size_t count)
+    const struct text *documents, size_t count)
 {
-    struct introduction_text peer;
+    struct text peer;
     peer.bytes = (const char *)lobby_name(of, &peer.size);
     size_t room = introduction_room(peer, documents, count);
     uint8_t *message = malloc(room);
@@ -181,24 +178,25 @@ static void tell_of(struct lobby *lobby, struct connection *connection, const st
     free(message);
 }
 
-static void introduce(void *context, struct documents_peer *peer, struct documents_peer *other,
+static void introduce_pair(void *context, struct documents_peer *peer, struct documents_peer *other,
     const struct documents_id *ids, size_t count, bool again)
 {
     struct lobby *lobby = context;
-    struct introduction_text documents[DOCUMENTS_PER_PEER];
-    struct connection *connection = documents_context(peer), *other_end = documents_context(other);
+    struct text documents[DOCUMENTS_PER_PEER];
+    struct connection *connection = documents_context(peer),
+                      *other_connection = documents_context(other);
     for (size_t i = 0; i < count; i++)
-        documents[i] = (struct introduction_text){ids[i].bytes, ids[i].size};
-    tell_of(lobby, connection, other_end, documents, count);
-    tell_of(lobby, other_end, connection, documents, count);
+        documents[i] = (struct text){ids[i].bytes, ids[i].size};
+    tell_of(lobby, connection, other_connection, documents, count);
+    tell_of(lobby, other_connection, connection, documents, count);
     if (again)
         lobby_charge(lobby, COST_REPEATED);
 }
 
-static bool join(
+static bool join_documents(
     struct lobby *lobby, struct connection *connection, struct introduction_documents *documents)
 {
-    struct introduction_text id;
+    struct text id;
     while (introduction_next(documents, &id)) {
         lobby_charge(lobby, COST_DOCUMENT);
         int error =
@@ -211,17 +209,17 @@ static bool join(
     return true;
 }
 
-static void leave(
+static void leave_documents(
     struct lobby *lobby, struct connection *connection, struct introduction_documents *documents)
 {
-    struct introduction_text id;
+    struct text id;
     while (introduction_next(documents, &id)) {
         lobby_charge(lobby, COST_DOCUMENT);
         documents_remove(lobby_member(connection), (struct documents_id){id.bytes, id.size});
     }
 }
 
-/* Of version 3, which speaks JSON: nothing of that is binary. */
+/* Clients of version 3 speak JSON, in text messages. */
 static bool is_of_another_version(const uint8_t *message, size_t size, bool text)
 {
     return text && size > 0 && message[0] == '{';
@@ -237,12 +235,12 @@ static bool localfirst_hear(struct lobby *lobby, struct connection *connection,
         return false;
     }
     if (lobby_member(connection) == NULL)
-        return true; /* a newer one speaks for this peer */
+        return true; /* a newer connection has taken its place */
     switch (introduction_read(message, size, &documents)) {
     case INTRODUCTION_JOIN:
-        return join(lobby, connection, &documents);
+        return join_documents(lobby, connection, &documents);
     case INTRODUCTION_LEAVE:
-        leave(lobby, connection, &documents);
+        leave_documents(lobby, connection, &documents);
         return true;
     case INTRODUCTION_IGNORED:
     case INTRODUCTION_HEARTBEAT:
@@ -253,12 +251,12 @@ static bool localfirst_hear(struct lobby *lobby, struct connection *connection,
     return false;
 }
 
-/* However many Joins were heard at once, they are one match. */
+/* Any number of Joins that came together are matched once. */
 static bool localfirst_work(struct lobby *lobby, struct connection *connection)
 {
     struct documents_peer *peer = lobby_member(connection);
     return peer != NULL && documents_is_to_be_matched(peer) &&
-           documents_match(peer, introduce, lobby);
+           documents_match(peer, introduce_pair, lobby);
 }
 
 static const struct lobby_rules rules = {
@@ -300,7 +298,7 @@ const struct protocol localfirst_protocol = {
     .name = "localfirst",
     .claims_path = localfirst_claims_path,
     .greet_path = localfirst_greet_path,
-    .takes_subprotocol = true, /* as its own server does */
+    .takes_subprotocol = true, /* as the original server does */
     .patient = true,
     .deaf_at_first = true,
     .welcome = localfirst_welcome,

@@ -1,33 +1,30 @@
-/* @localfirst/relay: what the paths of its two endpoints say.
+/* @localfirst/relay: the paths of its two endpoints.
  *
- *      /introduction/:localPeerId                              wait for news of others
- *      /connection/:localPeerId/:remotePeerId/:documentId      be paired
+ *      /introduction/:localPeerId                              wait for introductions
+ *      /connection/:localPeerId/:remotePeerId/:documentId      be joined to the remote peer
  *
- * Both may be under a prefix, as where a relay is behind another site; the first of the segments
- * that makes a good path of the rest is the endpoint's name. Segments are percent-decoded; an id
- * has at least 1 byte of UTF-8, and as many as the request's head has room for. */
+ * Other segments may stand before them, where the relay is behind another site: the endpoint's name
+ * is the first segment that makes a good path together with what follows it. Segments are
+ * percent-decoded; an id is UTF-8, has at least 1 byte, and is bounded by the size of a request's
+ * head. */
 #ifndef RELAY_LOCALFIRST_H
 #define RELAY_LOCALFIRST_H
 
 #include "proto/http.h"
+#include "proto/text.h"
 
 #include <stddef.h>
 
 enum localfirst_endpoint {
-    LOCALFIRST_NONE,  /* another path: another protocol's */
-    LOCALFIRST_WRONG, /* it has one of the two names, but not its form: 404 */
+    LOCALFIRST_NONE,  /* a path of another protocol */
+    LOCALFIRST_WRONG, /* an endpoint, but not its form: 404 */
     LOCALFIRST_INTRODUCTION,
     LOCALFIRST_CONNECTION,
 };
 
-struct localfirst_id {
-    const char *bytes; /* in the path's room */
-    size_t size;
-};
-
 struct localfirst_path {
-    struct localfirst_id local;
-    struct localfirst_id remote, document; /* LOCALFIRST_CONNECTION */
+    struct text local;            /* ids lie in `room` */
+    struct text remote, document; /* LOCALFIRST_CONNECTION */
     char room[HTTP_HEAD_MAX];
 };
 

@@ -43,7 +43,7 @@ static enum introduction_kind read_message(void)
 
 static void expect_next(const char *expected)
 {
-    struct introduction_text id;
+    struct text id;
     ck_assert(introduction_next(&documents, &id));
     ck_assert_uint_eq(id.size, strlen(expected));
     ck_assert_mem_eq(id.bytes, expected, id.size);
@@ -51,7 +51,7 @@ static void expect_next(const char *expected)
 
 static void expect_none_left(void)
 {
-    struct introduction_text id;
+    struct text id;
     ck_assert(!introduction_next(&documents, &id));
 }
 
@@ -215,7 +215,7 @@ START_TEST(random_bytes_are_survived)
 {
     unsigned int seed = 1;
     for (int round = 0; round < 20000; round++) {
-        struct introduction_text id;
+        struct text id;
         raw("\x82\xa4type\xa4Join\xab"
             "documentIds");
         for (int i = rand_r(&seed) % 40; i > 0; i--)
@@ -252,7 +252,7 @@ static void join_long(unsigned int size)
 
 START_TEST(more_documents_than_the_limit_are_an_excess)
 {
-    struct introduction_text id;
+    struct text id;
     size_t count = 0;
     join_many(INTRODUCTION_DOCUMENTS_MAX);
     ck_assert_int_eq(read_message(), INTRODUCTION_JOIN);
@@ -283,10 +283,10 @@ START_TEST(an_introduction_has_its_keys_in_order)
                                    "bob\xab"
                                    "documentIds"
                                    "\x92\xa3one\xa3two";
-    const struct introduction_text common[] = {{"one", 3}, {"two", 3}};
+    const struct text common[] = {{"one", 3}, {"two", 3}};
     uint8_t out[128];
     size_t size =
-        introduction_write(out, sizeof out, (struct introduction_text){"bob", 3}, common, 2);
+        introduction_write(out, sizeof out, (struct text){"bob", 3}, common, 2);
     ck_assert_uint_eq(size, sizeof expected - 1);
     ck_assert_mem_eq(out, expected, size);
 }
@@ -295,11 +295,11 @@ END_TEST
 START_TEST(a_large_introduction_has_the_forms_that_fit)
 {
     static char name[256]; /* the first length that takes two bytes */
-    static struct introduction_text common[INTRODUCTION_DOCUMENTS_MAX];
+    static struct text common[INTRODUCTION_DOCUMENTS_MAX];
     static uint8_t out[1 << 19];
     memset(name, 'n', sizeof name);
     for (size_t i = 0; i < INTRODUCTION_DOCUMENTS_MAX; i++)
-        common[i] = (struct introduction_text){name, i % 2 == 0 ? sizeof name : 40};
+        common[i] = (struct text){name, i % 2 == 0 ? sizeof name : 40};
     size_t size =
         introduction_write(out, sizeof out, common[0], common, INTRODUCTION_DOCUMENTS_MAX);
     ck_assert_uint_eq(size, 1 + 5 + 13 + 7 + 259 + 12 + 3 + 512 * (259 + 42));
@@ -311,18 +311,18 @@ END_TEST
 
 START_TEST(a_room_that_is_too_small_is_not_overrun)
 {
-    const struct introduction_text common[] = {{"one", 3}};
+    const struct text common[] = {{"one", 3}};
     uint8_t out[128];
     size_t needed =
-        introduction_write(out, sizeof out, (struct introduction_text){"bob", 3}, common, 1);
+        introduction_write(out, sizeof out, (struct text){"bob", 3}, common, 1);
     for (size_t size = 0; size < needed; size++) {
         uint8_t *room = malloc(size + 1);
         ck_assert_uint_eq(
-            introduction_write(room, size, (struct introduction_text){"bob", 3}, common, 1), 0);
+            introduction_write(room, size, (struct text){"bob", 3}, common, 1), 0);
         free(room);
     }
     ck_assert_uint_eq(
-        introduction_write(out, needed, (struct introduction_text){"bob", 3}, common, 1), needed);
+        introduction_write(out, needed, (struct text){"bob", 3}, common, 1), needed);
 }
 END_TEST
 

@@ -18,7 +18,7 @@ static enum localfirst_endpoint parse(const char *words)
     return endpoint;
 }
 
-static void expect_id(const struct localfirst_id *id, const char *expected)
+static void expect_id(const struct text *id, const char *expected)
 {
     ck_assert_uint_eq(id->size, strlen(expected));
     ck_assert_mem_eq(id->bytes, expected, id->size);

@@ -8,8 +8,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct introduction_text ids[INTRODUCTION_DOCUMENTS_MAX];
-    static const struct introduction_text peer = {"peer", 4};
+    static struct text ids[INTRODUCTION_DOCUMENTS_MAX];
+    static const struct text peer = {"peer", 4};
     struct introduction_documents documents;
     size_t count = 0, room = size > 0 ? data[0] : 0;
     enum introduction_kind kind = introduction_read(data, size, &documents);
