@@ -1,13 +1,14 @@
-/* The rendezvous: who meets whom, in one step under the lock of their key. The table's
- * memory, locks and repair are table.c's. */
+/* The rendezvous: which connections meet, decided in one step under the lock of their key. The
+ * table's memory, locks and file are in table.h. */
 #include "pair.h"
 #include "table.h"
+
+#include "base/clock.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <sodium.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -16,13 +17,6 @@ enum {
     LEAVE_TRIES = 8,
     SWEPT_AT_ONCE = 64,
 };
-
-static int64_t now_milliseconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 /* ---- keyed hashes ---------------------------------------------------------------- */
 
@@ -44,7 +38,8 @@ struct pair_key pair_key(
     return key;
 }
 
-/* What is hashed: never a protocol's number, so that no two kinds of hash agree. */
+/* The kind of hash, in the place of a protocol's number, so that hashes of two kinds never agree.
+ */
 enum {
     HASH_SIDE = 254,
     HASH_SOURCE = 255
@@ -57,7 +52,7 @@ static uint64_t short_hash(
     struct iovec part = {(void *)(uintptr_t)data, size};
     struct pair_key key = pair_key(table, kind, &part, 1);
     memcpy(&hash, key.bytes, sizeof hash);
-    return hash == 0 ? 1 : hash; /* 0 means none */
+    return hash == 0 ? 1 : hash; /* 0 means that there is none */
 }
 
 uint64_t pair_side(const struct pair_table *table, const void *name, size_t size)
@@ -81,68 +76,69 @@ static bool sides_match(const struct slot *newcomer, const struct slot *waiting)
 
 static void wait_for_peer(struct pair_table *table, struct slot *slot)
 {
-    slot->changed = now_milliseconds();
+    slot->changed = clock_now();
     table_set_state(slot, PAIR_WAITING);
     table_add_waiting(table, slot);
 }
 
-/* A process may die between any two of these lines: the newcomer's state comes last, and
- * until then a repair lets the other wait again. */
-static void match(struct pair_table *table, struct slot *newcomer, struct slot *waiting)
+/* A process may die between any two of these lines. The newcomer's state is stored last; until then
+ * a repair lets the waiting slot wait again. */
+static void match_slots(struct pair_table *table, struct slot *newcomer, struct slot *waiting)
 {
     table_remove_waiting(table, waiting);
     newcomer->peer = table_ref(table, waiting);
-    waiting->changed = newcomer->changed = now_milliseconds();
+    waiting->changed = newcomer->changed = clock_now();
     waiting->peer = table_ref(table, newcomer);
     table_set_state(waiting, PAIR_MATCHED);
     table_set_state(newcomer, PAIR_MATCHED);
 }
 
-static void dismiss(struct pair_table *table, struct slot *slot, enum pair_reason reason)
+static void dismiss_slot(struct pair_table *table, struct slot *slot, enum pair_reason reason)
 {
     table_remove_waiting(table, slot);
     slot->reason = (uint8_t)reason;
     table_set_state(slot, PAIR_DISMISSED);
 }
 
-static void refuse(struct pair_meeting *meeting, enum pair_reason reason)
+static void refuse_newcomer(struct pair_meeting *meeting, enum pair_reason reason)
 {
     meeting->result = PAIR_REFUSED;
     meeting->reason = reason;
 }
 
-/* All who wait under one key are of one side, so the first stands for them all. */
-static void meet(struct pair_table *table, struct slot *newcomer, struct pair_meeting *meeting)
+/* All slots that wait under one key are of one side, so the first is compared for all. */
+static void meet_newcomer(
+    struct pair_table *table, struct slot *newcomer, struct pair_meeting *meeting)
 {
     struct slot *waiting = table_waiting(table, &newcomer->key);
     if (waiting != NULL && sides_match(newcomer, waiting)) {
         meeting->result = PAIR_MATCHES;
         meeting->peer = table_ref(table, waiting);
-        match(table, newcomer, waiting);
+        match_slots(table, newcomer, waiting);
         return;
     }
     if (waiting == NULL && newcomer->rule == PAIR_ACCEPT) {
-        refuse(meeting, PAIR_NO_LISTENER);
+        refuse_newcomer(meeting, PAIR_NO_LISTENER);
         return;
     }
     if (waiting != NULL && newcomer->rule == PAIR_NEWEST) {
         meeting->dismissed = table_ref(table, waiting);
-        dismiss(table, waiting, PAIR_REPLACED);
+        dismiss_slot(table, waiting, PAIR_REPLACED);
     } else if (waiting != NULL && newcomer->rule == PAIR_ROLES) {
         meeting->dismissed = table_ref(table, waiting);
-        dismiss(table, waiting, PAIR_DUPLICATE);
-        refuse(meeting, PAIR_DUPLICATE);
+        dismiss_slot(table, waiting, PAIR_DUPLICATE);
+        refuse_newcomer(meeting, PAIR_DUPLICATE);
         return;
     } else if (waiting != NULL && newcomer->rule != PAIR_SIDES) {
-        refuse(meeting, PAIR_DUPLICATE);
+        refuse_newcomer(meeting, PAIR_DUPLICATE);
         return;
     }
     wait_for_peer(table, newcomer);
 }
 
-/* One whose match came to nothing. It is older than whoever waits under its key by now, so
- * where only one may wait it gives way. */
-static void meet_again(struct pair_table *table, struct slot *slot)
+/* For a slot whose match failed. A slot that waits under its key now is newer, so where only one
+ * may wait, this one is dismissed. */
+static void meet_after_failure(struct pair_table *table, struct slot *slot)
 {
     struct pair_meeting meeting = {PAIR_WAITS, PAIR_NO_REASON, PAIR_NONE, PAIR_NONE};
     struct slot *waiting = table_waiting(table, &slot->key);
@@ -152,7 +148,7 @@ static void meet_again(struct pair_table *table, struct slot *slot)
         table_set_state(slot, PAIR_DISMISSED);
         return;
     }
-    meet(table, slot, &meeting);
+    meet_newcomer(table, slot, &meeting);
     if (meeting.result == PAIR_REFUSED) {
         slot->reason = (uint8_t)meeting.reason;
         table_set_state(slot, PAIR_DISMISSED);
@@ -170,8 +166,8 @@ int pair_find(struct pair_table *table, const struct pair_key *key, struct pair_
     return slot == NULL ? -ENOENT : 0;
 }
 
-/* From here on the slot is its key's, and who frees it takes that key's lock. */
-static int set_key(struct pair_table *table, struct pair_ref ref, const struct pair_key *key)
+/* From here on, the slot is freed only under the lock of this key. */
+static int set_slot_key(struct pair_table *table, struct pair_ref ref, const struct pair_key *key)
 {
     int error = table_lock_entry(table);
     if (error != 0)
@@ -193,12 +189,12 @@ int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_r
     bool addressed = request->rule == PAIR_CONNECT || request->rule == PAIR_ACCEPT;
     int error = addressed ? pair_find(table, &request->listener, &listener) : 0;
     if (error == -ENOENT) {
-        refuse(ret, PAIR_NO_LISTENER);
+        refuse_newcomer(ret, PAIR_NO_LISTENER);
         return 0;
     }
     if (error != 0)
         return error;
-    error = set_key(table, ref, &request->key);
+    error = set_slot_key(table, ref, &request->key);
     if (error == 0)
         error = table_lock_key(table, &request->key);
     if (error != 0)
@@ -211,7 +207,7 @@ int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_r
     slot->rule = (uint8_t)request->rule;
     slot->side = request->side;
     slot->protocol = request->protocol;
-    meet(table, slot, ret);
+    meet_newcomer(table, slot, ret);
     if (ret->result == PAIR_WAITS && request->rule == PAIR_CONNECT)
         slot->peer = ret->peer = listener;
 unlock:
@@ -221,13 +217,13 @@ unlock:
 
 /* ---- entering and leaving -------------------------------------------------------- */
 
-/* Whose end was asked for last: thousands of slots in a row may be one process's, the porch's. */
+/* The process that was asked for last: thousands of slots in a row may belong to one, the porch. */
 struct asked {
-    int32_t owner; /* 0: nobody's yet */
+    int32_t owner; /* 0: none yet */
     bool gone;
 };
 
-static bool worker_is_gone(const struct slot *slot, int64_t now, struct asked *asked)
+static bool owner_is_gone(const struct slot *slot, int64_t now, struct asked *asked)
 {
     if (slot->place == PAIR_IN_FLIGHT)
         return false;
@@ -238,14 +234,14 @@ static bool worker_is_gone(const struct slot *slot, int64_t now, struct asked *a
     return asked->gone;
 }
 
-/* The oldest who have not come to the forwarder: a few of those whose worker is dead. */
+/* Finds dead workers' slots among the `size` oldest that are not with the forwarder. */
 static size_t find_dead(struct pair_table *table, int64_t now, struct pair_ref *dead, size_t size)
 {
     size_t count = 0;
     struct asked asked = {.owner = 0};
     struct slot *slot = table_follow(table, table->header->first_unclaimed);
     for (size_t steps = 0; slot != NULL && steps < size; steps++) {
-        if (slot->state != PAIR_MATCHED && worker_is_gone(slot, now, &asked))
+        if (slot->state != PAIR_MATCHED && owner_is_gone(slot, now, &asked))
             dead[count++] = table_ref(table, slot);
         slot = table_follow(table, slot->next_entry);
     }
@@ -282,8 +278,8 @@ static int try_to_enter(struct pair_table *table, const struct pair_limits *limi
     return error;
 }
 
-/* Those whose worker died are in nobody's way before the table is full; the forwarder's sweep
- * finds them, too. */
+/* Slots of dead workers are freed here only when there is no room. The forwarder's sweep frees them
+ * as well. */
 int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
     int64_t opened, int64_t deadline, struct pair_ref *ret)
 {
@@ -293,11 +289,11 @@ int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint6
     if (error != -ENOSPC && error != -EUSERS && error != -ENOMEM)
         return error;
     if (table_lock_entry(table) == 0) {
-        count = find_dead(table, now_milliseconds(), dead, REAPED_PER_ENTRY);
+        count = find_dead(table, clock_now(), dead, REAPED_PER_ENTRY);
         table_unlock_entry(table);
     }
     for (size_t i = 0; i < count; i++)
-        (void)pair_leave(table, dead[i], &stranded); /* stale: someone else did it */
+        (void)pair_leave(table, dead[i], &stranded); /* stale: another process freed it */
     return count == 0 ? error : try_to_enter(table, limits, source, opened, deadline, ret);
 }
 
@@ -318,8 +314,8 @@ int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enu
     return error;
 }
 
-/* One that a worker has taken back since it was looked at is that worker's. */
-static void forsake(struct pair_table *table, struct slot *slot, int32_t owner)
+/* Checks again under the lock, as a worker may have taken the slot back. */
+static void free_if_owned(struct pair_table *table, struct slot *slot, int32_t owner)
 {
     if (slot->state != PAIR_GREETING || slot->owner != owner || table_lock_entry(table) != 0)
         return;
@@ -332,7 +328,7 @@ void pair_forsake(struct pair_table *table, int32_t owner)
 {
     uint32_t end = table_end(table);
     for (uint32_t index = 0; index < end; index++)
-        forsake(table, &table->slots[index], owner);
+        free_if_owned(table, &table->slots[index], owner);
 }
 
 int pair_sent(struct pair_table *table, struct pair_ref ref)
@@ -347,8 +343,8 @@ int pair_sent(struct pair_table *table, struct pair_ref ref)
     return slot == NULL ? -ESTALE : 0;
 }
 
-/* Takes the slot off its key: under the key's lock. */
-static void part(struct pair_table *table, struct slot *slot, struct pair_ref *stranded)
+/* Ends the slot's wait, or its match: under the lock of its key. */
+static void detach_slot(struct pair_table *table, struct slot *slot, struct pair_ref *stranded)
 {
     struct slot *peer = table_find(table, slot->peer);
     if (slot->state == PAIR_WAITING)
@@ -357,15 +353,16 @@ static void part(struct pair_table *table, struct slot *slot, struct pair_ref *s
         return;
     if (slot->state == PAIR_MATCHED && peer->state == PAIR_MATCHED) {
         *stranded = table_ref(table, peer);
-        table_set_state(slot, PAIR_DISMISSED); /* so that a repair does not let it wait again */
-        meet_again(table, peer);
+        table_set_state(slot, PAIR_DISMISSED); /* a repair does not let it wait again */
+        meet_after_failure(table, peer);
     } else if (slot->state == PAIR_JOINED) {
         peer->peer = PAIR_NONE;
     }
 }
 
-/* Under the lock of `key`; -EAGAIN: the slot's worker has set another one meanwhile. */
-static int free_slot(struct pair_table *table, struct pair_ref ref, const struct pair_key *key)
+/* Under the lock of `key`; -EAGAIN: the slot has another key by now. */
+static int free_slot_of_key(
+    struct pair_table *table, struct pair_ref ref, const struct pair_key *key)
 {
     int error = table_lock_entry(table);
     if (error != 0)
@@ -381,7 +378,7 @@ static int free_slot(struct pair_table *table, struct pair_ref ref, const struct
     return error;
 }
 
-static int leave_key(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
+static int try_to_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
 {
     struct slot *slot = table_find(table, ref);
     if (slot == NULL)
@@ -393,8 +390,8 @@ static int leave_key(struct pair_table *table, struct pair_ref ref, struct pair_
     slot = table_find(table, ref);
     bool met = slot != NULL && slot->state > PAIR_GREETING;
     if (met && memcmp(&slot->key, &key, sizeof key) == 0)
-        part(table, slot, stranded);
-    error = slot == NULL ? -ESTALE : free_slot(table, ref, &key);
+        detach_slot(table, slot, stranded);
+    error = slot == NULL ? -ESTALE : free_slot_of_key(table, ref, &key);
     table_unlock_key(table, &key);
     return error;
 }
@@ -403,9 +400,9 @@ int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *s
 {
     int error = -EAGAIN;
     *stranded = PAIR_NONE;
-    /* A key is set once; one that goes on changing is not set by us. */
+    /* A worker sets a key once: a key that goes on changing is damage. */
     for (int tries = 0; error == -EAGAIN && tries < LEAVE_TRIES; tries++)
-        error = leave_key(table, ref, stranded);
+        error = try_to_leave(table, ref, stranded);
     return error;
 }
 
@@ -456,7 +453,7 @@ int pair_part(struct pair_table *table, struct pair_ref ref, struct pair_ref *st
     struct slot *slot = lock_slot(table, ref, &key, &error);
     if (slot == NULL)
         return error;
-    part(table, slot, stranded);
+    detach_slot(table, slot, stranded);
     slot->peer = PAIR_NONE;
     table_set_state(slot, PAIR_LEAVING);
     table_unlock_key(table, &key);
@@ -525,7 +522,7 @@ void pair_succeed(struct pair_table *table, struct pair_table *last)
     table_unlock_entry(table);
 }
 
-/* What the last table knows of one; NULL: nothing that can be used here. */
+/* The slot in the last table; NULL if it cannot be used here. */
 static const struct slot *find_last(
     const struct pair_table *table, const struct pair_table *last, struct pair_ref ref)
 {
@@ -534,7 +531,7 @@ static const struct slot *find_last(
     return alike ? table_find(last, ref) : NULL;
 }
 
-/* Takes a slot that the forwarder holds. */
+/* Takes a slot whose descriptor is with the forwarder. */
 static int take_held(struct pair_table *table, const struct slot *last,
     const struct pair_view *view, struct pair_ref *ret)
 {
@@ -582,13 +579,13 @@ int pair_carry(
         slot->reason = (uint8_t)view.reason;
         table_set_state(slot, PAIR_DISMISSED);
     } else if (slot != NULL) {
-        meet_again(table, slot);
+        meet_after_failure(table, slot);
     }
     table_unlock_key(table, &key);
     return slot == NULL ? -ESTALE : 0;
 }
 
-/* They have the same key, or none. */
+/* Both slots have the same key, or none. */
 static int join_carried(struct pair_table *table, const struct pair_ref refs[static 2])
 {
     struct slot *slots[2] = {table_find(table, refs[0]), table_find(table, refs[1])};
@@ -634,7 +631,7 @@ int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *
         if (slot->place != PAIR_WITH_FORWARDER && slot->state != PAIR_LEAVING)
             table_claim_slot(table, slot);
         else
-            error = -ESTALE; /* claimed before, or given up: no descriptor belongs to it */
+            error = -ESTALE; /* claimed before, or leaving: it has no descriptor to come */
         table_unlock_entry(table);
     }
     view_slot(table, slot, ret);
@@ -686,10 +683,10 @@ int pair_undo(struct pair_table *table, struct pair_ref ref)
     } else if (peer != NULL && peer->place == PAIR_WITH_FORWARDER) {
         error = -EALREADY;
     } else {
-        meet_again(table, slot);
+        meet_after_failure(table, slot);
         if (peer != NULL && pair_same(peer->peer, ref)) {
             table_set_state(peer, PAIR_DISMISSED);
-            error = free_slot(table, table_ref(table, peer), &key);
+            error = free_slot_of_key(table, table_ref(table, peer), &key);
         }
     }
     table_unlock_key(table, &key);
@@ -710,7 +707,7 @@ size_t pair_spares(
         if (spare == NULL)
             break;
         spares[count++] = table_ref(table, spare);
-        dismiss(table, spare, PAIR_SPARE);
+        dismiss_slot(table, spare, PAIR_SPARE);
     }
     table_unlock_key(table, &key);
     return count;
@@ -724,10 +721,10 @@ _Atomic uint64_t *pair_bytes(struct pair_table *table, struct pair_ref ref)
 
 static bool is_overdue(const struct slot *slot, int64_t now, struct asked *asked)
 {
-    bool matched = slot->state == PAIR_MATCHED; /* before when that was is looked at */
+    bool matched = slot->state == PAIR_MATCHED; /* read before `changed` */
     if (matched || slot->place == PAIR_IN_FLIGHT)
         return now - slot->changed > PAIR_ARRIVAL_TIME;
-    return worker_is_gone(slot, now, asked);
+    return owner_is_gone(slot, now, asked);
 }
 
 size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *stranded, size_t size)

@@ -1,18 +1,18 @@
-/* The rendezvous table: who waits, who met whom. It is one file in the runtime
- * directory, mapped shared by every process; any of them may die at any instruction, and
- * the next one that takes the dead one's lock repairs what it left.
+/* The rendezvous table: which connections wait, and which have met. It is a file in the runtime
+ * directory that all processes map shared. Any process may die at any instruction; the next process
+ * that takes a lock of the dead one repairs the table.
  *
  * A slot stands for one connection from its accept to its close:
  *
  *      FREE -> GREETING -> WAITING -> MATCHED -> JOINED -> LEAVING -> FREE
  *                     \________________^
  *
- * From any state it may go on to LEAVING, as long as its descriptor is open, and to FREE. The
- * descriptor is in one of four places: with its worker, on the porch, in flight, or held
- * by the forwarder. The table holds no name, address, code or token: keys, sides and sources
- * are keyed hashes under a secret drawn when the table is made.
+ * From any state it may go to LEAVING, as long as its descriptor is open, and to FREE. The
+ * descriptor is in one of four places: with a worker, on the porch, in flight, or with the
+ * forwarder. The table holds no name, address, code or token: keys, sides and sources are hashes,
+ * keyed with a random secret of this table.
  *
- * Functions return 0 (or what they say) or a negative errno, and never log. */
+ * Functions return 0, or what their comment says, or a negative errno, and never log. */
 #ifndef RELAY_PAIR_H
 #define RELAY_PAIR_H
 
@@ -26,11 +26,11 @@ struct pair_table;
 enum {
     PAIR_KEY_SIZE = 16,
     PAIR_PROTOCOLS_MAX = 8,
-    PAIR_ARRIVAL_TIME = 2000, /* milliseconds that a match waits for a descriptor */
+    PAIR_ARRIVAL_TIME = 2000, /* milliseconds that a match waits for its descriptors */
 };
 
-/* A slot as it was at some time: a reference with an old generation is stale, and every
- * function refuses it with -ESTALE. */
+/* A slot while it stands for one connection. Freeing the slot changes its generation; the reference
+ * is then stale, and every function refuses it with -ESTALE. */
 struct pair_ref {
     uint32_t slot;
     uint32_t generation;
@@ -51,39 +51,41 @@ static inline bool pair_same(struct pair_ref a, struct pair_ref b)
 /* In the order of a connection's life. */
 enum pair_state {
     PAIR_FREE,
-    PAIR_GREETING,  /* its worker is in the handshake */
-    PAIR_WAITING,   /* found under its key */
+    PAIR_GREETING,  /* its worker reads the greeting */
+    PAIR_WAITING,   /* is found under its key */
     PAIR_MATCHED,   /* has a peer; transient: until both descriptors are with the forwarder */
     PAIR_JOINED,    /* bytes flow */
-    PAIR_DISMISSED, /* waited, and lost its place; transient: until the forwarder sees to it */
-    PAIR_LEAVING,   /* has no part in anything any more: until its descriptor is closed */
+    PAIR_DISMISSED, /* waited, and lost its place; transient: until the forwarder closes it */
+    PAIR_LEAVING,   /* is not found any more, and counts until its descriptor is closed */
 };
 
 enum pair_place {
     PAIR_WITH_WORKER,
     PAIR_IN_FLIGHT,
     PAIR_WITH_FORWARDER,
-    PAIR_ON_PORCH, /* until more of its greeting has come */
+    PAIR_ON_PORCH, /* until more of its greeting arrives */
 };
 
-/* How connections under one key meet. A protocol names its rule, and no more. */
+/* How connections under one key meet. A protocol only names its rule. */
 enum pair_rule {
-    /* Another side, or none, matches; the same side waits beside it, and is a spare when
-     * the other side comes (transit). */
+    /* Connections of different sides match, and one without a side matches any. Several of the same
+     * side wait together; when the other side comes, it meets one of them, and the rest are spares
+     * (transit). */
     PAIR_SIDES,
-    /* The other role matches; the same role twice refuses both (p2p-copy). */
+    /* Different roles match; if a second connection of the same role comes, both are refused
+     * (p2p-copy). */
     PAIR_ROLES,
-    /* The other side matches; the same side takes the place of the older one
-     * (localfirst: the two ends of a connection). */
+    /* Different sides match; a newer connection of the same side replaces the older one
+     * (localfirst). */
     PAIR_NEWEST,
-    /* One listener per key, a second one is refused; nothing matches it, others are
-     * addressed to it (Offset listen). */
+    /* One listener per key; a second one is refused. It never matches; PAIR_CONNECT and PAIR_ACCEPT
+     * refer to it (Offset listen). */
     PAIR_LISTEN,
-    /* Waits under its key if there is a listener under request.listener; the same side
-     * twice refuses the newcomer (Offset connect). */
+    /* Waits under its key if there is a listener under request.listener; a second connection of the
+     * same side is refused (Offset connect). */
     PAIR_CONNECT,
-    /* Takes the one who waits under the key, never waits itself; request.listener must be
-     * listening (Offset accept). */
+    /* Matches the connection that waits under the key, and never waits itself; there must be a
+     * listener under request.listener (Offset accept). */
     PAIR_ACCEPT,
 };
 
@@ -108,17 +110,17 @@ enum pair_result {
 /* Why a slot was dismissed, or a newcomer refused. */
 enum pair_reason {
     PAIR_NO_REASON,
-    PAIR_SPARE,       /* its side was served by another connection */
-    PAIR_DUPLICATE,   /* the same role, connector or listener is there already */
-    PAIR_REPLACED,    /* a newer one took its place */
-    PAIR_NO_LISTENER, /* nobody listens, or nobody waits to be accepted */
+    PAIR_SPARE,       /* another connection of its side has met the peer */
+    PAIR_DUPLICATE,   /* its role, connector or listener is there already */
+    PAIR_REPLACED,    /* a newer connection took its place */
+    PAIR_NO_LISTENER, /* there is no listener, or no connection to accept */
 };
 
 struct pair_meeting {
     enum pair_result result;
-    enum pair_reason reason;   /* PAIR_REFUSED */
-    struct pair_ref peer;      /* PAIR_MATCHES: the other end; PAIR_CONNECT: its listener */
-    struct pair_ref dismissed; /* who lost its place to the newcomer, or PAIR_NONE */
+    enum pair_reason reason; /* PAIR_REFUSED */
+    struct pair_ref peer; /* PAIR_MATCHES: the peer; PAIR_WAITS with PAIR_CONNECT: its listener */
+    struct pair_ref dismissed; /* the connection that lost its place to this one, or PAIR_NONE */
 };
 
 /* One slot, as read under its lock. */
@@ -131,25 +133,25 @@ struct pair_view {
     uint8_t protocol;
     struct pair_ref peer;
     int64_t opened; /* microseconds since the epoch */
-    uint64_t bytes; /* forwarded from this end */
+    uint64_t bytes; /* forwarded from this connection */
 };
 
 struct pair_limits {
-    uint32_t connections; /* in all; 0: as many as there are slots */
+    uint32_t connections; /* in all; 0: as many as the table has slots */
     uint32_t per_source;  /* 0: unlimited */
 };
 
 /* What became of a connection; the first six are the transit relay's moods. */
 enum pair_outcome {
-    PAIR_HAPPY,     /* met its peer (counted once per pair) */
-    PAIR_LONELY,    /* nobody came */
-    PAIR_ERRORY,    /* bad handshake */
-    PAIR_IMPATIENT, /* spoke before its time */
+    PAIR_HAPPY,     /* met its peer; counted once per pair */
+    PAIR_LONELY,    /* no peer came */
+    PAIR_ERRORY,    /* bad greeting */
+    PAIR_IMPATIENT, /* sent data before it had a peer */
     PAIR_REDUNDANT, /* a spare */
-    PAIR_EMPTY,     /* closed before it had sent a whole handshake */
-    PAIR_FULL,      /* refused: no slot, descriptor or memory */
-    PAIR_SOURCE,    /* refused: too many from its source */
-    PAIR_SERVED,    /* got what it came for, and never was to meet anybody */
+    PAIR_EMPTY,     /* closed before its greeting was whole */
+    PAIR_FULL,      /* refused: no free slot, descriptor or memory */
+    PAIR_SOURCE,    /* refused: too many connections of its source */
+    PAIR_SERVED,    /* was answered, and needed no peer */
     PAIR_OUTCOMES,
 };
 
@@ -157,45 +159,46 @@ struct pair_stats {
     uint32_t capacity;
     uint32_t used; /* slots that are not free */
     uint32_t states[PAIR_LEAVING + 1];
-    uint32_t tokens;           /* keys under which somebody waits */
+    uint32_t tokens;           /* keys under which a connection waits */
     uint32_t unclaimed;        /* slots whose descriptor is not with the forwarder */
-    uint32_t on_porch;         /* of those that are greeting */
-    uint64_t incomplete_bytes; /* forwarded by pairs that still go on */
-    uint64_t total_bytes;      /* by those that ended */
+    uint32_t on_porch;         /* of PAIR_GREETING */
+    uint64_t incomplete_bytes; /* forwarded by pairs that are joined now */
+    uint64_t total_bytes;      /* by pairs that ended */
     uint64_t outcomes[PAIR_PROTOCOLS_MAX][PAIR_OUTCOMES];
     int64_t created;   /* microseconds since the epoch */
-    uint64_t repairs;  /* locks taken over from a dead process */
+    uint64_t repairs;  /* locks taken over from dead processes */
     int32_t forwarder; /* process id, 0: none */
 };
 
-/* Maps the table at path, made with `capacity` slots if there is none: -ENOMEM if its file system
- * has no space for it. A file that is no table of this layout is refused: -EPROTO (another
- * version), -EBADMSG (corrupt), -ESTALE (of another boot, so that its times and process ids mean
- * nothing; or retired). */
+/* Maps the table at path; makes it with `capacity` slots if there is none, -ENOMEM if its file
+ * system has no space. A file that cannot be used is refused: -EPROTO (another version), -EBADMSG
+ * (corrupt), -ESTALE (of another boot, so that its times and process ids mean nothing; or retired).
+ */
 int pair_open(const char *path, uint32_t capacity, struct pair_table **ret);
-/* Maps it for reading counts only, and never makes one: -ENOENT. */
+/* The same to read counts; does not make a table: -ENOENT. */
 int pair_open_existing(const char *path, struct pair_table **ret);
-/* Maps the table at path of which one has the descriptor, which is the table's from then on, or
- * closed. */
+/* Maps the table whose file is open as `fd`, and whose path is this. The descriptor belongs to the
+ * table afterwards; on failure it is closed. */
 int pair_map(int fd, const char *path, struct pair_table **ret);
-/* Removes the file at path if it is one that pair_open() refuses. */
+/* Removes the file at path if pair_open() refuses it. */
 int pair_discard(const char *path);
 void pair_close(struct pair_table *table);
 uint32_t pair_capacity(const struct pair_table *table);
 const char *pair_path(const struct pair_table *table);
-/* Tells this table from all others. */
+/* A random number that tells this table from all others. */
 uint64_t pair_id(const struct pair_table *table);
-/* The file's; it stays the table's. */
+/* The descriptor of the file. The table keeps it. */
 int pair_descriptor(const struct pair_table *table);
 
-/* Whether the file at its path is this table, and whole: 0; -ENOENT, it was removed; -ESTALE,
- * another is there; -EBADMSG, it was cut, written over or retired. All functions that change a
- * table that is not whole return -EIDRM and leave it alone. */
+/* Whether the file at the table's path is this table, and whole: 0; -ENOENT: it was removed;
+ * -ESTALE: another file is there; -EBADMSG: it was truncated, overwritten or retired. Functions
+ * that change a table return -EIDRM when it is not whole, and do not change it. */
 int pair_check(const struct pair_table *table);
-/* Has all who have it mapped find that it is not used any more. */
+/* Marks the table as not used any more, for all processes that have it mapped. */
 void pair_retire(struct pair_table *table);
 
-/* Keyed hashes. A key is made of its protocol and all parts, told apart by their lengths. */
+/* Keyed hashes. A key is made of its protocol and its parts; parts of other lengths make another
+ * key. */
 struct pair_key pair_key(
     const struct pair_table *table, uint8_t protocol, const struct iovec *parts, size_t count);
 /* Never 0. */
@@ -204,89 +207,91 @@ uint64_t pair_source(const struct pair_table *table, const void *address, size_t
 
 /* -- for workers ------------------------------------------------------------------- */
 
-/* Takes a slot for a connection that was accepted at `opened` (microseconds since the
- * epoch), and whose handshake ends by `deadline` (milliseconds, CLOCK_MONOTONIC), dead or
- * alive. source: pair_source(), 0: not counted. -ENOSPC: full; -EUSERS: too many from
- * this source; -ENOMEM: the table's file system has no space for more. */
+/* Takes a slot for a connection that was accepted at `opened` (microseconds since the epoch), and
+ * whose greeting has to end by `deadline` (milliseconds, CLOCK_MONOTONIC). source: pair_source(),
+ * 0: not counted. -ENOSPC: full; -EUSERS: too many of this source; -ENOMEM: the table's file system
+ * has no space for more slots. */
 int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint64_t source,
     int64_t opened, int64_t deadline, struct pair_ref *ret);
-/* Another process answers for a slot that is greeting, of a connection `opened` then: its `owner`,
- * a process id, which has its descriptor at `place`, PAIR_WITH_WORKER or PAIR_ON_PORCH. When that
- * dies, the slot is free. */
+/* Makes another process responsible for a slot in PAIR_GREETING whose connection was accepted at
+ * `opened`. owner: its process id; place: where it holds the descriptor, PAIR_WITH_WORKER or
+ * PAIR_ON_PORCH. When the owner dies, the slot is freed. */
 int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enum pair_place place,
     int32_t owner);
-/* Frees all slots that are greeting and that `owner` answers for, as it does not any more. */
+/* Frees all slots in PAIR_GREETING that `owner` is responsible for. */
 void pair_forsake(struct pair_table *table, int32_t owner);
-/* Waits, matches, or is refused, in one step. After PAIR_REFUSED the slot is still the
- * caller's, to leave with pair_leave(). */
+/* In one step, the connection waits, matches, or is refused. After PAIR_REFUSED the caller frees
+ * the slot with pair_leave(). */
 int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_request *request,
     struct pair_meeting *ret);
-/* The descriptor is on its way to the forwarder. */
+/* The descriptor was sent to the forwarder. */
 int pair_sent(struct pair_table *table, struct pair_ref ref);
-/* It has met, and leaves: nobody finds it any more, but it counts until pair_leave(). If it was
- * matched, its peer is stranded, as there. */
+/* A connection that has waited or met becomes PAIR_LEAVING: it is not found any more, but counts
+ * until pair_leave(). If it was matched, its peer is stranded, see pair_leave(). */
 int pair_part(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded);
-/* Frees the slot, whatever its state. If it was matched, its peer goes back to waiting and
- * is returned in *stranded (else PAIR_NONE): the forwarder is to look at it. */
+/* Frees the slot, whatever its state. If it was matched, its peer waits again and is returned in
+ * *stranded (else PAIR_NONE), for the forwarder to look at. */
 int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded);
 
 /* -- for the forwarder ------------------------------------------------------------- */
 
-/* This process is the forwarder now: what the last one held is freed with it. */
+/* This process is the forwarder now. Frees the slots that the last forwarder held. */
 void pair_adopt(struct pair_table *table);
-/* The same, and frees nothing; `reads`: the version of handoffs that it reads. */
+/* The same, but frees nothing. reads: the version of handoffs that this forwarder reads. */
 void pair_set_forwarder(struct pair_table *table, uint32_t reads);
-/* 0: nobody has said so. */
+/* The version of handoffs that the forwarder reads, 0: not known. */
 uint32_t pair_reads(const struct pair_table *table);
-/* Whether the forwarder leaves newcomers in its socket, as it has no descriptor or no memory for
- * them. */
+/* Whether the forwarder leaves new connections in its socket, because it has no descriptor or no
+ * memory for them. */
 void pair_set_crammed(struct pair_table *table, bool crammed);
 bool pair_is_crammed(const struct pair_table *table);
-/* The process id of who adopted it last; 0: nobody has. */
+/* The process id of the last forwarder; 0: there was none. */
 int32_t pair_forwarder(const struct pair_table *table);
-/* Whether a process that lives has adopted it. */
+/* Whether that process lives. */
 bool pair_is_adopted(const struct pair_table *table);
 
-/* A table that was lost, and the one in its place. pair_succeed() is called first and
- * pair_set_forwarder() last; between them those whom the forwarder holds are carried from the one
- * to the other. Keys in a table that nobody has used yet become those of the last one, so that who
- * waits under one is still found. */
+/* When the table was lost and another takes its place, the forwarder calls pair_succeed() first,
+ * then carries the connections that it holds from the last table to the new one, and calls
+ * pair_set_forwarder() last. If the new table was not used yet, it gets the last table's secret, so
+ * that the same codes have the same keys. */
 void pair_succeed(struct pair_table *table, struct pair_table *last);
-/* One that waits, as far as the last table tells: -ESTALE if it does not tell; -ENOSPC or -ENOMEM
- * as in pair_enter(). Look at it afterwards: it may have met somebody. */
+/* Carries a waiting connection. -ESTALE if the last table does not show it; -ENOSPC or -ENOMEM as
+ * in pair_enter(). Afterwards the caller looks at it: it may have a match. */
 int pair_carry(
     struct pair_table *table, struct pair_table *last, struct pair_ref ref, struct pair_ref *ret);
-/* Both ends of a pair, which is joined from the start: of each what the forwarder knows of it. */
+/* Carries both connections of a pair, which is joined at once. ends: what the forwarder knows of
+ * them. */
 int pair_carry_joined(struct pair_table *table, struct pair_table *last,
     const struct pair_view ends[static 2], struct pair_ref ret[static 2]);
-/* The descriptor has come. */
+/* The descriptor has arrived. */
 int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *ret);
 int pair_look(struct pair_table *table, struct pair_ref ref, struct pair_view *ret);
-/* Who waits first under a key: -ENOENT if nobody does. */
+/* The first connection that waits under a key: -ENOENT if there is none. */
 int pair_find(struct pair_table *table, const struct pair_key *key, struct pair_ref *ret);
-/* Both ends are held, and become JOINED. */
+/* The forwarder has both descriptors: both slots become PAIR_JOINED. */
 int pair_join(struct pair_table *table, struct pair_ref ref, struct pair_ref peer);
-/* The peer's descriptor did not come in time: its slot is freed, and ref meets anew; look at
- * it to see what came of that. -EALREADY: the peer has come after all. */
+/* The peer's descriptor did not arrive in time: its slot is freed, and `ref` waits or meets again;
+ * the caller looks at it afterwards. -EALREADY: the peer's descriptor has arrived meanwhile. */
 int pair_undo(struct pair_table *table, struct pair_ref ref);
-/* Dismisses up to `size` of those who wait under the key of `ref` (PAIR_SIDES: spares of a
- * side that was served), and returns how many. */
+/* PAIR_SIDES: dismisses up to `size` of the connections that wait under the key of `ref`, which are
+ * spares now, and returns how many. */
 size_t pair_spares(
     struct pair_table *table, struct pair_ref ref, struct pair_ref *spares, size_t size);
-/* Where to add the bytes forwarded from this end: NULL if stale. Valid until pair_leave(). */
+/* The counter of bytes forwarded from this connection: NULL if stale. Valid until pair_leave(). */
 _Atomic uint64_t *pair_bytes(struct pair_table *table, struct pair_ref ref);
-/* Frees slots whose worker died, or is over its time, before the descriptor arrived; one that
- * was matched or is in flight only PAIR_ARRIVAL_TIME later: the caller has emptied its socket.
- * Peers that this strands are returned, at most `size` of them, for the caller to look at. */
+/* Frees slots whose worker died, or is over its deadline, before the descriptor arrived. A slot
+ * that is matched or in flight is freed after PAIR_ARRIVAL_TIME, as the caller has read all that
+ * was in its socket. Returns the number of stranded peers, at most `size`, for the caller to look
+ * at. */
 size_t pair_sweep(struct pair_table *table, int64_t now, struct pair_ref *stranded, size_t size);
 
-/* Those among the slots held by the forwarder that were dismissed: at most `size`. A worker
- * tells of each, unless it dies first. */
+/* The dismissed slots among those that the forwarder holds, at most `size`. A worker tells the
+ * forwarder of each that it dismisses, unless it dies before that. */
 size_t pair_dismissed(struct pair_table *table, struct pair_ref *refs, size_t size);
 
-/* -- for everyone ------------------------------------------------------------------ */
+/* -- counts ------------------------------------------------------------------------ */
 
-/* One word, as operators read it. */
+/* The outcome in one word, as operators see it. */
 const char *pair_outcome_name(enum pair_outcome outcome);
 void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome outcome);
 void pair_count_bytes(struct pair_table *table, uint64_t bytes);

@@ -1,4 +1,4 @@
-/* The table's slots and lists, and how a list is made anew from the slots: see table.h for what is
+/* The table's slots and lists, and how lists are made again from the slots: see table.h for what is
  * in the table and which lock guards what. */
 #include "table.h"
 
@@ -51,7 +51,7 @@ struct slot *table_find(const struct pair_table *table, struct pair_ref ref)
 static uint64_t key_hash(const struct pair_key *key)
 {
     uint64_t hash;
-    memcpy(&hash, key->bytes, sizeof hash); /* a keyed hash already */
+    memcpy(&hash, key->bytes, sizeof hash); /* the key is a keyed hash itself */
     return hash;
 }
 
@@ -60,7 +60,7 @@ struct stripe *table_key_stripe(const struct pair_table *table, const struct pai
     return &table->header->stripes[key_hash(key) % TABLE_STRIPES];
 }
 
-/* Buckets and stripes are both chosen by the low bits, so a bucket has one stripe. */
+/* Buckets and stripes are both chosen by the low bits, so all keys of a bucket have one stripe. */
 static slot_link *key_bucket(const struct pair_table *table, const struct pair_key *key)
 {
     return &table->key_buckets[key_hash(key) & table->bucket_mask];
@@ -102,7 +102,8 @@ void table_add_waiting(struct pair_table *table, struct slot *slot)
         second->prev_waiting = table_link(table, slot);
 }
 
-/* Puts `heir`, or the rest of the chain, in the place of a key's first slot. */
+/* Removes the first slot under its key: `heir`, the second one, takes its place in the bucket's
+ * chain. NULL: the key leaves the chain. */
 static void replace_first(struct pair_table *table, struct slot *slot, struct slot *heir)
 {
     slot_link *link = key_bucket(table, &slot->key);
@@ -219,7 +220,6 @@ static void add_free(struct pair_table *table, struct slot *slot)
     table->header->free = table_link(table, slot);
 }
 
-/* Makes the entry lists anew from the slots' states. */
 void table_repair_entry(struct pair_table *table)
 {
     struct table_header *header = table->header;
@@ -243,7 +243,7 @@ void table_repair_entry(struct pair_table *table)
     }
 }
 
-/* Has space for the next slot that was never used, and for some more if there is any. */
+/* Reserves file space for slot `fresh`, and for some slots ahead if there is space. */
 static int reserve_slots(struct pair_table *table, uint32_t fresh)
 {
     struct table_header *header = table->header;
@@ -271,9 +271,9 @@ static int take_fresh(struct pair_table *table, struct slot **ret)
     return error;
 }
 
-/* One that was used before, else one that was not. What the free list names is not believed
- * before it is seen to be free. */
-static int take_any(struct pair_table *table, struct slot **ret)
+/* A slot that was used before, else a fresh one. If the first of the free list is not free, the
+ * list is damaged and made again. */
+static int take_free(struct pair_table *table, struct slot **ret)
 {
     *ret = table_follow(table, table->header->free);
     if (*ret == NULL)
@@ -288,8 +288,8 @@ static int take_any(struct pair_table *table, struct slot **ret)
     return 0;
 }
 
-/* The generation and the state stay as they are meanwhile: they are read without a lock, and
- * whoever takes a slot from the dead goes on from its generation. */
+/* Keeps the generation and the state: they are read without a lock, and the next reference has to
+ * differ from all before. */
 static void clear_slot(struct slot *slot)
 {
     size_t start = offsetof(struct slot, place);
@@ -298,7 +298,7 @@ static void clear_slot(struct slot *slot)
 
 int table_take_slot(struct pair_table *table, uint64_t source, struct slot **ret)
 {
-    int error = take_any(table, ret);
+    int error = take_free(table, ret);
     if (error != 0)
         return error;
     struct slot *slot = *ret;
@@ -334,15 +334,15 @@ void table_claim_slot(struct pair_table *table, struct slot *slot)
 
 /* ---- repair ---------------------------------------------------------------------- */
 
-/* A match holds if both ends say so. */
-static bool match_holds(const struct pair_table *table, const struct slot *slot)
+/* A match is complete if both slots name each other. */
+static bool match_is_complete(const struct pair_table *table, const struct slot *slot)
 {
     const struct slot *peer = table_find(table, slot->peer);
     return peer != NULL && pair_same(peer->peer, table_ref(table, slot)) &&
            (peer->state == PAIR_MATCHED || peer->state == PAIR_JOINED);
 }
 
-/* Makes the stripe's lists anew; one who was left in half a match waits again. */
+/* A slot of a match that is not complete waits again. */
 void table_repair_stripe(struct pair_table *table, struct stripe *stripe)
 {
     size_t number = (size_t)(stripe - table->header->stripes);
@@ -354,7 +354,7 @@ void table_repair_stripe(struct pair_table *table, struct stripe *stripe)
         struct slot *slot = &table->slots[index];
         if (slot->state < PAIR_WAITING || table_key_stripe(table, &slot->key) != stripe)
             continue;
-        if (slot->state == PAIR_MATCHED && !match_holds(table, slot)) {
+        if (slot->state == PAIR_MATCHED && !match_is_complete(table, slot)) {
             slot->peer = PAIR_NONE;
             table_set_state(slot, PAIR_WAITING);
         }

@@ -1,7 +1,8 @@
-/* The table's file: how it is made, mapped, checked, given up and removed; and what becomes of
- * memory whose file is cut. See table.h. */
+/* The table's file: making, mapping, checking, retiring and removing it; and what happens when it
+ * is truncated. See table.h. */
 #include "table.h"
 
+#include "base/clock.h"
 #include "base/files.h"
 
 #include <errno.h>
@@ -14,7 +15,6 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char magic[8] = "relaytbl";
@@ -24,7 +24,7 @@ enum {
     SLOTS_PER_BUCKET = 16, /* when the table is full */
 };
 
-/* ---- whether it is still the table ----------------------------------------------- */
+/* ---- is it still the table? ------------------------------------------------------ */
 
 bool table_is_ours(const struct pair_table *table)
 {
@@ -44,7 +44,7 @@ int pair_check(const struct pair_table *table)
 {
     struct stat status;
     if (fstatat(AT_FDCWD, table->path, &status, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT || errno == ENOTDIR ? -ENOENT : 0; /* nobody can tell */
+        return errno == ENOENT || errno == ENOTDIR ? -ENOENT : 0; /* not known */
     if (status.st_dev != table->device || status.st_ino != table->inode)
         return -ESTALE;
     if (status.st_size < 0 || (uint64_t)status.st_size != table->size)
@@ -60,8 +60,8 @@ void pair_retire(struct pair_table *table)
 /* The tables that this process has mapped. */
 static struct pair_table *mapped;
 
-/* The file was cut, and this memory of it is no more: zeros take its place, so that whoever is at
- * work on it comes to an end, and finds out. */
+/* The handler of SIGBUS: the file was truncated, and this memory of it is gone. Zeros take its
+ * place, so that the code that reads it comes to an end and finds the table lost. */
 static void replace_lost_memory(int signal, siginfo_t *info, void *context)
 {
     int error = errno;
@@ -78,11 +78,11 @@ static void replace_lost_memory(int signal, siginfo_t *info, void *context)
         return;
     }
     struct sigaction fallback = {.sa_handler = SIG_DFL};
-    (void)sigaction(signal, &fallback, NULL); /* and the fault comes again */
+    (void)sigaction(signal, &fallback, NULL); /* the fault comes again, and ends this process */
     errno = error;
 }
 
-static int watch_memory(void)
+static int catch_lost_memory(void)
 {
     static bool watching;
     struct sigaction action = {.sa_sigaction = replace_lost_memory, .sa_flags = SA_SIGINFO};
@@ -115,13 +115,10 @@ static struct layout layout_for(uint32_t capacity)
 
 static int64_t uptime(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_BOOTTIME, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return clock_steady() / 1000;
 }
 
-/* The kernel's name for this boot, asked once: a sandbox does not let us. Empty where there is no
- * /proc. */
+/* The kernel's boot_id, read once, before the sandbox. Empty where there is no /proc. */
 static const char *this_boot(void)
 {
     static char boot[TABLE_BOOT_SIZE];
@@ -146,14 +143,12 @@ static bool is_of_another_boot(const struct table_header *header)
 
 static int init_header(struct table_header *header, uint32_t capacity, const struct layout *layout)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     header->version = TABLE_VERSION;
     header->capacity = capacity;
     header->buckets = layout->buckets;
     header->slot_size = sizeof(struct slot);
     header->file_size = layout->size;
-    header->created = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    header->created = clock_epoch();
     header->uptime = uptime();
     memcpy(header->boot, this_boot(), sizeof header->boot);
     randombytes_buf(&header->id, sizeof header->id);
@@ -165,7 +160,7 @@ static int init_header(struct table_header *header, uint32_t capacity, const str
     return error;
 }
 
-static int map_file(int fd, size_t size, int protection, void **ret)
+static int map_memory(int fd, size_t size, int protection, void **ret)
 {
     void *memory = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED)
@@ -174,7 +169,6 @@ static int map_file(int fd, size_t size, int protection, void **ret)
     return 0;
 }
 
-/* Reserves space in the file, from a place on. One that cannot do so has it, as far as we know. */
 int table_reserve(int fd, size_t from, size_t size)
 {
     while (fallocate(fd, 0, (off_t)from, (off_t)size) < 0) {
@@ -186,8 +180,8 @@ int table_reserve(int fd, size_t from, size_t size)
     return 0;
 }
 
-/* Makes the table under a temporary name and links it in place, so that nobody ever sees half
- * of one. Losing the race to another process is as good. */
+/* Makes the table under a temporary name and links it in place, so that no process sees a part of a
+ * table. If another process is faster, its table is as good. */
 static int make_file(const char *path, uint32_t capacity)
 {
     struct layout layout = layout_for(capacity);
@@ -196,7 +190,7 @@ static int make_file(const char *path, uint32_t capacity)
     int length = snprintf(temporary, sizeof temporary, "%s.%d", path, (int)getpid());
     if (length < 0 || (size_t)length >= sizeof temporary)
         return -ENAMETOOLONG;
-    (void)unlink(temporary); /* left by a dead process that had our id */
+    (void)unlink(temporary); /* left by a dead process with our process id */
     int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return -errno;
@@ -204,7 +198,7 @@ static int make_file(const char *path, uint32_t capacity)
     if (error == 0)
         error = table_reserve(fd, 0, layout.slots);
     if (error == 0)
-        error = map_file(fd, layout.size, PROT_READ | PROT_WRITE, &memory);
+        error = map_memory(fd, layout.size, PROT_READ | PROT_WRITE, &memory);
     if (memory != NULL) {
         error = init_header(memory, capacity, &layout);
         munmap(memory, layout.size);
@@ -218,7 +212,7 @@ static int make_file(const char *path, uint32_t capacity)
     return error;
 }
 
-static int check_header(const struct table_header *header, size_t size)
+static int check_table_header(const struct table_header *header, size_t size)
 {
     if (memcmp(header->magic, magic, sizeof magic) != 0)
         return -EBADMSG;
@@ -234,8 +228,8 @@ static int check_header(const struct table_header *header, size_t size)
     return 0;
 }
 
-/* What this process knows of a file that it has mapped; header and path are set. */
-static void describe(struct pair_table *table, const struct stat *status, int fd)
+/* Fills in what this process knows of a file that it has mapped; header and path are set. */
+static void describe_table(struct pair_table *table, const struct stat *status, int fd)
 {
     char *memory = (char *)table->header;
     table->capacity = table->header->capacity;
@@ -250,19 +244,19 @@ static void describe(struct pair_table *table, const struct stat *status, int fd
     table->fd = fd;
 }
 
-/* In the list while it is looked at, for that it may be cut at any time. */
-static int examine(struct pair_table *table, const struct stat *status, int fd)
+/* The table is listed in `mapped` first, as its file may be truncated while it is checked. */
+static int map_and_check(struct pair_table *table, const struct stat *status, int fd)
 {
     void *memory = NULL;
-    int error = map_file(fd, table->size, PROT_READ | PROT_WRITE, &memory);
+    int error = map_memory(fd, table->size, PROT_READ | PROT_WRITE, &memory);
     if (memory == NULL)
         return error;
     table->header = memory;
     table->next = mapped;
     mapped = table;
-    error = check_header(table->header, table->size);
+    error = check_table_header(table->header, table->size);
     if (error == 0) {
-        describe(table, status, fd);
+        describe_table(table, status, fd);
         error = table_is_whole(table) ? 0 : -EBADMSG;
     }
     if (error == 0)
@@ -278,7 +272,7 @@ int pair_map(int fd, const char *path, struct pair_table **ret)
     struct pair_table *table = NULL;
     int error = table_watch_forks();
     if (error == 0)
-        error = watch_memory();
+        error = catch_lost_memory();
     if (error == 0 && fstat(fd, &status) < 0)
         error = -errno;
     if (error == 0 && (!S_ISREG(status.st_mode) || (uint64_t)status.st_size > SIZE_MAX ||
@@ -291,7 +285,7 @@ int pair_map(int fd, const char *path, struct pair_table **ret)
     if (error == 0) {
         memcpy(table->path, path, strlen(path) + 1);
         table->size = (size_t)status.st_size;
-        error = examine(table, &status, fd);
+        error = map_and_check(table, &status, fd);
     }
     if (error != 0) {
         free(table);
@@ -302,7 +296,7 @@ int pair_map(int fd, const char *path, struct pair_table **ret)
     return 0;
 }
 
-/* Opens nothing that would make us wait, whatever has taken the table's place. */
+/* Never waits, whatever kind of file has taken the table's place. */
 static int open_path(const char *path)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
@@ -333,8 +327,8 @@ int pair_open(const char *path, uint32_t capacity, struct pair_table **ret)
     return error == 0 ? open_file(path, ret) : error;
 }
 
-/* Under the lock of the file that is at the path, so that of several who find it unfit one removes
- * it, and nobody what was made after it. */
+/* Called with the file at the path locked, so that of several processes that find it unfit one
+ * removes it, and none removes the file that is made after it. */
 static int discard_locked(const char *path, int fd)
 {
     struct stat opened, named;
@@ -370,7 +364,7 @@ int pair_discard(const char *path)
     return error;
 }
 
-/* Memory that was lost stays: the C library may hold a lock in it. */
+/* Memory of a lost table stays mapped: the C library may hold a lock in it. */
 void pair_close(struct pair_table *table)
 {
     if (table == NULL)

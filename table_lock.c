@@ -1,5 +1,6 @@
-/* The table's locks: see table.h. A lock whose holder died is repaired, a worker that keeps one is
- * killed, and a lock that nobody alive holds makes the table a damaged one. */
+/* The table's locks: see table.h. When the holder of a lock died, the lists are repaired. A worker
+ * that holds a lock for too long is killed. A lock that stays taken while no living process holds
+ * it was overwritten, and the table is retired. */
 #include "table.h"
 
 #include <errno.h>
@@ -8,11 +9,11 @@
 #include <unistd.h>
 
 enum {
-    STALL_SECONDS = 1,
-    ORPHAN_STALLS = 5, /* of a lock that no living process holds, before it is not believed */
+    STALL_SECONDS = 1, /* without progress, before the holder is killed */
+    ORPHAN_STALLS = 5, /* times of it, with no living holder, before the table is retired */
 };
 
-/* ---- who we are ------------------------------------------------------------------ */
+/* ---- this process ---------------------------------------------------------------- */
 
 static pid_t own_process;
 
@@ -21,7 +22,6 @@ static void forget_own_process(void)
     own_process = 0;
 }
 
-/* getpid() is a system call each time, and every lock names its holder. */
 int32_t table_own_process(void)
 {
     if (own_process == 0)
@@ -40,9 +40,9 @@ int table_watch_forks(void)
 
 /* ---- locks ----------------------------------------------------------------------- */
 
-/* A worker that keeps a lock for long has been stopped in the middle of a few microseconds' work,
- * and would stop everybody: it is killed, as it may be at any time, and the lock comes free. The
- * forwarder is waited for. Returns whether the lock is any living process's. */
+/* A lock is held for microseconds. A worker that holds it for long was stopped in the middle, and
+ * would stop all other processes: it is killed, which a repair makes good. The forwarder is not
+ * killed. Returns whether a living process holds the lock. */
 static bool kill_stalled(const struct pair_table *table, int32_t holder)
 {
     if (holder <= 1)
@@ -52,9 +52,9 @@ static bool kill_stalled(const struct pair_table *table, int32_t holder)
     return kill(holder, SIGKILL) == 0 || errno != ESRCH;
 }
 
-/* Waits for a lock; what has stood still for STALL_SECONDS is looked at. Returns the mutex's
- * error; EIDRM when the lock is no lock any more, or held by nobody for so long that its memory
- * must have been written over. */
+/* Waits for a lock. When it was not passed on for STALL_SECONDS, its holder is looked at. Returns
+ * the mutex's error; EIDRM when the memory holds no table any more, or when no living process held
+ * the lock for so long that it must have been overwritten. */
 static int wait_for_lock(struct pair_table *table, struct table_lock *lock)
 {
     unsigned int orphaned = 0;
@@ -74,9 +74,9 @@ static int wait_for_lock(struct pair_table *table, struct table_lock *lock)
     return EIDRM;
 }
 
-/* Returns 0, -EOWNERDEAD when the caller has to repair and call lock_repaired(), or another
+/* Returns 0; -EOWNERDEAD when the caller has to repair and call finish_repair(); or another
  * negative errno. */
-static int take_lock(struct pair_table *table, struct table_lock *lock)
+static int acquire_lock(struct pair_table *table, struct table_lock *lock)
 {
     if (!table_is_whole(table))
         return -EIDRM;
@@ -94,7 +94,7 @@ static int take_lock(struct pair_table *table, struct table_lock *lock)
     return -error;
 }
 
-static int lock_repaired(struct pair_table *table, struct table_lock *lock)
+static int finish_repair(struct pair_table *table, struct table_lock *lock)
 {
     atomic_fetch_add(&table->header->repairs, 1);
     return -pthread_mutex_consistent(&lock->mutex);
@@ -108,10 +108,10 @@ static void release_lock(struct table_lock *lock)
 
 int table_lock_entry(struct pair_table *table)
 {
-    int error = take_lock(table, &table->header->entry);
+    int error = acquire_lock(table, &table->header->entry);
     if (error == -EOWNERDEAD) {
         table_repair_entry(table);
-        error = lock_repaired(table, &table->header->entry);
+        error = finish_repair(table, &table->header->entry);
     }
     return error;
 }
@@ -121,14 +121,15 @@ void table_unlock_entry(struct pair_table *table)
     release_lock(&table->header->entry);
 }
 
-/* While no slot is taken or freed, or gets its key. The lock is nobody's any more if that fails. */
-static int repair_stripe_locked(struct pair_table *table, struct stripe *stripe)
+/* Repairs a stripe, under the entry lock, so that no slot is taken, freed or given a key meanwhile.
+ * If that fails, the stripe's lock is released and stays unusable. */
+static int lock_and_repair_stripe(struct pair_table *table, struct stripe *stripe)
 {
     int error = table_lock_entry(table);
     if (error == 0) {
         table_repair_stripe(table, stripe);
         table_unlock_entry(table);
-        return lock_repaired(table, &stripe->lock);
+        return finish_repair(table, &stripe->lock);
     }
     release_lock(&stripe->lock);
     return error;
@@ -137,8 +138,8 @@ static int repair_stripe_locked(struct pair_table *table, struct stripe *stripe)
 int table_lock_key(struct pair_table *table, const struct pair_key *key)
 {
     struct stripe *stripe = table_key_stripe(table, key);
-    int error = take_lock(table, &stripe->lock);
-    return error == -EOWNERDEAD ? repair_stripe_locked(table, stripe) : error;
+    int error = acquire_lock(table, &stripe->lock);
+    return error == -EOWNERDEAD ? lock_and_repair_stripe(table, stripe) : error;
 }
 
 void table_unlock_key(struct pair_table *table, const struct pair_key *key)

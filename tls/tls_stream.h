@@ -17,7 +17,7 @@ enum {
 
 struct tls_stream {
     struct records records;
-    struct budget_account *account; /* pays for `kept` */
+    struct budget_account *account; /* `kept` is counted there */
     uint8_t *kept; /* bytes that were read and not opened: a part of a record, or of a later turn */
     size_t kept_size;
     int64_t forgiven; /* when a KeyUpdate was last forgiven: milliseconds, CLOCK_MONOTONIC */
@@ -32,10 +32,10 @@ struct tls_stream *tls_stream_open(const struct records *session, struct budget_
 /* Wipes and frees it; NULL does nothing. */
 void tls_stream_close(struct tls_stream *tls);
 
-/* Reads plain bytes as recv() does, at most `size`, which has to be enough for a record. Errors are
- * in errno: EAGAIN; EINTR: call it again, as records came without data; EPROTO: the client broke
- * TLS, or sent an alert that says so of us. After EPROTO all input is dropped, and the return value
- * is the number of bytes dropped. */
+/* Reads plain bytes as recv() does: at most `size`, or RECORDS_RECORD_MAX if that is more, for
+ * which the buffer has room. Errors are in errno: EAGAIN; EINTR: call it again, as records came
+ * without data; EPROTO: the client broke TLS, or sent an alert that says so of us. After EPROTO all
+ * input is dropped, and the return value is the number of bytes dropped. */
 ssize_t tls_stream_read(struct tls_stream *tls, int fd, uint8_t *buffer, size_t size);
 
 /* Seals the source, or as much of it as is written at once. *out is valid until the next call of
