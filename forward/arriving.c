@@ -1,5 +1,5 @@
-/* Connections that were handed over: what is made of them, and how they wait for a peer. Which
- * clients meet is the table's. */
+/* Connections that were handed over: how they are taken, and how they wait for a peer. Which
+ * clients meet is decided in the table. */
 #include "forward/connections.h"
 
 #include "base/log.h"
@@ -33,8 +33,8 @@ static enum pair_outcome outcome_of(enum pair_reason reason)
     return PAIR_LONELY;
 }
 
-/* Does what the table says of an end without a peer. */
-static void settle(
+/* Does what the table says of a connection without a peer. */
+static void follow_table(
     struct forwarder *forwarder, struct connection *connection, const struct pair_view *view)
 {
     if (view->state == PAIR_DISMISSED) {
@@ -59,13 +59,13 @@ void connections_look(struct forwarder *forwarder, struct pair_ref ref)
     if (connection != NULL &&
         (connection->state == CONNECTION_PARKED || connection->state == CONNECTION_LOBBY) &&
         pair_look(forwarder->table, ref, &view) == 0)
-        settle(forwarder, connection, &view);
+        follow_table(forwarder, connection, &view);
 }
 
 /* ---- parked ---------------------------------------------------------------------- */
 
-/* Before the match a plain client has nothing to say, and may only go. */
-static void judge_parked(struct forwarder *forwarder, struct connection *connection)
+/* Before the match a client without a codec must not send anything; it may only close. */
+static void read_parked_bytes(struct forwarder *forwarder, struct connection *connection)
 {
     if (transfer_read(&forwarder->transfer, connection, TRANSFER_CHUNK) > 0)
         connections_dismiss(forwarder, connection, PAIR_IMPATIENT, PAIR_NO_REASON);
@@ -75,7 +75,7 @@ static void judge_parked(struct forwarder *forwarder, struct connection *connect
         connections_queue(forwarder, connection);
 }
 
-static bool take_early(void *context, struct connection *from, struct piece *piece)
+static bool take_early_piece(void *context, struct connection *from, struct piece *piece)
 {
     const struct protocol *protocol = protocols[from->protocol];
     struct coded *coded = from->coded;
@@ -86,17 +86,17 @@ static bool take_early(void *context, struct connection *from, struct piece *pie
     return !coded->unwelcome;
 }
 
-/* Who has gone is known to have gone by its end of file, or, while it may not be read, by hanging
- * up: no protocol with messages knows half of a connection. */
+/* A client that has closed is noticed by its end of file; while its input may not be read, by
+ * EPOLLRDHUP. That is safe, as no protocol with messages ends one direction alone. */
 static bool has_gone(const struct connection *connection)
 {
     return connection->ended || (connection->hung_up && !messages_may_read(connection));
 }
 
-static void read_parked(struct forwarder *forwarder, struct connection *connection)
+static void read_parked_messages(struct forwarder *forwarder, struct connection *connection)
 {
     const struct coded *coded = connection->coded;
-    bool more = messages_read(&forwarder->transfer, connection, take_early, NULL);
+    bool more = messages_read(&forwarder->transfer, connection, take_early_piece, NULL);
     if (connection->starved)
         connections_dismiss(forwarder, connection, PAIR_FULL, PAIR_NO_REASON);
     else if (coded->verdict == CODEC_FAILED || coded->close_code != 0)
@@ -114,14 +114,14 @@ static void read_parked(struct forwarder *forwarder, struct connection *connecti
 void connections_run_parked(struct forwarder *forwarder, struct connection *connection)
 {
     if (connection->coded != NULL)
-        read_parked(forwarder, connection);
+        read_parked_messages(forwarder, connection);
     else if (connection->readable)
-        judge_parked(forwarder, connection);
+        read_parked_bytes(forwarder, connection);
 }
 
 /* ---- taking ---------------------------------------------------------------------- */
 
-static struct connection *make_end(struct forwarder *forwarder, const struct pair_view *view,
+static struct connection *make_connection(struct forwarder *forwarder, const struct pair_view *view,
     const struct handoff *handoff, int fd)
 {
     struct epoll_event event = {.events = TRANSFER_EVENTS};
@@ -157,7 +157,7 @@ static struct connection *make_end(struct forwarder *forwarder, const struct pai
         return NULL;
     }
     forwarder->slots[view->ref.slot] = connection;
-    forwarder->ends++;
+    forwarder->held++;
     return connection;
 }
 
@@ -169,7 +169,7 @@ static void refuse_arrival(struct forwarder *forwarder, const struct pair_view *
         connections_look(forwarder, stranded);
 }
 
-static void place(struct forwarder *forwarder, struct connection *connection,
+static void place_connection(struct forwarder *forwarder, struct connection *connection,
     const struct pair_view *view, const struct handoff *handoff)
 {
     if (!messages_may_write(connection))
@@ -183,12 +183,12 @@ static void place(struct forwarder *forwarder, struct connection *connection,
                !lobby_call(forwarder, connection, view->peer))
         connections_dismiss(forwarder, connection, PAIR_LONELY, PAIR_NO_LISTENER);
     else
-        settle(forwarder, connection, view);
+        follow_table(forwarder, connection, view);
     if (connection->state == CONNECTION_PARKED || connection->state == CONNECTION_LOBBY)
         connections_touch(forwarder, connection);
 }
 
-/* Whether the handoff is one that a worker of ours sends for this protocol. */
+/* Whether a handoff is one that a worker of this version sends for the protocol. */
 static bool is_sound(const struct handoff *handoff, const struct pair_view *view)
 {
     if (view->protocol >= PROTOCOL_COUNT || handoff->codec >= CODEC_KINDS)
@@ -207,7 +207,7 @@ void connections_take(struct forwarder *forwarder, const struct handoff *handoff
         return;
     }
     if (error != 0) {
-        close(fd); /* its worker was too late, and its slot is somebody else's by now */
+        close(fd); /* its worker was too late: the slot has another connection by now */
         return;
     }
     if (!is_sound(handoff, &view)) {
@@ -218,7 +218,7 @@ void connections_take(struct forwarder *forwarder, const struct handoff *handoff
         close(fd);
         return;
     }
-    struct connection *connection = make_end(forwarder, &view, handoff, fd);
+    struct connection *connection = make_connection(forwarder, &view, handoff, fd);
     if (connection == NULL) {
         log_repeated_errno(LOG_ERR, "cannot take a connection");
         if (errno == ENOMEM || errno == ENOSPC)
@@ -227,5 +227,5 @@ void connections_take(struct forwarder *forwarder, const struct handoff *handoff
         close(fd);
         return;
     }
-    place(forwarder, connection, &view, handoff);
+    place_connection(forwarder, connection, &view, handoff);
 }

@@ -79,8 +79,8 @@ void connections_queue(struct forwarder *forwarder, struct connection *connectio
 
 /* ---- deadlines of a connection --------------------------------------------------- */
 
-/* What was sent puts off the next sign of life of ours, and what was heard the end of our
- * patience. */
+/* Each message that is sent puts off the next ping of the relay, and each one that is received puts
+ * off the end of its patience. */
 void connections_touch(struct forwarder *forwarder, struct connection *connection)
 {
     struct coded *coded = connection->coded;
@@ -96,7 +96,6 @@ void connections_touch(struct forwarder *forwarder, struct connection *connectio
     coded->sent = coded->heard = false;
 }
 
-/* An end that was written to is watched until it has acknowledged that. Returns whether it was. */
 bool connections_watch(struct forwarder *forwarder, struct connection *connection)
 {
     bool moved = connection->moved;
@@ -119,7 +118,8 @@ void connections_clear_deadlines(struct connection *connection)
 
 /* ---- closing --------------------------------------------------------------------- */
 
-/* A worker may hold a copy of the descriptor yet, so the kernel would go on to report it. */
+/* A worker may still hold a copy of the descriptor; without EPOLL_CTL_DEL the kernel would go on to
+ * report its events. */
 static void close_descriptor(struct forwarder *forwarder, struct connection *connection)
 {
     (void)epoll_ctl(forwarder->epoll, EPOLL_CTL_DEL, connection->fd, NULL);
@@ -127,7 +127,7 @@ static void close_descriptor(struct forwarder *forwarder, struct connection *con
     connection->fd = -1;
 }
 
-/* Should it fail, the end looks like any other. */
+/* If this fails, the client sees an ordinary end. */
 static void reset_at_close(int fd)
 {
     struct linger linger = {.l_onoff = 1, .l_linger = 0};
@@ -139,14 +139,14 @@ static void leave_slot(struct forwarder *forwarder, struct connection *connectio
 {
     struct pair_ref stranded;
     if (pair_is_none(connection->ref))
-        return; /* it was lost with its table */
+        return; /* its slot was lost with its table */
     forwarder->slots[connection->ref.slot] = NULL;
     (void)pair_leave(
-        forwarder->table, connection->ref, &stranded); /* nobody: it has left its place */
+        forwarder->table, connection->ref, &stranded); /* none: it has left its place before */
     connection->ref = PAIR_NONE;
 }
 
-/* The only place where an end ceases to be. Its slot is free before its client can know. */
+/* All connections are closed here. The slot is free before the client can know. */
 void connections_close(struct forwarder *forwarder, struct connection *connection)
 {
     connections_clear_deadlines(connection);
@@ -159,9 +159,9 @@ void connections_close(struct forwarder *forwarder, struct connection *connectio
     close_descriptor(forwarder, connection);
     tls_stream_close(connection->tls);
     depart_lose(connection);
-    forwarder->ends--;
+    forwarder->held--;
     if (connection->queued)
-        return; /* the work list hands it on */
+        return; /* the list of work passes it on to the dead */
     connection->next = forwarder->dead;
     forwarder->dead = connection;
 }

@@ -1,4 +1,4 @@
-/* What is done when a deadline of a connection has passed. */
+/* The deadlines of connections: their lengths, and what is done when one has passed. */
 #include "forward/expiry.h"
 
 #include "base/log.h"
@@ -10,13 +10,12 @@
 #include "protocol.h"
 
 enum {
-    WATCH = 15000, /* milliseconds between two looks at whether a peer lives */
-    DEAF = 1000,   /* after which one that is deaf at first hears */
-    REST = 100,    /* between two looks at whether one in the lobby has paid */
-    DELIVERY = 20, /* between two looks at whether all has been acknowledged */
+    WATCH = 15000, /* milliseconds between two looks at whether a client lives */
+    DEAF = 1000,   /* after which a connection is sent messages, whether it has answered or not */
+    REST = 100,    /* between two looks at whether a connection in the lobby has paid its debt */
+    DELIVERY = 20, /* between two looks at whether a client has acknowledged all */
 };
 
-/* The lengths of all other deadlines. */
 void expiry_prepare(struct forwarder *forwarder)
 {
     forwarder->arriving.length = PAIR_ARRIVAL_TIME;
@@ -38,19 +37,19 @@ void expiry_prepare(struct forwarder *forwarder)
     }
 }
 
-/* ---- a peer, and the way to it --------------------------------------------------- */
+/* ---- connections ----------------------------------------------------------------- */
 
-/* The peer's descriptor did not come: the table undoes the match. */
+/* The peer's descriptor has not come: the table undoes the match. */
 static void miss_arrival(struct forwarder *forwarder, struct connection *connection)
 {
     deadline_set(
         &connection->phase, &forwarder->waiting[connection->protocol], forwarder->transfer.now);
-    (void)pair_undo(forwarder->table, connection->ref); /* whatever it says, the slot knows */
+    (void)pair_undo(forwarder->table, connection->ref); /* the slot says what came of it */
     connections_look(forwarder, connection->ref);
 }
 
-/* One direction ended some time ago, and nothing was written since then; but the kernel may have
- * more to deliver than it takes of us. */
+/* One direction ended some time ago, and nothing was written since; but the kernel may still be
+ * delivering what it was given before. */
 static void end_linger(struct forwarder *forwarder, struct connection *connection)
 {
     bool moves = liveness_progresses(connection->fd, &connection->acknowledged);
@@ -82,7 +81,7 @@ static void check_life(struct forwarder *forwarder, struct connection *connectio
         deadline_set(&connection->watch, &forwarder->watching, forwarder->transfer.now);
 }
 
-/* An end whose peer may be on its way yet waits for it once more. */
+/* A connection whose peer may still be on its way waits once more. */
 static void expire_arrivals(struct forwarder *forwarder)
 {
     struct deadline *due;
@@ -100,14 +99,14 @@ static void expire_arrivals(struct forwarder *forwarder)
 
 /* ---- codecs ---------------------------------------------------------------------- */
 
-/* It need not answer. */
+/* A client that was asked need not answer. */
 static void end_deafness(struct forwarder *forwarder, struct connection *connection)
 {
     connection->coded->deaf = false;
     connections_queue(forwarder, connection);
 }
 
-/* One whose socket is full has enough on its way. */
+/* A client for which bytes wait gets a sign of life with those. */
 static void end_quiet(struct forwarder *forwarder, struct connection *connection)
 {
     struct coded *coded = connection->coded;
@@ -120,8 +119,8 @@ static void end_quiet(struct forwarder *forwarder, struct connection *connection
     connections_touch(forwarder, connection);
 }
 
-/* Who is not being read for its peer's sake, or until that comes, cannot be blamed for silence. But
- * it is asked, as what is written to one who has gone is answered by a reset. */
+/* Whether the relay reads a connection now. If it does not, because of a slow peer or because the
+ * peer has not come, silence is no fault of the client's. */
 static bool is_being_read(const struct connection *connection)
 {
     if (connection->state != CONNECTION_JOINED)
@@ -140,11 +139,12 @@ static void end_silence(struct forwarder *forwarder, struct connection *connecti
         lose_client(forwarder, connection);
         return;
     }
+    /* Also a client that is not read is sent a ping: if it is gone, a reset answers that. */
     if (being_read || !transfer_pending(connection))
         transfer_say(connection, out.iov_base, out.iov_len);
     (void)connections_watch(forwarder, connection);
     connections_touch(forwarder, connection);
-    connections_queue(forwarder, connection); /* what it may hold may be more by now */
+    connections_queue(forwarder, connection); /* it may be allowed to hold more messages by now */
 }
 
 static struct coded *coded_of_quiet(struct deadline *deadline)

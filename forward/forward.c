@@ -25,20 +25,20 @@ enum {
     EVENTS_AT_ONCE = 128,
     STRANDED_AT_ONCE = 64,
     TICK = 2000,            /* milliseconds between two sweeps of the table */
-    LOG_LOOK = 5000,        /* at most, between two looks at what others want to have said */
-    STALL = 1000,           /* a round that comes so late says that this process stood still */
+    LOG_LOOK = 5000,        /* at most, between two looks at what other processes have logged */
+    STALL = 1000,           /* a round that is so late shows that this process stood still */
     DISMISSED_TICKS = 15,   /* sweeps between two looks at every slot */
-    IN_TURNS_BYTES = 4096,  /* a message, and no bulk */
+    IN_TURNS_BYTES = 4096,  /* a message, not a bulk transfer */
     IN_TURNS_WAIT = 100000, /* nanoseconds between two messages of clients that talk in turns */
     TERMS_PAUSE = 1000,     /* between two changes of options */
-    OUTDATED_TIME = 500,    /* without work, before one that is to be succeeded retires */
+    OUTDATED_TIME = 500,    /* without work, before an outdated forwarder retires */
     SIGNAL_ROUNDS = 64,     /* with events, between two times that signals are let in */
-    LOOKING = 50000,        /* nanoseconds spent on looking for the next one */
+    LOOKING = 50000,        /* nanoseconds spent on polling for the next event */
 };
 
 /* ---- terms ----------------------------------------------------------------------- */
 
-/* They hold from now on, also for those who are here. */
+/* The terms hold from now on, also for connections that are held already. */
 static void set_terms(struct forwarder *forwarder, struct terms terms)
 {
     int64_t wait_time = (int64_t)terms.wait_timeout * 1000;
@@ -51,7 +51,9 @@ static void set_terms(struct forwarder *forwarder, struct terms terms)
     log_set_debugging(terms.debug != 0);
 }
 
-/* What is recorded, and where, is settled when a forwarder starts, as a sandbox opens no file. */
+/* A forwarder in its sandbox opens no file, so what it records, and where, cannot change while it
+ * runs.
+ */
 static void judge_records(struct forwarder *forwarder)
 {
     bool differ = forwarder->terms.records != forwarder->own_records;
@@ -64,7 +66,6 @@ static void judge_records(struct forwarder *forwarder)
     forwarder->outdated = differ || forwarder->recorder_lost;
 }
 
-/* Takes the terms of whoever was started last; but not too often, should they take turns. */
 void forwarder_heed_terms(struct forwarder *forwarder, const struct terms *terms)
 {
     if (terms->since == 0 || terms->since < forwarder->terms.since || !terms_are_sound(terms))
@@ -86,8 +87,8 @@ void forwarder_heed_terms(struct forwarder *forwarder, const struct terms *terms
 
 /* ---- standing still -------------------------------------------------------------- */
 
-/* While this process stood still, or was short of something, handoffs have been waiting for it,
- * and their workers, too, may have stood still. */
+/* While this process stood still, or had no room, handoffs have been waiting, and their workers may
+ * have stood still, too. */
 static void notice_stall(struct forwarder *forwarder, int timeout, int count)
 {
     int64_t now = clock_now();
@@ -101,14 +102,14 @@ static void notice_stall(struct forwarder *forwarder, int timeout, int count)
     forwarder->transfer.now = now;
 }
 
-/* Whether events may be waiting that are older than a deadline which has passed: after a stall,
- * until all of them have been seen, but not for longer than they may keep everybody waiting. */
+/* Whether events may be waiting that are older than a deadline which has passed: so it is after a
+ * stall, until all events have been seen, for the time of STALL at most. */
 static bool is_behind(const struct forwarder *forwarder)
 {
     return forwarder->behind && forwarder->transfer.now < forwarder->attentive_since + STALL;
 }
 
-/* What workers left that died on their way to us. */
+/* Cleans up after workers that died before their handoff. */
 static void sweep(struct forwarder *forwarder)
 {
     struct pair_ref stranded[STRANDED_AT_ONCE];
@@ -125,7 +126,8 @@ static void sweep(struct forwarder *forwarder)
 
 /* ---- the loop -------------------------------------------------------------------- */
 
-static void handle_end(struct forwarder *forwarder, struct connection *connection, uint32_t events)
+static void handle_events(
+    struct forwarder *forwarder, struct connection *connection, uint32_t events)
 {
     if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
         connection->readable = true;
@@ -136,7 +138,7 @@ static void handle_end(struct forwarder *forwarder, struct connection *connectio
     connections_run(forwarder, connection);
 }
 
-/* One turn for each that had more to do. */
+/* One turn for each connection with work left. */
 static void do_work(struct forwarder *forwarder)
 {
     struct connection *list = forwarder->work;
@@ -167,11 +169,11 @@ static int wait_time(const struct forwarder *forwarder)
     return next <= forwarder->transfer.now ? 0 : (int)(next - forwarder->transfer.now);
 }
 
-/* Ticks only while there is somebody to look after. */
+/* Ticks only while there are connections. */
 static void tick(struct forwarder *forwarder)
 {
     bool busy =
-        forwarder->ends > 0 || (forwarder->table_fault == 0 && pair_used(forwarder->table) > 0);
+        forwarder->held > 0 || (forwarder->table_fault == 0 && pair_used(forwarder->table) > 0);
     if (busy || forwarder->idle_since < 0)
         forwarder->idle_since = busy ? -1 : forwarder->transfer.now;
     if (forwarder->next_tick >= 0 && forwarder->transfer.now < forwarder->next_tick)
@@ -183,7 +185,7 @@ static void tick(struct forwarder *forwarder)
     forwarder->next_tick = busy ? forwarder->transfer.now + TICK : -1;
 }
 
-/* Others may live for one connection only, so this process says what was summed up of their log. */
+/* Workers may live for one connection only, so this process logs what was summed up of theirs. */
 static void look_at_log(struct forwarder *forwarder)
 {
     if (forwarder->transfer.now < forwarder->next_log)
@@ -192,7 +194,7 @@ static void look_at_log(struct forwarder *forwarder)
     forwarder->next_log = forwarder->transfer.now + (next < LOG_LOOK ? next : LOG_LOOK);
 }
 
-/* epoll_pwait() lets signals in when it has nothing to return, which under load may be never. */
+/* epoll_pwait() lets signals in only when no event is ready, which under load may be never. */
 static void let_signals_in(const sigset_t *mask)
 {
     sigset_t blocked;
@@ -200,9 +202,9 @@ static void let_signals_in(const sigset_t *mask)
     (void)sigprocmask(SIG_SETMASK, &blocked, NULL);
 }
 
-/* Waits for events. Two clients who talk in turns are quicker than this process is put to sleep
- * and woken, which for them is most of a round trip: while they do, a little time is spent on
- * looking first. It never is when bytes come in bulk, or when nothing has come for longer. */
+/* Waits for events. When two clients send short messages in turns, putting this process to sleep
+ * and waking it takes most of their round trip: while they do, it polls for a moment before it
+ * sleeps. It does not when bytes come in bulk, or when the last wait was long. */
 static int wait_for_events(
     struct forwarder *forwarder, struct epoll_event *events, const sigset_t *mask, int timeout)
 {
@@ -231,9 +233,9 @@ void forwarder_round(struct forwarder *forwarder, const sigset_t *mask, int time
     intake_look_at_shortage(forwarder);
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == NULL)
-            (void)intake_take(forwarder); /* the rest is another round's */
+            (void)intake_take(forwarder); /* the rest in another round */
         else
-            handle_end(forwarder, events[i].data.ptr, events[i].events);
+            handle_events(forwarder, events[i].data.ptr, events[i].events);
     }
     do_work(forwarder);
     expiry_collect(forwarder);
@@ -258,19 +260,20 @@ static void want_stop(int signal)
     stop_wanted = 1;
 }
 
-/* Stop signals come only while the loop waits, so none is missed. An interrupt that our starter
- * has us ignore stays ignored: it is for others of our process group. */
+/* Stop signals are let in only while the loop waits, so none is missed. SIGINT stays ignored if it
+ * was when this process started: then it is meant for others of the process group. */
 static int prepare_signals(sigset_t *while_waiting)
 {
-    struct sigaction stop = {.sa_handler = want_stop}, ignore = {.sa_handler = SIG_IGN}, before;
+    struct sigaction end_all = {.sa_handler = want_stop}, ignore = {.sa_handler = SIG_IGN}, before;
     sigset_t stops;
     stop_wanted = 0;
     sigemptyset(&stops);
     sigaddset(&stops, SIGTERM);
     sigaddset(&stops, SIGINT);
-    if (sigprocmask(SIG_BLOCK, &stops, while_waiting) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
-        sigaction(SIGINT, NULL, &before) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0 ||
-        (before.sa_handler != SIG_IGN && sigaction(SIGINT, &stop, NULL) < 0))
+    if (sigprocmask(SIG_BLOCK, &stops, while_waiting) < 0 ||
+        sigaction(SIGTERM, &end_all, NULL) < 0 || sigaction(SIGINT, NULL, &before) < 0 ||
+        sigaction(SIGPIPE, &ignore, NULL) < 0 ||
+        (before.sa_handler != SIG_IGN && sigaction(SIGINT, &end_all, NULL) < 0))
         return -errno;
     sigdelset(while_waiting, SIGTERM);
     sigdelset(while_waiting, SIGINT);
@@ -309,8 +312,9 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
     return 0;
 }
 
-/* Who comes from now on is the next forwarder's; and so is who waits in the socket, if the next one
- * has the same. If not, nobody can send to it any more, and those who are in it have to go, too. */
+/* Connections that come from now on are the next forwarder's, and so are those that wait in the
+ * socket if the next forwarder has the same one. If not, nobody can send to the socket any more,
+ * and the connections in it are taken to be ended with the others. */
 static void leave_socket(struct forwarder *forwarder)
 {
     const struct forward_setup *setup = forwarder->setup;
@@ -324,22 +328,22 @@ static void leave_socket(struct forwarder *forwarder)
     intake_listen(forwarder, false);
 }
 
-/* Everybody has to go; but what was read for them arrives first, and why they have to. */
-static void stop(struct forwarder *forwarder, const sigset_t *while_waiting)
+/* Ends all connections; but what was read for a client is delivered first, and then a farewell. */
+static void end_all(struct forwarder *forwarder, const sigset_t *while_waiting)
 {
     forwarder->stopping = true;
     notify_tell("STOPPING=1\nSTATUS=What was received is delivered, and connections are closed");
     leave_socket(forwarder);
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
         connections_queue(
-            forwarder, connection_of_phase(each)); /* who leaves already is waited for no longer */
+            forwarder, connection_of_phase(each)); /* they are not waited for any longer */
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
         struct connection *connection = forwarder->slots[i];
         if (connection != NULL)
             connections_stop(forwarder, connection);
     }
     int64_t until = clock_now() + FORWARDER_LEAVE_TIME;
-    while (forwarder->ends > 0 && clock_now() < until)
+    while (forwarder->held > 0 && clock_now() < until)
         forwarder_round(forwarder, while_waiting, wait_time(forwarder));
 }
 
@@ -360,13 +364,13 @@ void forwarder_close(struct forwarder *forwarder)
         close(forwarder->epoll);
 }
 
-/* Milliseconds without work until it retires; 0: it never does. */
+/* Milliseconds without work until the forwarder retires; 0: it never does. */
 static int64_t idle_time(const struct forwarder *forwarder)
 {
     return forwarder->outdated ? OUTDATED_TIME : (int64_t)forwarder->terms.idle_timeout * 1000;
 }
 
-/* How long the loop may sleep: until something is due, idleness has lasted, or the log or the
+/* How long the loop may sleep: until something is due, the forwarder retires, or the log or the
  * socket's name is to be looked at. */
 static int sleep_time(const struct forwarder *forwarder)
 {
@@ -408,7 +412,7 @@ int forward_run(const struct forward_setup *setup)
         forwarder.idle_since = forwarder.transfer.now;
     }
     if (error == 0)
-        stop(&forwarder, &while_waiting);
+        end_all(&forwarder, &while_waiting);
     forwarder_close(&forwarder);
     (void)log_look(true);
     return error;

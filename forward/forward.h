@@ -1,5 +1,6 @@
-/* The forwarder: holds every descriptor, joins those who met, and moves their bytes. One thread
- * that never blocks, never resolves a name, never touches a disk. */
+/* The forwarder: holds the descriptors of all connections after their handoff, joins the two of a
+ * pair, and moves their bytes. One thread that never blocks, never resolves a name, never touches a
+ * disk. */
 #ifndef RELAY_FORWARD_H
 #define RELAY_FORWARD_H
 
@@ -12,26 +13,26 @@
 struct forward_setup {
     const struct options *options;
     struct pair_table *table; /* adopted by this process */
-    int socket;               /* handoffs come from here */
+    int socket;               /* of handoffs */
     int recorder;             /* usage_send(); -1: nothing is recorded */
     size_t descriptors_max;
-    /* Asked when there was nothing to do for options->idle_timeout: true ends the run. */
+    /* Called when there was nothing to do for options->idle_timeout: true ends the run. */
     bool (*retire)(void *context);
-    /* Asked when a server that uses this forwarder has been told to stop: whether no other does;
-     * true ends the run. NULL: servers come and go, and those who came by one stay. */
+    /* Called when a server that uses this forwarder has been told to stop: whether no other server
+     * uses it; true ends the run. NULL: servers come and go, and their connections stay. */
     bool (*forsaken)(void *context);
-    /* Asked every two seconds: another socket that handoffs come from as well from now on, and is
-     * closed by the forwarder, as the first one's name was lost and is this one's now; -1: all is
-     * well. NULL: it has no name. */
+    /* Called every two seconds. If the socket's name was lost, makes another socket of that name
+     * and returns it: handoffs come from it, too, from now on, and the forwarder closes it. -1: the
+     * name is still there. NULL: the socket has no name. */
     int (*renew)(void *context);
-    /* Told when the forwarder is about to stop: has nobody send to the socket any more, if it will
-     * not be another forwarder's. NULL: it will be. */
+    /* Called when the forwarder is about to stop: sees that nobody sends to the socket any more,
+     * unless another forwarder goes on with it. NULL: another does. */
     void (*leave)(void *context);
     void *context;
 };
 
-/* Forwards until SIGTERM, SIGINT or retirement. What it still holds then is closed. Returns 0
- * or a negative errno; the setup's descriptors stay the caller's. */
+/* Forwards until SIGTERM, SIGINT or retirement, and then ends all connections. Returns 0 or a
+ * negative errno. The descriptors in `setup` stay the caller's. */
 int forward_run(const struct forward_setup *setup);
 
 #endif

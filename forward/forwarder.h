@@ -18,50 +18,50 @@
 #include <stdint.h>
 
 enum {
-    FORWARDER_JITTERS = 4, /* lengths of silence, for connections that would ask all at once */
-    FORWARDER_LEAVE_TIME = 5000, /* milliseconds for a client to read why it is closed */
+    FORWARDER_JITTERS = 4, /* lengths of silence, so that connections do not all ping at once */
+    FORWARDER_LEAVE_TIME = 5000, /* milliseconds for a client to read its farewell */
 };
 
 struct lobby;
 
 struct forwarder {
     struct pair_table *table;
-    struct pair_table *first_table; /* which is not closed here */
+    struct pair_table *first_table; /* the caller's, which is not closed here */
     struct lobby *lobby;
     struct transfer transfer;
-    struct connection **slots; /* by slot: who is held */
-    struct connection *work;   /* ends that have more to do right now */
-    struct connection *dead;   /* closed, but this round's events may name them */
-    size_t ends;
+    struct connection **slots; /* by slot; NULL: none is held */
+    struct connection *work;   /* connections that have more to do right now */
+    struct connection *dead;   /* closed, but this round's events may point to them */
+    size_t held;               /* connections, with those that are leaving */
     size_t descriptors_max;
     struct deadline_list waiting[PAIR_PROTOCOLS_MAX];
     struct deadline_list arriving, lingering, leaving, watching, resting, delivering;
-    struct deadline_list departing; /* servers */
+    struct deadline_list departing; /* of servers: depart.c */
     struct deadline_list deaf;
     struct deadline_list quiet[CODEC_KINDS], silent[CODEC_KINDS][FORWARDER_JITTERS];
     int epoll;
-    int socket;  /* handoffs come from here, */
-    int renewed; /* and from the one that has its name now; -1: itself */
-    int recorder;
-    bool listening;          /* to the socket: not while newcomers cannot be taken, */
-    int64_t short_until;     /* as one was not, at least until then; 0: there is no such one */
-    bool stopping;           /* who is connected is told so */
-    bool forsaken;           /* the last server that uses it is gone */
-    bool behind;             /* this process stood still, and has not yet seen all that has come */
-    int64_t attentive_since; /* since when it has been taking handoffs as they came */
-    int64_t last_wait;       /* for events: nanoseconds */
-    uint64_t moved_before;   /* this round: bytes */
+    int socket;              /* of handoffs */
+    int renewed;             /* the socket that has its name now; -1: it still has it */
+    int recorder;            /* usage_send(); -1: none */
+    bool listening;          /* epoll reports handoffs: not while there is no room */
+    int64_t short_until;     /* a connection was not taken for lack of room; 0: none was */
+    bool stopping;           /* all connections are being ended */
+    bool forsaken;           /* the last server that uses this forwarder is gone */
+    bool behind;             /* this process stood still, and old events may still be waiting */
+    int64_t attentive_since; /* from then on, handoffs were taken as they came */
+    int64_t last_wait;       /* nanoseconds that the last wait for events took */
+    uint64_t moved_before;   /* transfer.moved when this round began */
     unsigned int rounds;     /* that began with events */
-    struct terms terms;      /* that hold, */
-    int64_t next_terms;      /* when others may take their place, */
-    uint64_t own_records;    /* and where the recorder was started to write */
-    bool recorder_lost;      /* it was killed with who keeps it */
-    bool outdated; /* another forwarder would record otherwise, and takes over once it can */
+    struct terms terms;      /* the options that are followed now */
+    int64_t next_terms;      /* when they may change again */
+    uint64_t own_records; /* terms.records of the recorder that this forwarder was started with */
+    bool recorder_lost;   /* the recorder was killed */
+    bool outdated;        /* another forwarder is to take over, as this one cannot record */
     int64_t next_tick;
-    int64_t next_look;  /* at its name */
-    int64_t next_log;   /* when to say what the log has summed up */
+    int64_t next_look;  /* at the socket's name */
+    int64_t next_log;   /* when to log what was summed up */
     int64_t idle_since; /* -1: there is work */
-    int table_fault;    /* pair_check() of the table, as it was said last */
+    int table_fault;    /* pair_check() of the table, as it was logged last */
     unsigned int sweeps;
     const struct forward_setup *setup;
 };

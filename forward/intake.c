@@ -1,4 +1,4 @@
-/* Handoffs: what workers and servers send to the forwarder, taken while it has room for more. */
+/* Handoffs from workers and servers, which are taken while there is room for more connections. */
 #include "forward/intake.h"
 
 #include "base/log.h"
@@ -18,14 +18,14 @@
 
 enum {
     HANDOFFS_AT_ONCE = 64,
-    DESCRIPTORS_KEPT = 32,   /* for everything that is no connection */
+    DESCRIPTORS_KEPT = 32,   /* for everything that is not a connection */
     NAME_LOOK = 2000,        /* milliseconds between two looks at whether the socket has its name */
-    NEWCOMER_SIZE = 1 << 16, /* bytes: more than is needed for one */
+    NEWCOMER_SIZE = 1 << 16, /* bytes: more than one more connection takes */
 };
 
 /* ---- room ------------------------------------------------------------------------ */
 
-/* It may be changed while this process runs. */
+/* The limit may be changed while this process runs. */
 static void look_at_limit(struct forwarder *forwarder)
 {
     struct rlimit limit;
@@ -37,13 +37,13 @@ static void look_at_limit(struct forwarder *forwarder)
 
 static bool short_of_descriptors(const struct forwarder *forwarder)
 {
-    size_t used = forwarder->ends + 2 * forwarder->transfer.pipes + DESCRIPTORS_KEPT;
+    size_t used = forwarder->held + 2 * forwarder->transfer.pipes + DESCRIPTORS_KEPT;
     return used >= forwarder->descriptors_max;
 }
 
 static bool has_memory(void)
 {
-    void *volatile memory = malloc(NEWCOMER_SIZE); /* or a compiler would leave it out */
+    void *volatile memory = malloc(NEWCOMER_SIZE); /* else a compiler would leave the call out */
     bool has = memory != NULL;
     free(memory);
     return has;
@@ -54,7 +54,6 @@ void intake_fall_short(struct forwarder *forwarder)
     forwarder->short_until = forwarder->transfer.now + INTAKE_SHORTAGE;
 }
 
-/* Whether newcomers could be taken again, where they cannot. */
 void intake_look_at_shortage(struct forwarder *forwarder)
 {
     if (!forwarder->listening)
@@ -82,7 +81,7 @@ static void log_shortage(const struct forwarder *forwarder)
             "no more connections are taken: the last one found no memory, or no descriptor");
 }
 
-/* Handoffs wait in the socket while nobody can be taken. */
+/* While no connection can be taken, handoffs wait in the socket. */
 void intake_listen(struct forwarder *forwarder, bool wanted)
 {
     struct epoll_event event = {.events = wanted ? EPOLLIN : 0, .data.ptr = NULL};
@@ -101,7 +100,7 @@ void intake_listen(struct forwarder *forwarder, bool wanted)
 
 /* ---- handoffs -------------------------------------------------------------------- */
 
-/* Its worker has met in a table that is not ours, or not any more. */
+/* The slot of a handoff is in another table than this forwarder's. */
 static void refuse_foreign(struct forwarder *forwarder, int fd)
 {
     if (fd >= 0) {
@@ -117,7 +116,7 @@ static void take_connection(struct forwarder *forwarder, const struct handoff *h
     connections_take(forwarder, handoff, fd);
 }
 
-/* Whether the slots that it names are of our table. */
+/* Whether the slots that a handoff names are in this forwarder's table. */
 static bool is_ours(const struct forwarder *forwarder, const struct handoff *handoff)
 {
     return handoff->table == 0 || handoff->table == pair_id(forwarder->table);
@@ -129,7 +128,7 @@ static void forget_secrets(struct handoff *handoff)
     sodium_memzero(&handoff->records, sizeof handoff->records);
 }
 
-/* The slot of a connection that cannot be taken is freed. */
+/* A handoff that cannot be taken: its slot is freed. */
 static void refuse_handoff(struct forwarder *forwarder, struct handoff *handoff, int error)
 {
     if (error == -EMFILE) {
@@ -147,7 +146,7 @@ static void refuse_handoff(struct forwarder *forwarder, struct handoff *handoff,
     forget_secrets(handoff);
 }
 
-/* Those who came by a server end with it, if that has the forwarder that it uses end, too. */
+/* A server stops: its connections end with it, unless the forwarder is to outlive servers. */
 static void see_off(struct forwarder *forwarder, uint64_t server, int fd)
 {
     const struct forward_setup *setup = forwarder->setup;
@@ -199,7 +198,6 @@ static bool take_handoffs_from(struct forwarder *forwarder, int socket)
     return false;
 }
 
-/* Returns whether nothing is in any of its sockets. */
 bool intake_take(struct forwarder *forwarder)
 {
     bool empty = take_handoffs_from(forwarder, forwarder->socket);
@@ -208,8 +206,6 @@ bool intake_take(struct forwarder *forwarder)
     return empty;
 }
 
-/* Whether a descriptor that was to be here PAIR_ARRIVAL_TIME ago cannot come any more: this process
- * has been waiting for it all that time, and it is not in the socket. */
 bool intake_is_over(struct forwarder *forwarder)
 {
     return forwarder->transfer.now - forwarder->attentive_since > PAIR_ARRIVAL_TIME &&
@@ -218,19 +214,19 @@ bool intake_is_over(struct forwarder *forwarder)
 
 /* ---- the socket's name ----------------------------------------------------------- */
 
-/* Whoever has connected to it finds out when it sends, and nothing of what was sent is lost. */
+/* Whoever still sends to the socket gets an error; all that was sent before is taken here. */
 void intake_close_renewed(struct forwarder *forwarder)
 {
     if (forwarder->renewed < 0)
         return;
-    (void)shutdown(forwarder->renewed, SHUT_RD); /* fails for no socket that is connected to */
+    (void)shutdown(forwarder->renewed, SHUT_RD); /* does not fail for a bound socket */
     while (!take_handoffs_from(forwarder, forwarder->renewed) && !intake_is_short(forwarder))
         continue;
     close(forwarder->renewed);
     forwarder->renewed = -1;
 }
 
-/* Those who come later find the socket by its name. */
+/* Workers find the socket by its name. */
 void intake_look_at_name(struct forwarder *forwarder)
 {
     const struct forward_setup *setup = forwarder->setup;

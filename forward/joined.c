@@ -1,5 +1,5 @@
-/* Pairs: how two connections are joined, and what moves between them until the pair is over. How
- * bytes move is transfer.c's, how messages do is messages.c's. */
+/* Pairs: how two connections are joined, and how their bytes (transfer.c) or messages (messages.c)
+ * are moved until the pair is over. */
 #include "forward/connections.h"
 
 #include "forward/lobby.h"
@@ -12,18 +12,18 @@ enum {
 
 /* ---- moving ---------------------------------------------------------------------- */
 
-/* A pair that has had its share is not read any more, and ends as if both had closed: what was read
- * is delivered. */
+/* A pair that has moved as many bytes as it may is not read any more, and ends as if both clients
+ * had closed: what was read is delivered. */
 static void limit_pair(const struct forwarder *forwarder, struct connection *connection)
 {
     if (transfer_is_used_up(&forwarder->transfer, connection))
         connection->ended = connection->peer->ended = true;
 }
 
-/* Bytes flow until both directions have ended, or one end is broken; messages, which know no half
- * of a connection, until one has ended. To two ends that nothing more is written to, nothing more
- * can come of either. Two ends that have both closed need not be shut down before they are closed.
- */
+/* A pair of bytes is over when both directions are delivered, or the only one that is left cannot
+ * be completed; a pair of messages, whose clients close both directions at once, when one is. When
+ * nothing more is written to either, nothing can be delivered. Two clients that have both closed
+ * need no shutdown before the close. */
 static bool is_over(const struct connection *connection)
 {
     const struct connection *peer = connection->peer;
@@ -39,14 +39,15 @@ static bool is_over(const struct connection *connection)
            transfer_closes_plainly(peer);
 }
 
-/* It has, too, when its end is behind what cannot be read while its peer does not read. */
+/* A client that has hung up counts as ended even while its input cannot be read, because its peer
+ * does not read. */
 static bool has_ended(const struct connection *connection)
 {
     return connection->ended || connection->finished || connection->hung_up;
 }
 
-/* What is left of a pair of which one direction has ended goes on as long as it moves: one deadline
- * for both ends. */
+/* Once one direction of a pair has ended, the other may go on as long as bytes move: the
+ * connections share one deadline for that, in the `phase` of one of them. */
 static void set_deadlines(struct forwarder *forwarder, struct connection *connection)
 {
     struct connection *peer = connection->peer;
@@ -61,9 +62,9 @@ static void set_deadlines(struct forwarder *forwarder, struct connection *connec
         deadline_set(phase, &forwarder->lingering, forwarder->transfer.now);
 }
 
-/* As soon as there is something for an end that is deaf, it is asked to let itself be heard: with a
- * sign of life it has read what was before that. */
-static void ask(struct forwarder *forwarder, struct connection *connection)
+/* A deaf connection is sent a ping as soon as there is a message for it: with the answer, its
+ * client has read all that was sent before. */
+static void ask_for_answer(struct forwarder *forwarder, struct connection *connection)
 {
     struct coded *coded = connection->coded;
     struct iovec out = {NULL, 0};
@@ -87,8 +88,8 @@ void connections_run_pair(struct forwarder *forwarder, struct connection *connec
         connections_queue(forwarder, connection);
     if (move(&forwarder->transfer, peer))
         connections_queue(forwarder, peer);
-    ask(forwarder, connection);
-    ask(forwarder, peer);
+    ask_for_answer(forwarder, connection);
+    ask_for_answer(forwarder, peer);
     limit_pair(forwarder, connection);
     if (!messages_between(connection) && !is_over(connection)) {
         transfer_finish(connection);
@@ -103,7 +104,6 @@ void connections_run_pair(struct forwarder *forwarder, struct connection *connec
 
 /* ---- joining --------------------------------------------------------------------- */
 
-/* Those of the same side who waited beside the one that was taken. */
 void connections_dismiss_spares(struct forwarder *forwarder, struct connection *connection)
 {
     struct pair_ref spares[SPARES_AT_ONCE];
@@ -133,12 +133,12 @@ void connections_join(
     struct forwarder *forwarder, struct connection *connection, struct connection *peer)
 {
     if (pair_join(forwarder->table, connection->ref, peer->ref) != 0)
-        return; /* undone meanwhile: the arrival's deadline looks again */
+        return; /* the table has undone the match: the deadline `arriving` looks again */
     connection->bytes = pair_bytes(forwarder->table, connection->ref);
     peer->bytes = pair_bytes(forwarder->table, peer->ref);
     lobby_leave(forwarder, connection);
     lobby_leave(forwarder, peer);
-    /* Before the two are told: who comes after that is no spare of theirs. */
+    /* Before the clients are told: a client of the same side that comes after that is no spare. */
     connections_dismiss_spares(forwarder, connection);
     welcome(forwarder, peer, connection);
     welcome(forwarder, connection, peer);

@@ -1,5 +1,5 @@
-/* How connections end: the record of what became of them, the farewell that their protocol has, and
- * the wait until they have read it. */
+/* How connections end: the record of their outcome, the farewell of their protocol, and the wait
+ * until the client has read it. */
 #include "forward/connections.h"
 
 #include "base/log.h"
@@ -11,11 +11,11 @@
 #include "usage/usage.h"
 
 enum {
-    DISCARDS_AT_ONCE = 4,    /* reads of what nobody wants, before others have their turn */
-    DISCARDED_MAX = 1 << 24, /* bytes of it: more than can be on the way when one is told to go */
+    DISCARDS_AT_ONCE = 4,    /* reads of discarded input, before others have their turn */
+    DISCARDED_MAX = 1 << 24, /* bytes: more than can be on the way when the client is told to go */
 };
 
-/* ---- while it leaves ------------------------------------------------------------- */
+/* ---- while a connection leaves --------------------------------------------------- */
 
 static bool discard(void *context, struct connection *from, struct piece *piece)
 {
@@ -25,8 +25,9 @@ static bool discard(void *context, struct connection *from, struct piece *piece)
     return true;
 }
 
-/* Whether the other side is to answer a farewell, and its input still makes sense: what broke the
- * protocol, or is not wanted, was not read to its end. Who is cut was told none. */
+/* Whether the client is to answer the farewell, so that its input is decoded until it does. Input
+ * that breaks the protocol, or is not allowed, cannot be decoded any further; and a connection that
+ * is cut was sent no farewell. */
 static bool is_to_answer(const struct connection *connection)
 {
     const struct coded *coded = connection->coded;
@@ -46,7 +47,8 @@ static bool discard_once(struct forwarder *forwarder, struct connection *connect
     return connection->readable && !connection->gone;
 }
 
-/* Once everything is written: no more will be, unless the other side is to answer a farewell. */
+/* Once everything is written, the connection is shut down for writing; but not while the client is
+ * to answer a farewell. */
 static void shut_down(struct connection *connection)
 {
     if (connection->finished || connection->gone || connection->cut || is_to_answer(connection))
@@ -60,8 +62,8 @@ static bool has_left(const struct connection *connection)
            (connection->coded != NULL && connection->coded->verdict == CODEC_CLOSED);
 }
 
-/* A reset throws away what is on its way: one that is cut is reset once it has acknowledged all,
- * and has LEAVE milliseconds for each step of that. */
+/* A reset drops the bytes that are on their way. So a connection that is cut is reset only once it
+ * has acknowledged all; for each step of that it has FORWARDER_LEAVE_TIME. */
 void connections_check_delivery(struct forwarder *forwarder, struct connection *connection)
 {
     if (liveness_progresses(connection->fd, &connection->acknowledged))
@@ -72,15 +74,15 @@ void connections_check_delivery(struct forwarder *forwarder, struct connection *
         deadline_set(&connection->watch, &forwarder->delivering, forwarder->transfer.now);
 }
 
-/* Whether it ends because relay does, or the server that it came by. */
+/* Whether a connection ends because the relay stops, or the server that accepted it. */
 static bool is_stopped(const struct forwarder *forwarder, const struct connection *connection)
 {
     return forwarder->stopping || connection->departure != NULL;
 }
 
-/* Closes so that what was written arrives: input is discarded until the other side closes, as a
- * close with unread input is a reset, which may overtake it. A relay that stops does not wait for
- * that any longer once there is none. */
+/* Input is discarded until the client closes: a close with unread input resets the connection, and
+ * the client might not get what was written last. A relay that stops waits only until no input is
+ * left. */
 void connections_go_on_leaving(struct forwarder *forwarder, struct connection *connection)
 {
     bool more = true;
@@ -111,7 +113,7 @@ static void start_leaving(struct forwarder *forwarder, struct connection *connec
         connections_go_on_leaving(forwarder, connection);
 }
 
-/* ---- without a peer -------------------------------------------------------------- */
+/* ---- connections without a peer -------------------------------------------------- */
 
 static void record_single(
     struct forwarder *forwarder, const struct connection *connection, enum pair_outcome outcome)
@@ -119,11 +121,12 @@ static void record_single(
     struct usage_record entry = usage_single(connection->start, outcome);
     pair_count(forwarder->table, connection->protocol, outcome);
     if (outcome == PAIR_SERVED || connection->state == CONNECTION_LOBBY)
-        return; /* neither a pair, nor one that never met */
+        return; /* not a client that waited for a peer: usage records are of those */
     connections_record(forwarder, &entry);
 }
 
-/* Gives its place up; who was to be its peer is looked at. It counts until it is closed. */
+/* Leaves its place in the table, and looks after the connection that was to be its peer. Its slot
+ * is in use until it is closed. */
 static void leave_place(struct forwarder *forwarder, struct connection *connection)
 {
     struct pair_ref stranded;
@@ -132,7 +135,8 @@ static void leave_place(struct forwarder *forwarder, struct connection *connecti
         connections_look(forwarder, stranded);
 }
 
-/* Says farewell as the protocol does, or as befits what the other side said last. */
+/* Writes the farewell of the protocol, or one that answers what the client did last. Returns
+ * whether anything was written. */
 static bool say_farewell(struct forwarder *forwarder, struct connection *connection,
     enum pair_outcome outcome, enum pair_reason reason)
 {
@@ -149,7 +153,7 @@ static bool say_farewell(struct forwarder *forwarder, struct connection *connect
     return messages_speak(&forwarder->transfer, connection, &words, true);
 }
 
-/* Where it is relay, or what the client sent, that ends a connection. */
+/* Logs why a connection ends, if the reason is a lack of memory or what the client sent. */
 static void log_reason(const struct connection *connection)
 {
     const struct coded *coded = connection->coded;
@@ -185,7 +189,6 @@ static void record_pair(
     connections_record(forwarder, entry);
 }
 
-/* What came from this end has all been delivered, and no more will come. */
 bool connections_is_delivered(const struct connection *connection)
 {
     return connection->ended &&
@@ -193,8 +196,8 @@ bool connections_is_delivered(const struct connection *connection)
                (!transfer_pending(connection->peer) && !messages_are_held(connection)));
 }
 
-/* Whether what an end sent has stopped before its own end: its connection has failed, or was closed
- * without the word that its protocol has for it, or what it sent made no sense. */
+/* Whether the input of a connection is incomplete: the connection has failed, was closed without
+ * the farewell that its protocol wants, or its client has broken the protocol. */
 static bool is_broken(const struct connection *connection)
 {
     const struct coded *coded = connection->coded;
@@ -204,19 +207,20 @@ static bool is_broken(const struct connection *connection)
            coded->verdict == CODEC_FAILED || (connection->gone && coded->codec->mutual_close);
 }
 
-/* Whether an end of a pair that is parted has been sent less than its peer had for it. Messages
- * have no half of a connection: there, only who goes itself ends the other's direction, too. */
+/* Whether a connection of a pair that ends gets less than its peer has sent, or may have sent.
+ * Where messages are moved, a client that closes ends both directions: its peer's last messages are
+ * no reason to cut it. */
 static bool is_cut(const struct forwarder *forwarder, const struct connection *connection)
 {
     if (transfer_broke_tls(connection))
-        return false; /* the alert has said so */
+        return false; /* it was sent an alert */
     if (is_broken(connection->peer))
         return connection->coded == NULL || connection->coded->codec->mutual_close;
     return !messages_between(connection) && !is_stopped(forwarder, connection) &&
            !connections_is_delivered(connection->peer);
 }
 
-/* In the middle of a message no farewell would make sense to a client. */
+/* In the middle of a message a client cannot be sent a farewell: it is cut. */
 static void part_in_words(struct forwarder *forwarder, struct connection *connection)
 {
     const struct coded *coded = connection->coded;
@@ -245,7 +249,7 @@ void connections_part(struct forwarder *forwarder, struct connection *connection
     }
     start_leaving(forwarder, connection);
     start_leaving(forwarder, peer);
-    record_pair(forwarder, connection->protocol, &entry); /* who reads it finds the slots free */
+    record_pair(forwarder, connection->protocol, &entry); /* once the slots are free */
 }
 
 void connections_stop(struct forwarder *forwarder, struct connection *connection)

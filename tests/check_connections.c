@@ -270,9 +270,9 @@ static void for_each_state(leads_out *leave, bool by_time)
             state->make(carrier);
             leave();
             budget_give(&others, others.held);
-            ck_assert_msg(forwarder.ends == 0 && pair_used(table) == 0 && bytes_held() == 0,
+            ck_assert_msg(forwarder.held == 0 && pair_used(table) == 0 && bytes_held() == 0,
                 "one that %s (carrier %d) has no way out: %zu ends, %u slots, %zu bytes",
-                state->name, (int)carrier, forwarder.ends, pair_used(table), bytes_held());
+                state->name, (int)carrier, forwarder.held, pair_used(table), bytes_held());
             hang_up(&first);
             hang_up(&second);
             stop_forwarder();

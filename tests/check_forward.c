@@ -139,7 +139,7 @@ static void expect_nothing_left(void)
     take_turn();
     ck_assert_int_eq(read(client, &byte, 1), 0);
     ck_assert_uint_eq(pair_used(table), 0);
-    ck_assert_uint_eq(forwarder.ends, 0);
+    ck_assert_uint_eq(forwarder.held, 0);
     close(client);
 }
 
@@ -149,7 +149,7 @@ START_TEST(one_that_can_be_used_keeps_its_slot)
     send_as(&handoff, HANDOFF_NEEDS, true);
     take_turn();
     ck_assert_uint_eq(pair_used(table), 1);
-    ck_assert_uint_eq(forwarder.ends, 1);
+    ck_assert_uint_eq(forwarder.held, 1);
     close(client);
     take_turn();
     take_turn();
@@ -273,7 +273,7 @@ START_TEST(who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is
     limit_descriptors(1024);
     take_turn();
     take_turn();
-    ck_assert_uint_eq(forwarder.ends, 1);
+    ck_assert_uint_eq(forwarder.held, 1);
     ck_assert(!pair_is_crammed(table));
     close(client);
 }
@@ -285,12 +285,12 @@ START_TEST(who_comes_after_one_that_could_not_be_taken_waits_for_a_while)
     send_as(&handoff, HANDOFF_NEEDS, true);
     intake_fall_short(&forwarder);
     take_turn();
-    ck_assert_uint_eq(forwarder.ends, 0);
+    ck_assert_uint_eq(forwarder.held, 0);
     ck_assert(pair_is_crammed(table));
     while (pair_is_crammed(table))
         take_turn();
     take_turn();
-    ck_assert_uint_eq(forwarder.ends, 1);
+    ck_assert_uint_eq(forwarder.held, 1);
     close(client);
 }
 END_TEST
@@ -391,11 +391,11 @@ START_TEST(who_does_not_leave_in_time_is_closed)
     take_turn();
     ck_assert_int_eq(said_to(server), 1);
     ck_assert_int_eq(said_to(server), -1);
-    ck_assert_uint_gt(forwarder.ends, 0);
+    ck_assert_uint_gt(forwarder.held, 0);
     depart_expire(&forwarder, INT64_MAX);
     ck_assert_int_eq(said_to(server), 0);
     take_turn();
-    ck_assert_uint_eq(forwarder.ends, 0);
+    ck_assert_uint_eq(forwarder.held, 0);
     while ((size = read(second, bytes, sizeof bytes)) > 0)
         continue;
     ck_assert_int_eq(size, 0);

@@ -163,7 +163,7 @@ static inline size_t bytes_held(void)
 
 static inline void expect_nobody_held(void)
 {
-    ck_assert_uint_eq(forwarder.ends, 0);
+    ck_assert_uint_eq(forwarder.held, 0);
     ck_assert_uint_eq(pair_used(table), 0);
     ck_assert_uint_eq(bytes_held(), 0);
 }
