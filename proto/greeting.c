@@ -1,8 +1,8 @@
-/* What greetings share: reading against a deadline and never past what was understood, and saying.
+/* What greetings share: reading and sending against a deadline, see greeting.h.
  *
- * In TLS the same holds of whole records: what is peeked at is opened with a copy of the keys, and
- * a record is consumed once nothing in it is left to be. So at the handoff the kernel has every
- * record of which something is left, and records->skip says how much of the next was taken. */
+ * Inside TLS, records are peeked at and opened with a copy of the keys. A record is consumed when
+ * all of its bytes are consumed. So at the handoff the kernel's buffer still has every record that
+ * is not used up, and records->skip says how many bytes of the first one are used already. */
 #include "proto/greeting.h"
 
 #include "base/clock.h"
@@ -18,9 +18,9 @@
 #include <time.h>
 
 enum {
-    HURRY_LOOK = 250,    /* milliseconds between two looks whether the greeting is to end */
-    LOW_WATER_PAUSE = 5, /* milliseconds between two peeks, where the kernel cannot wait */
-    SEALED_MAX = RECORDS_RECORD_MAX + 4096, /* peeked at: one record, or many small ones */
+    INTERRUPT_PACE = 250, /* milliseconds between two looks whether the greeting is interrupted */
+    LOW_WATER_PAUSE = 5,  /* milliseconds between two peeks, where SO_RCVLOWAT does not work */
+    SEALED_MAX = RECORDS_RECORD_MAX + 4096, /* bytes peeked at: one record, or many small ones */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -38,7 +38,6 @@ void greeting_resume(void)
 
 /* ---- the socket ------------------------------------------------------------------ */
 
-/* Waits for what only the worker can wait for, or until `until`. */
 static int wait_until(const struct greeting *greeting, short events, int64_t until)
 {
     struct pollfd entry = {.fd = greeting->fd, .events = events};
@@ -46,8 +45,8 @@ static int wait_until(const struct greeting *greeting, short events, int64_t unt
         int64_t left = until - clock_now();
         if (left <= 0 || interrupted)
             return -ETIMEDOUT;
-        /* An interrupt may come just before poll() does. */
-        int ready = poll(&entry, 1, left > HURRY_LOOK ? HURRY_LOOK : (int)left);
+        /* A signal may arrive just before poll(), which then is not interrupted. */
+        int ready = poll(&entry, 1, left > INTERRUPT_PACE ? INTERRUPT_PACE : (int)left);
         if (ready > 0)
             return 0;
         if (ready < 0 && errno != EINTR)
@@ -82,8 +81,8 @@ int greeting_wait(const struct greeting *greeting, short events)
                                         : wait_until(greeting, events, greeting->deadline);
 }
 
-/* Waits for more of what can be peeked at. A greeting of which nothing is consumed is given up, if
- * somebody else can wait for it: at once if nothing has come, or when its time is up. */
+/* Waits for more input to peek at. Where there is a porch, a greeting of which nothing is consumed
+ * is given up: at once when nothing has come yet, else at hearing->until. */
 static int wait_to_peek(const struct greeting *greeting, bool begun, size_t enough)
 {
     struct hearing *hearing = greeting->hearing;
@@ -109,22 +108,22 @@ static bool hung_up(int fd)
     return poll(&entry, 1, 0) > 0;
 }
 
-/* Has the kernel wake us only when at least `size` bytes are there; it does so for TCP. */
+/* Has poll() return only when at least `size` bytes are there. The kernel does so for TCP. */
 static void set_low_water(int fd, size_t size)
 {
     int low_water = (int)size;
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof low_water);
 }
 
-/* Where the kernel cannot wait for more than there is, a pause keeps the wait from spinning. */
+/* Keeps the wait from spinning on sockets that are not TCP. */
 static void pause_briefly(void)
 {
     struct timespec pause = {0, LOW_WATER_PAUSE * 1000000L};
     nanosleep(&pause, NULL);
 }
 
-/* Whether a greeting that came just now is given up without another look: nobody waits here. */
-static bool passes_on(const struct greeting *greeting, size_t count, size_t least)
+/* Whether a new greeting is given up before any wait. */
+static bool gives_up_at_once(const struct greeting *greeting, size_t count, size_t least)
 {
     struct hearing *hearing = greeting->hearing;
     if (hearing == NULL || hearing->taken || hearing->resumes || hearing->returned || interrupted)
@@ -137,10 +136,10 @@ static bool passes_on(const struct greeting *greeting, size_t count, size_t leas
     return true;
 }
 
-/* Waits, with `count` bytes there, for `least`. */
+/* Waits until `least` bytes are there; `count` are by now. */
 static int wait_for_more(const struct greeting *greeting, size_t count, size_t least)
 {
-    if (passes_on(greeting, count, least))
+    if (gives_up_at_once(greeting, count, least))
         return -EAGAIN;
     if (count > 0 && hung_up(greeting->fd))
         return -ECONNRESET;
@@ -152,8 +151,9 @@ static int wait_for_more(const struct greeting *greeting, size_t count, size_t l
     return error;
 }
 
-/* Peeks once there are at least `least` bytes: mostly they are there already. */
-static ssize_t peek(const struct greeting *greeting, void *buffer, size_t size, size_t least)
+/* Peeks at the socket once at least `least` bytes are there. */
+static ssize_t peek_at_socket(
+    const struct greeting *greeting, void *buffer, size_t size, size_t least)
 {
     size_t before = 0;
     for (;;) {
@@ -166,7 +166,7 @@ static ssize_t peek(const struct greeting *greeting, void *buffer, size_t size, 
             return -errno;
         size_t here = count < 0 ? 0 : (size_t)count;
         if (here > 0 && here == before)
-            pause_briefly(); /* there was no more to wake us for */
+            pause_briefly(); /* poll() returned, and there was nothing new */
         before = here;
         int error = wait_for_more(greeting, here, least);
         if (error != 0)
@@ -174,8 +174,8 @@ static ssize_t peek(const struct greeting *greeting, void *buffer, size_t size, 
     }
 }
 
-/* Takes exactly so many bytes, as they come. */
-static int take(const struct greeting *greeting, uint8_t *buffer, size_t size)
+/* Reads exactly `size` bytes from the socket, as they come. */
+static int read_from_socket(const struct greeting *greeting, uint8_t *buffer, size_t size)
 {
     size_t done = 0;
     while (done < size) {
@@ -197,7 +197,7 @@ static int take(const struct greeting *greeting, uint8_t *buffer, size_t size)
     return 0;
 }
 
-static void say(const struct greeting *greeting, const void *words, size_t size)
+static void send_to_socket(const struct greeting *greeting, const void *words, size_t size)
 {
     size_t done = 0;
     while (done < size) {
@@ -208,34 +208,34 @@ static void say(const struct greeting *greeting, const void *words, size_t size)
         else if (errno == EAGAIN && greeting_wait(greeting, POLLOUT) == 0)
             continue;
         else if (errno != EINTR)
-            return; /* a client that is gone needs no words */
+            return; /* the client is gone */
     }
 }
 
 /* ---- records --------------------------------------------------------------------- */
 
-/* Records in the kernel's buffer, as they are opened one after the other. */
+/* A look at the records in the kernel's buffer, which are opened one after the other. */
 struct view {
-    struct records records; /* after those that were opened */
+    struct records records; /* the keys as they are after the records that are opened */
     size_t at, size;
     uint8_t sealed[SEALED_MAX];
-    uint8_t plain[RECORDS_RECORD_MAX]; /* of the last one: what was not taken yet */
+    uint8_t plain[RECORDS_RECORD_MAX]; /* of the last record: the bytes not yet consumed */
     size_t plain_size;
 };
 
-/* What breaks TLS is said once, and nothing after it. */
-static int refuse_record(const struct greeting *greeting, enum records_alert alert)
+/* Sends an alert, after which nothing may be sent. */
+static int fail_with_alert(const struct greeting *greeting, enum records_alert alert)
 {
     uint8_t sealed[RECORDS_CONTROL_MAX];
     ssize_t size =
         alert == RECORDS_NO_ALERT ? 0 : records_seal_alert(greeting->records, alert, sealed);
-    say(greeting, sealed, size > 0 ? (size_t)size : 0);
+    send_to_socket(greeting, sealed, size > 0 ? (size_t)size : 0);
     greeting->records->alert = (uint8_t)alert;
     return -EPROTO;
 }
 
-/* Opens the next record. 1, or 0 if it is not whole, or a negative errno: -ENODATA when the client
- * has said that nothing more comes. */
+/* Opens the next record. Returns 1; 0 if it is not whole; or a negative errno: -ENODATA when the
+ * client has sent close_notify. */
 static int open_next(struct view *view)
 {
     size_t length = records_measure(view->sealed + view->at, view->size - view->at);
@@ -258,37 +258,37 @@ static int open_next(struct view *view)
     return 1;
 }
 
-/* Starts again with what the kernel has by now, once that is more than `known` bytes. */
-static ssize_t look(const struct greeting *greeting, struct view *view, size_t known)
+/* Starts again at the first record, once the kernel has more than `known` bytes. */
+static ssize_t look_again(const struct greeting *greeting, struct view *view, size_t known)
 {
     view->records = *greeting->records;
     view->at = 0;
     if (known == sizeof view->sealed)
-        return -EMSGSIZE; /* records without end, and nothing in them */
+        return -EMSGSIZE; /* a full buffer of records without data */
     if (interrupted || clock_now() >= greeting->deadline)
         return -ETIMEDOUT;
-    ssize_t count = peek(greeting, view->sealed, sizeof view->sealed, known + 1);
+    ssize_t count = peek_at_socket(greeting, view->sealed, sizeof view->sealed, known + 1);
     view->size = count > 0 ? (size_t)count : 0;
     return count;
 }
 
-static void forget(struct view *view)
+static void wipe_view(struct view *view)
 {
     sodium_memzero(&view->records.in, sizeof view->records.in);
     sodium_memzero(&view->records.out, sizeof view->records.out);
     sodium_memzero(view->plain, sizeof view->plain);
 }
 
-/* Why there is nothing more to take. */
-static int end_of(const struct greeting *greeting, const struct view *view, int result)
+/* The errno to return for the result of open_next(). */
+static int failure_of(const struct greeting *greeting, const struct view *view, int result)
 {
     if (result == -EPROTO)
-        return refuse_record(greeting, view->records.alert);
+        return fail_with_alert(greeting, view->records.alert);
     return result == -ENODATA ? -ECONNRESET : result;
 }
 
-/* Opens what whole records there are, until there are `size` bytes. Returns as open_next() did. */
-static int gather(struct view *view, uint8_t *buffer, size_t size, size_t *have)
+/* Opens whole records until there are `size` bytes. Returns the last result of open_next(). */
+static int open_records(struct view *view, uint8_t *buffer, size_t size, size_t *have)
 {
     int result = 1;
     *have = 0;
@@ -300,37 +300,37 @@ static int gather(struct view *view, uint8_t *buffer, size_t size, size_t *have)
     return result;
 }
 
-static ssize_t peek_inside(
+static ssize_t peek_in_tls(
     const struct greeting *greeting, uint8_t *buffer, size_t size, size_t known)
 {
     struct view view;
     ssize_t count;
     size_t have = 0;
     int result = 0;
-    view.size = view.plain_size = 0; /* look() fills in the rest */
+    view.size = view.plain_size = 0; /* look_again() fills in the rest */
     do {
-        count = look(greeting, &view, view.size);
+        count = look_again(greeting, &view, view.size);
         if (count > 0)
-            result = gather(&view, buffer, size, &have);
+            result = open_records(&view, buffer, size, &have);
     } while (count > 0 && result >= 0 && have <= known);
-    forget(&view);
+    wipe_view(&view);
     if (count <= 0)
         return count;
     if (have > known)
         return (ssize_t)have;
-    return result == -ENODATA && known == 0 ? 0 : end_of(greeting, &view, result);
+    return result == -ENODATA && known == 0 ? 0 : failure_of(greeting, &view, result);
 }
 
-/* Takes up to `size` bytes of the next record. Returns how many: there may be none in it. */
-static ssize_t take_inside(const struct greeting *greeting, uint8_t *buffer, size_t size)
+/* Reads up to `size` bytes of the next record. Returns how many; a record may have none. */
+static ssize_t read_some_in_tls(const struct greeting *greeting, uint8_t *buffer, size_t size)
 {
     struct view view;
     struct records *records = greeting->records;
     ssize_t count;
     int result = 0;
-    view.size = view.plain_size = 0; /* look() fills in the rest */
+    view.size = view.plain_size = 0; /* look_again() fills in the rest */
     do {
-        count = look(greeting, &view, view.size);
+        count = look_again(greeting, &view, view.size);
         if (count > 0)
             result = open_next(&view);
     } while (count > 0 && result == 0);
@@ -339,19 +339,19 @@ static ssize_t take_inside(const struct greeting *greeting, uint8_t *buffer, siz
         memcpy(buffer, view.plain, here);
         if (here < view.plain_size)
             records->skip = (uint16_t)(records->skip + here);
-        else if ((result = take(greeting, view.sealed, view.at)) == 0)
+        else if ((result = read_from_socket(greeting, view.sealed, view.at)) == 0)
             *records = view.records;
     }
-    forget(&view);
+    wipe_view(&view);
     if (count <= 0)
         return count < 0 ? count : -ECONNRESET;
-    return result < 0 ? end_of(greeting, &view, result) : (ssize_t)here;
+    return result < 0 ? failure_of(greeting, &view, result) : (ssize_t)here;
 }
 
-static int read_inside(const struct greeting *greeting, uint8_t *buffer, size_t size)
+static int read_in_tls(const struct greeting *greeting, uint8_t *buffer, size_t size)
 {
     for (size_t done = 0; done < size;) {
-        ssize_t count = take_inside(greeting, buffer + done, size - done);
+        ssize_t count = read_some_in_tls(greeting, buffer + done, size - done);
         if (count < 0)
             return (int)count;
         done += (size_t)count;
@@ -359,7 +359,7 @@ static int read_inside(const struct greeting *greeting, uint8_t *buffer, size_t 
     return 0;
 }
 
-static void say_inside(const struct greeting *greeting, const void *words, size_t size)
+static void send_in_tls(const struct greeting *greeting, const void *words, size_t size)
 {
     uint8_t sealed[RECORDS_SEALED_MAX + RECORDS_CONTROL_MAX];
     struct iovec part = {(void *)(uintptr_t)words, size};
@@ -367,10 +367,10 @@ static void say_inside(const struct greeting *greeting, const void *words, size_
     ssize_t count;
     while (greeting->records->alert == 0 &&
            (count = records_seal(greeting->records, &source, sealed, sizeof sealed)) > 0)
-        say(greeting, sealed, (size_t)count);
+        send_to_socket(greeting, sealed, (size_t)count);
 }
 
-/* ---- either ---------------------------------------------------------------------- */
+/* ---- in TLS or not -------------------------------------------------------------- */
 
 ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size)
 {
@@ -379,13 +379,13 @@ ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size
 
 ssize_t greeting_peek_more(const struct greeting *greeting, void *buffer, size_t size, size_t known)
 {
-    return greeting->records != NULL ? peek_inside(greeting, buffer, size, known)
-                                     : peek(greeting, buffer, size, known + 1);
+    return greeting->records != NULL ? peek_in_tls(greeting, buffer, size, known)
+                                     : peek_at_socket(greeting, buffer, size, known + 1);
 }
 
 int greeting_await(const struct greeting *greeting, void *buffer, size_t size)
 {
-    ssize_t count = peek(greeting, buffer, size, size);
+    ssize_t count = peek_at_socket(greeting, buffer, size, size);
     if (count < 0)
         return (int)count;
     return count == 0 ? -ECONNRESET : 0;
@@ -393,16 +393,16 @@ int greeting_await(const struct greeting *greeting, void *buffer, size_t size)
 
 int greeting_read(const struct greeting *greeting, void *buffer, size_t size)
 {
-    return greeting->records != NULL ? read_inside(greeting, buffer, size)
-                                     : take(greeting, buffer, size);
+    return greeting->records != NULL ? read_in_tls(greeting, buffer, size)
+                                     : read_from_socket(greeting, buffer, size);
 }
 
 void greeting_say(const struct greeting *greeting, const void *words, size_t size)
 {
     if (greeting->records != NULL)
-        say_inside(greeting, words, size);
+        send_in_tls(greeting, words, size);
     else
-        say(greeting, words, size);
+        send_to_socket(greeting, words, size);
 }
 
 void greeting_say_end(const struct greeting *greeting)
@@ -410,8 +410,8 @@ void greeting_say_end(const struct greeting *greeting)
     uint8_t sealed[RECORDS_CONTROL_MAX];
     if (greeting->records != NULL && greeting->records->alert == 0) {
         ssize_t count = records_seal_alert(greeting->records, RECORDS_CLOSE_NOTIFY, sealed);
-        say(greeting, sealed, count > 0 ? (size_t)count : 0);
+        send_to_socket(greeting, sealed, count > 0 ? (size_t)count : 0);
     } else if (greeting->records == NULL && greeting->in_tls) {
-        (void)kernel_tls_say_end(greeting->fd); /* as far as it fits */
+        (void)kernel_tls_say_end(greeting->fd); /* a full buffer has no room for it */
     }
 }
