@@ -1,7 +1,7 @@
-/* When the table was lost while the forwarder holds connections: pairs go on, and who waits is
- * carried into the table that takes its place, so that newcomers meet there. That one is made by
- * whoever comes next, and reaches the forwarder by its descriptor: a sandbox lets it open no file.
- */
+/* When the table was lost while the forwarder holds connections: pairs go on, and waiting
+ * connections are carried into the new table, so that clients which come later meet them there. The
+ * next worker makes the new table and sends its descriptor: the forwarder's sandbox lets it open no
+ * file. */
 #include "forward/carry.h"
 
 #include "base/log.h"
@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-/* Where bytes are counted of whom the table does not know. */
+/* The count of bytes of connections that have no slot any more. */
 static _Atomic uint64_t uncounted;
 
 static const char *what_happened(int fault)
@@ -37,7 +37,7 @@ void carry_check(struct forwarder *forwarder)
             pair_path(forwarder->table), what_happened(fault));
 }
 
-static void settle_in(
+static void take_slot(
     struct forwarder *forwarder, struct connection *connection, struct pair_ref ref)
 {
     connection->ref = ref;
@@ -46,8 +46,8 @@ static void settle_in(
     forwarder->slots[ref.slot] = connection;
 }
 
-/* Nobody finds it any more. */
-static void lose(struct connection *connection)
+/* A connection has no slot any more: no client can meet it. */
+static void lose_slot(struct connection *connection)
 {
     connection->ref = PAIR_NONE;
     connection->bytes = &uncounted;
@@ -56,40 +56,40 @@ static void lose(struct connection *connection)
 static void carry_pair(
     struct forwarder *forwarder, struct pair_table *last, struct connection *connection)
 {
-    struct connection *ends[2] = {connection, connection->peer};
+    struct connection *sides[2] = {connection, connection->peer};
     struct pair_view views[2];
     struct pair_ref refs[2];
     for (size_t i = 0; i < 2; i++)
-        views[i] = (struct pair_view){.ref = ends[i]->ref,
-            .protocol = ends[i]->protocol,
-            .opened = ends[i]->start.opened,
-            .bytes = atomic_load_explicit(ends[i]->bytes, memory_order_relaxed)};
+        views[i] = (struct pair_view){.ref = sides[i]->ref,
+            .protocol = sides[i]->protocol,
+            .opened = sides[i]->start.opened,
+            .bytes = atomic_load_explicit(sides[i]->bytes, memory_order_relaxed)};
     int error = pair_carry_joined(forwarder->table, last, views, refs);
     for (size_t i = 0; i < 2; i++) {
         if (error == 0)
-            settle_in(forwarder, ends[i], refs[i]);
+            take_slot(forwarder, sides[i], refs[i]);
         else
-            lose(ends[i]);
+            lose_slot(sides[i]);
     }
     if (error != 0)
         connections_part(forwarder, connection);
 }
 
-/* Returns whether it can still be found by who comes. */
+/* Returns whether a client can still meet the connection. */
 static bool carry_waiting(
     struct forwarder *forwarder, struct pair_table *last, struct connection *connection)
 {
     struct pair_ref ref;
     if (pair_carry(forwarder->table, last, connection->ref, &ref) != 0) {
-        lose(connection);
+        lose_slot(connection);
         return false;
     }
-    settle_in(forwarder, connection, ref);
+    take_slot(forwarder, connection, ref);
     return true;
 }
 
-/* Those who were held in the slots of the last table. Who waits is looked at once all are there: it
- * may have met another of them. */
+/* Carries all connections of the last table into the new one. Waiting ones are looked at once all
+ * are there, as two of them may have met. */
 static void carry_all(
     struct forwarder *forwarder, struct pair_table *last, struct connection **held, uint32_t count)
 {
@@ -99,7 +99,7 @@ static void carry_all(
         if (connection == NULL || connection->fd < 0)
             continue;
         if (connection->state == CONNECTION_LEAVING) {
-            lose(connection);
+            lose_slot(connection);
         } else if (connection->state == CONNECTION_JOINED) {
             held[connection->peer->ref.slot] = NULL;
             held[i] = NULL;

@@ -1,5 +1,5 @@
-/* Deadlines of one kind have one length, so those of a kind expire in the order in which they
- * were set: a kind is a list, setting and clearing cost O(1), and only its first can be next. */
+/* All deadlines of one kind have the same length, so they expire in the order in which they were
+ * set. A kind is a list: setting and clearing cost O(1), and the first of a list expires next. */
 #ifndef RELAY_DEADLINE_H
 #define RELAY_DEADLINE_H
 
@@ -18,23 +18,23 @@ struct deadline_list {
     int64_t length; /* milliseconds */
 };
 
-/* Sets it anew, on this list, `list->length` from now. */
+/* Sets a deadline on this list, `list->length` from now; it is cleared before if it was set. */
 void deadline_set(struct deadline *deadline, struct deadline_list *list, int64_t now);
 void deadline_clear(struct deadline *deadline);
-/* Changes the length of a list, for those that are set, too: O(n). */
+/* Changes the length of a list, also for the deadlines that are set: O(n). */
 void deadline_set_length(struct deadline_list *list, int64_t length);
 static inline bool deadline_is_set(const struct deadline *deadline)
 {
     return deadline->list != NULL;
 }
-/* Whether the list's first has expired. */
+/* Whether the first deadline of a list has expired. */
 static inline bool deadline_is_due(const struct deadline_list *list, int64_t now)
 {
     return list->first != NULL && list->first->at <= now;
 }
-/* The first that has expired, cleared; NULL: none. */
+/* Clears and returns the first deadline of a list if it has expired; NULL: it has not. */
 struct deadline *deadline_expired(struct deadline_list *list, int64_t now);
-/* The earlier of `next` (-1: never) and the list's first. */
+/* The earlier of `next` (-1: never) and the first deadline of a list. */
 int64_t deadline_next(const struct deadline_list *list, int64_t next);
 
 #endif

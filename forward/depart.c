@@ -1,6 +1,6 @@
-/* When a server stops: the connections that came by it end as all do when the forwarder stops, and
- * those of other servers go on. The server waits for that on a socket, of which the forwarder has
- * the other side. */
+/* When a server stops: the connections that it accepted end, as all do when the forwarder stops,
+ * and those of other servers go on. The server waits for that at a socket; the forwarder closes the
+ * other side of it. */
 #include "forward/depart.h"
 
 #include "base/log.h"
@@ -13,8 +13,8 @@
 /* A server that has been told to stop. */
 struct departure {
     struct deadline bound;
-    size_t ends; /* that are still here; and one, until it need not be waited for */
-    int server;  /* closed when all have gone */
+    size_t references; /* its connections, and one more until it may be released */
+    int server;        /* the socket at which it waits; closed when no reference is left */
 };
 
 static struct departure *departure_of(struct deadline *bound)
@@ -22,45 +22,46 @@ static struct departure *departure_of(struct deadline *bound)
     return (struct departure *)((char *)bound - offsetof(struct departure, bound));
 }
 
-static void release(struct departure *departure)
+static void release_departure(struct departure *departure)
 {
-    if (--departure->ends > 0)
+    if (--departure->references > 0)
         return;
     deadline_clear(&departure->bound);
     close(departure->server);
     free(departure);
 }
 
-static void add(struct departure *departure, struct connection *connection)
+static void add_connection(struct departure *departure, struct connection *connection)
 {
     if (connection->departure != NULL)
         return;
     connection->departure = departure;
-    departure->ends++;
+    departure->references++;
 }
 
 void depart_lose(struct connection *connection)
 {
     if (connection->departure != NULL)
-        release(connection->departure);
+        release_departure(connection->departure);
     connection->departure = NULL;
 }
 
-/* Both ends of a pair of which one came by that server. */
-static void add_all(struct forwarder *forwarder, struct departure *departure, uint64_t server)
+/* Adds the server's connections, and their peers. */
+static void add_connections(
+    struct forwarder *forwarder, struct departure *departure, uint64_t server)
 {
     for (uint32_t i = 0; i < pair_capacity(forwarder->table); i++) {
         struct connection *connection = forwarder->slots[i];
         if (connection == NULL || connection->server != server)
             continue;
-        add(departure, connection);
+        add_connection(departure, connection);
         if (connection->state == CONNECTION_JOINED)
-            add(departure, connection->peer);
+            add_connection(departure, connection->peer);
     }
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next) {
         struct connection *connection = connection_of_phase(each);
         if (connection->server == server)
-            add(departure, connection);
+            add_connection(departure, connection);
     }
 }
 
@@ -84,30 +85,30 @@ void depart(struct forwarder *forwarder, uint64_t server, int fd, bool others)
         close(fd);
         return;
     }
-    *departure = (struct departure){.ends = 1, .server = fd};
+    *departure = (struct departure){.references = 1, .server = fd};
     deadline_set(&departure->bound, &forwarder->departing, forwarder->transfer.now);
-    add_all(forwarder, departure, server);
+    add_connections(forwarder, departure, server);
     dismiss_all(forwarder, departure);
     if (!others)
-        return; /* it waits until the forwarder has ended, too */
-    (void)send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL); /* one that has died needs no answer */
-    release(departure);
+        return; /* the server waits until the forwarder has ended, too */
+    (void)send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL); /* a server that died needs no answer */
+    release_departure(departure);
 }
 
-/* By now all that are still here are leaving. */
+/* All connections of the server that are left are leaving by now. */
 void depart_expire(struct forwarder *forwarder, int64_t now)
 {
     struct deadline *due;
     while ((due = deadline_expired(&forwarder->departing, now)) != NULL) {
         struct departure *departure = departure_of(due);
         struct deadline *next;
-        departure->ends++; /* so that it is not freed meanwhile */
+        departure->references++; /* so that it is not freed meanwhile */
         for (struct deadline *each = forwarder->leaving.first; each != NULL; each = next) {
             next = each->next;
             if (connection_of_phase(each)->departure == departure)
                 connections_close(forwarder, connection_of_phase(each));
         }
-        departure->ends = 1;
-        release(departure);
+        departure->references = 1;
+        release_departure(departure);
     }
 }

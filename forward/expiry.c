@@ -74,10 +74,10 @@ static void lose_client(struct forwarder *forwarder, struct connection *connecti
 
 static void check_life(struct forwarder *forwarder, struct connection *connection)
 {
-    enum vital vital = liveness_check(connection->fd);
-    if (vital == LIVENESS_DEAD)
+    enum liveness liveness = liveness_check(connection->fd);
+    if (liveness == LIVENESS_DEAD)
         lose_client(forwarder, connection);
-    else if (vital == LIVENESS_WAITING)
+    else if (liveness == LIVENESS_WAITING)
         deadline_set(&connection->watch, &forwarder->watching, forwarder->transfer.now);
 }
 

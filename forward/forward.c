@@ -264,16 +264,15 @@ static void want_stop(int signal)
  * was when this process started: then it is meant for others of the process group. */
 static int prepare_signals(sigset_t *while_waiting)
 {
-    struct sigaction end_all = {.sa_handler = want_stop}, ignore = {.sa_handler = SIG_IGN}, before;
+    struct sigaction stop = {.sa_handler = want_stop}, ignore = {.sa_handler = SIG_IGN}, before;
     sigset_t stops;
     stop_wanted = 0;
     sigemptyset(&stops);
     sigaddset(&stops, SIGTERM);
     sigaddset(&stops, SIGINT);
-    if (sigprocmask(SIG_BLOCK, &stops, while_waiting) < 0 ||
-        sigaction(SIGTERM, &end_all, NULL) < 0 || sigaction(SIGINT, NULL, &before) < 0 ||
-        sigaction(SIGPIPE, &ignore, NULL) < 0 ||
-        (before.sa_handler != SIG_IGN && sigaction(SIGINT, &end_all, NULL) < 0))
+    if (sigprocmask(SIG_BLOCK, &stops, while_waiting) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
+        sigaction(SIGINT, NULL, &before) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0 ||
+        (before.sa_handler != SIG_IGN && sigaction(SIGINT, &stop, NULL) < 0))
         return -errno;
     sigdelset(while_waiting, SIGTERM);
     sigdelset(while_waiting, SIGINT);

@@ -1,5 +1,6 @@
-/* Linear hashing: see index.h. With `count` buckets, those from count - round on, and those that
- * they were split from, are chosen by one bit more of the hash than the others. */
+/* Linear hashing: see index.h. There are `count` buckets; `round` is the largest power of two up to
+ * that. The buckets from `round` on were split from the first ones, and these and those are chosen
+ * by one bit more of the hash than the others. */
 #include "forward/index.h"
 
 #include <errno.h>
@@ -39,7 +40,7 @@ static struct index_entry **bucket_of(const struct index *index, uint64_t hash)
     return &index->buckets[at < index->count ? at : at - round];
 }
 
-/* Without memory the chains grow longer, and that is all. */
+/* Without memory the bucket is not split, and chains grow longer. */
 static void split_one(struct index *index)
 {
     if (index->count == index->room) {

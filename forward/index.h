@@ -1,13 +1,13 @@
 /* An index: entries that are found by their ids. It grows by one bucket with each entry (linear
- * hashing), so that no addition takes long, however many there are already; and its hash is
- * secret, so that nobody can choose ids that collide. */
+ * hashing), so that no addition takes long, however many entries there are; and its hash has a
+ * secret key, so that no client can choose ids that collide. */
 #ifndef RELAY_INDEX_H
 #define RELAY_INDEX_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Part of whatever is to be found, which owns the bytes of the id. */
+/* Part of the structure that is to be found, which owns the bytes of the id. */
 struct index_entry {
     struct index_entry *next;
     uint64_t hash;
@@ -24,9 +24,9 @@ struct index {
 
 /* NULL: there is none. */
 struct index_entry *index_find(const struct index *index, const char *id, size_t size);
-/* Adds an entry whose id and size are set, and of whose id there is none. 0 or -ENOMEM. */
+/* Adds an entry. Its id and size are set, and the index has no entry with that id. 0 or -ENOMEM. */
 int index_add(struct index *index, struct index_entry *entry);
-/* Removes one that was added. An index without entries holds no memory. */
+/* Removes an entry that was added. An index without entries holds no memory. */
 void index_remove(struct index *index, struct index_entry *entry);
 
 #endif
