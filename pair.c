@@ -1,7 +1,6 @@
 /* The rendezvous: which connections meet, decided in one step under the lock of their key. The
  * table's memory, locks and file are in table.h. */
-#include "pair.h"
-#include "table.h"
+#include "pair_slots.h"
 
 #include "base/clock.h"
 
@@ -136,9 +135,7 @@ static void meet_newcomer(
     wait_for_peer(table, newcomer);
 }
 
-/* For a slot whose match failed. A slot that waits under its key now is newer, so where only one
- * may wait, this one is dismissed. */
-static void meet_after_failure(struct pair_table *table, struct slot *slot)
+void pair_meet_again(struct pair_table *table, struct slot *slot)
 {
     struct pair_meeting meeting = {PAIR_WAITS, PAIR_NO_REASON, PAIR_NONE, PAIR_NONE};
     struct slot *waiting = table_waiting(table, &slot->key);
@@ -354,7 +351,7 @@ static void detach_slot(struct pair_table *table, struct slot *slot, struct pair
     if (slot->state == PAIR_MATCHED && peer->state == PAIR_MATCHED) {
         *stranded = table_ref(table, peer);
         table_set_state(slot, PAIR_DISMISSED); /* a repair does not let it wait again */
-        meet_after_failure(table, peer);
+        pair_meet_again(table, peer);
     } else if (slot->state == PAIR_JOINED) {
         peer->peer = PAIR_NONE;
     }
@@ -408,8 +405,7 @@ int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *s
 
 /* ---- for the forwarder ----------------------------------------------------------- */
 
-static void view_slot(
-    const struct pair_table *table, const struct slot *slot, struct pair_view *ret)
+void pair_view_slot(const struct pair_table *table, const struct slot *slot, struct pair_view *ret)
 {
     *ret = (struct pair_view){
         .ref = table_ref(table, slot),
@@ -460,7 +456,7 @@ int pair_part(struct pair_table *table, struct pair_ref ref, struct pair_ref *st
     return 0;
 }
 
-static void release_held(struct pair_table *table)
+void pair_release_held(struct pair_table *table)
 {
     struct pair_ref stranded;
     uint32_t end = table_end(table);
@@ -473,7 +469,7 @@ static void release_held(struct pair_table *table)
 
 void pair_adopt(struct pair_table *table)
 {
-    release_held(table);
+    pair_release_held(table);
     atomic_store(&table->header->forwarder, (int32_t)getpid());
 }
 
@@ -510,115 +506,6 @@ bool pair_is_adopted(const struct pair_table *table)
     return forwarder > 0 && (kill(forwarder, 0) == 0 || errno != ESRCH);
 }
 
-/* ---- from a table that was lost -------------------------------------------------- */
-
-void pair_succeed(struct pair_table *table, struct pair_table *last)
-{
-    release_held(table);
-    if (!table_is_ours(last) || table_lock_entry(table) != 0)
-        return;
-    if (table->header->fresh == 0)
-        memcpy(table->header->secret, last->header->secret, TABLE_SECRET_SIZE);
-    table_unlock_entry(table);
-}
-
-/* The slot in the last table; NULL if it cannot be used here. */
-static const struct slot *find_last(
-    const struct pair_table *table, const struct pair_table *last, struct pair_ref ref)
-{
-    bool alike = table_is_ours(last) &&
-                 memcmp(table->header->secret, last->header->secret, TABLE_SECRET_SIZE) == 0;
-    return alike ? table_find(last, ref) : NULL;
-}
-
-/* Takes a slot whose descriptor is with the forwarder. */
-static int take_held(struct pair_table *table, const struct slot *last,
-    const struct pair_view *view, struct pair_ref *ret)
-{
-    struct slot *slot;
-    int error = table_lock_entry(table);
-    if (error != 0)
-        return error;
-    error = table_take_slot(table, last == NULL ? 0 : last->source, &slot);
-    if (error == 0) {
-        table_claim_slot(table, slot);
-        slot->protocol = view->protocol;
-        slot->rule = (uint8_t)view->rule;
-        slot->opened = view->opened;
-        atomic_store(&slot->bytes, view->bytes);
-        if (last != NULL) {
-            slot->key = last->key;
-            slot->side = last->side;
-        }
-        *ret = table_ref(table, slot);
-    }
-    table_unlock_entry(table);
-    return error;
-}
-
-int pair_carry(
-    struct pair_table *table, struct pair_table *last, struct pair_ref ref, struct pair_ref *ret)
-{
-    struct pair_ref stranded;
-    const struct slot *old = find_last(table, last, ref);
-    if (old == NULL || old->state < PAIR_WAITING || old->state == PAIR_LEAVING)
-        return -ESTALE;
-    struct pair_view view;
-    view_slot(last, old, &view);
-    struct pair_key key = old->key;
-    int error = take_held(table, old, &view, ret);
-    if (error != 0)
-        return error;
-    error = table_lock_key(table, &key);
-    if (error != 0) {
-        (void)pair_leave(table, *ret, &stranded); /* stale: there is nothing to free */
-        return error;
-    }
-    struct slot *slot = table_find(table, *ret);
-    if (slot != NULL && view.state == PAIR_DISMISSED) {
-        slot->reason = (uint8_t)view.reason;
-        table_set_state(slot, PAIR_DISMISSED);
-    } else if (slot != NULL) {
-        meet_after_failure(table, slot);
-    }
-    table_unlock_key(table, &key);
-    return slot == NULL ? -ESTALE : 0;
-}
-
-/* Both slots have the same key, or none. */
-static int join_carried(struct pair_table *table, const struct pair_ref refs[static 2])
-{
-    struct slot *slots[2] = {table_find(table, refs[0]), table_find(table, refs[1])};
-    if (slots[0] == NULL || slots[1] == NULL)
-        return -ESTALE;
-    struct pair_key key = slots[0]->key;
-    int error = table_lock_key(table, &key);
-    if (error != 0)
-        return error;
-    for (size_t i = 0; i < 2; i++) {
-        slots[i]->peer = refs[1 - i];
-        table_set_state(slots[i], PAIR_JOINED);
-    }
-    table_unlock_key(table, &key);
-    return 0;
-}
-
-int pair_carry_joined(struct pair_table *table, struct pair_table *last,
-    const struct pair_view ends[static 2], struct pair_ref ret[static 2])
-{
-    struct pair_ref stranded;
-    size_t taken = 0;
-    int error = 0;
-    for (; error == 0 && taken < 2; taken += error == 0)
-        error =
-            take_held(table, find_last(table, last, ends[taken].ref), &ends[taken], &ret[taken]);
-    if (error == 0)
-        error = join_carried(table, ret);
-    for (size_t i = 0; error != 0 && i < taken; i++)
-        (void)pair_leave(table, ret[i], &stranded); /* stale: there is nothing to free */
-    return error;
-}
-
 int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *ret)
 {
     struct pair_key key;
@@ -634,7 +521,7 @@ int pair_claim(struct pair_table *table, struct pair_ref ref, struct pair_view *
             error = -ESTALE; /* claimed before, or leaving: it has no descriptor to come */
         table_unlock_entry(table);
     }
-    view_slot(table, slot, ret);
+    pair_view_slot(table, slot, ret);
     table_unlock_key(table, &key);
     return error;
 }
@@ -646,7 +533,7 @@ int pair_look(struct pair_table *table, struct pair_ref ref, struct pair_view *r
     struct slot *slot = lock_slot(table, ref, &key, &error);
     if (slot == NULL)
         return error;
-    view_slot(table, slot, ret);
+    pair_view_slot(table, slot, ret);
     table_unlock_key(table, &key);
     return 0;
 }
@@ -683,7 +570,7 @@ int pair_undo(struct pair_table *table, struct pair_ref ref)
     } else if (peer != NULL && peer->place == PAIR_WITH_FORWARDER) {
         error = -EALREADY;
     } else {
-        meet_after_failure(table, slot);
+        pair_meet_again(table, slot);
         if (peer != NULL && pair_same(peer->peer, ref)) {
             table_set_state(peer, PAIR_DISMISSED);
             error = free_slot_of_key(table, table_ref(table, peer), &key);
@@ -762,65 +649,4 @@ size_t pair_dismissed(struct pair_table *table, struct pair_ref *refs, size_t si
             refs[count++] = table_ref(table, slot);
     }
     return count;
-}
-
-/* ---- counts ---------------------------------------------------------------------- */
-
-const char *pair_outcome_name(enum pair_outcome outcome)
-{
-    static const char *const names[PAIR_OUTCOMES] = {"happy", "lonely", "errory", "impatient",
-        "redundant", "empty", "full", "crowded", "served"};
-    return names[outcome];
-}
-
-void pair_count(struct pair_table *table, uint8_t protocol, enum pair_outcome outcome)
-{
-    if (protocol < PAIR_PROTOCOLS_MAX && outcome < PAIR_OUTCOMES)
-        atomic_fetch_add(&table->header->outcomes[protocol][outcome], 1);
-}
-
-void pair_count_bytes(struct pair_table *table, uint64_t bytes)
-{
-    atomic_fetch_add(&table->header->total_bytes, bytes);
-}
-
-uint32_t pair_used(const struct pair_table *table)
-{
-    return table->header->used;
-}
-
-static void count_slots(const struct pair_table *table, struct pair_stats *ret)
-{
-    uint32_t end = table_end(table);
-    for (uint32_t index = 0; index < end; index++) {
-        const struct slot *slot = &table->slots[index];
-        uint8_t state = slot->state;
-        if (state > PAIR_LEAVING)
-            continue;
-        ret->states[state]++;
-        ret->on_porch += state == PAIR_GREETING && slot->place == PAIR_ON_PORCH;
-        if (state == PAIR_JOINED)
-            ret->incomplete_bytes += atomic_load_explicit(&slot->bytes, memory_order_relaxed);
-    }
-    ret->states[PAIR_FREE] = table->capacity - ret->used;
-}
-
-void pair_stats(struct pair_table *table, struct pair_stats *ret)
-{
-    struct table_header *header = table->header;
-    *ret = (struct pair_stats){
-        .capacity = table->capacity,
-        .used = header->used,
-        .unclaimed = header->unclaimed,
-        .total_bytes = atomic_load(&header->total_bytes),
-        .created = header->created,
-        .repairs = atomic_load(&header->repairs),
-        .forwarder = atomic_load(&header->forwarder),
-    };
-    for (size_t i = 0; i < TABLE_STRIPES; i++)
-        ret->tokens += header->stripes[i].tokens;
-    for (size_t i = 0; i < PAIR_PROTOCOLS_MAX; i++)
-        for (size_t k = 0; k < PAIR_OUTCOMES; k++)
-            ret->outcomes[i][k] = atomic_load(&header->outcomes[i][k]);
-    count_slots(table, ret);
 }
