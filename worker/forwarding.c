@@ -8,6 +8,7 @@
 #include "pair.h"
 #include "setup/runtime.h"
 #include "worker/attendants.h"
+#include "worker/link.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -31,7 +32,7 @@ int forwarding_find(struct server *server)
     worker->forwarder = handoff_connect(server->runtime.socket, timeout);
     if (worker->forwarder >= 0) {
         log_info("using the forwarder that runs in %s", server->options->runtime_directory);
-        worker_offer_table(worker);
+        link_offer_table(worker);
         return 0;
     }
     server->handoff_socket = launch_socket(&server->runtime, true, &server->forward_lock);
@@ -141,7 +142,7 @@ static void note_silence(struct server *server)
     if (inquiry->silent || inquiry->looks < ANSWER_LOOKS || pair_is_crammed(server->worker.table))
         return;
     inquiry->silent = true;
-    worker_log_silence(&server->worker);
+    link_log_silence(&server->worker);
 }
 
 int forwarding_watch(struct server *server)

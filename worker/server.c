@@ -7,6 +7,7 @@
 #include "setup/runtime.h"
 #include "worker/attendants.h"
 #include "worker/forwarding.h"
+#include "worker/link.h"
 #include "worker/pool.h"
 
 #include <errno.h>
@@ -155,7 +156,7 @@ static int renew_table(struct server *server)
         server->runtime.table);
     pair_close(last);
     if (!atomic_load(&server->board->forwarder_sought))
-        worker_offer_table(&server->worker);
+        link_offer_table(&server->worker);
     pool_dismiss_idle(server, server->board->size);
     return 0;
 }

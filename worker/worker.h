@@ -1,4 +1,5 @@
-/* The worker: one connection from its first byte to its rendezvous key, and no further. */
+/* The worker: takes one connection at a time from its first byte to the handoff to the forwarder,
+ * or to its end. */
 #ifndef RELAY_WORKER_H
 #define RELAY_WORKER_H
 
@@ -18,51 +19,45 @@ struct worker {
     struct tls *tls;           /* NULL: none */
     int state_error;    /* why the state directory could not be made: a negative errno, or 0 */
     int forwarder;      /* connected handoff socket */
-    struct terms terms; /* on which connections are handed over */
-    uint64_t server;    /* of which this is a worker: handoff.h */
-    int users_lock;     /* while it is held, no forwarder retires */
-    bool (*seek)(void); /* has a forwarder made, as none answers; false: none will be */
-    bool closing;       /* takes no more connections: only says so */
-    bool misunderstood; /* the forwarder cannot read our handoffs, and this was said */
-    bool kept_waiting;  /* by the forwarder's socket, in vain: this visit does not wait again */
+    struct terms terms; /* for every connection that is handed over */
+    uint64_t server;    /* number of the server that this worker belongs to: handoff.h */
+    int users_lock;     /* while this lock is held, no forwarder retires */
+    bool (*seek)(void); /* has a forwarder started, as none answers; false: none will be */
+    bool closing;       /* the server stops: clients are only told so */
+    bool misunderstood; /* the forwarder cannot read our handoffs, and this was logged */
+    bool kept_waiting;  /* the forwarder's socket is full: this visit does not wait for it again */
 
-    const struct porch *porch;  /* where the rest of greetings is waited for; NULL: in the worker */
-    _Atomic int32_t *porch_pid; /* who answers for those who stand there; PORCH_CLOSED */
-    bool porch_used;            /* a connection was sent there, or was to be */
-    bool patient;               /* others are idle: it may wait a moment for the rest itself */
-    int (*hold)(uint64_t source); /* asks for a share of the workers, as in struct hearing */
+    const struct porch *porch;  /* waits for the rest of greetings; NULL: the worker waits itself */
+    _Atomic int32_t *porch_pid; /* the porch's process id; 0: it is being replaced; PORCH_CLOSED */
+    bool porch_used;            /* this visit was sent to the porch, or should have been */
+    bool patient; /* other workers are idle: this one may wait a moment for the rest itself */
+    int (*hold)(uint64_t source); /* asks whether the visit may hold this worker: struct hearing */
 };
 
 enum {
-    PORCH_CLOSED = -1, /* nobody is to be sent there any more */
+    PORCH_CLOSED = -1, /* no connection is sent there any more */
 };
 
-/* What may take root: reads the certificate, and the identity if a file of it is named, or makes
- * the state directory that one is kept in. Logs, returns -1 on failure. */
+/* The part of opening that may need root: reads the certificate; reads the identity, if --idfile
+ * names one, else makes the state directory that the identity is kept in. 0, or -1 (logged). */
 int worker_prepare(struct worker *worker, const struct options *options);
 
-/* After that: opens the table, finds or makes an identity if none was named (without one, only
- * Offset is not served), and keeps forwarders from retiring; which forwarder to use (the handoff
- * socket, owned by the worker from then on) is the caller's to set. Logs, returns -1 on
- * failure. */
+/* The rest of opening: opens the table; finds or makes an identity, if --idfile names none (without
+ * an identity Offset is not served, other protocols are); keeps forwarders from retiring. The
+ * caller sets worker->forwarder, which is the worker's from then on. 0, or -1 (logged). */
 int worker_open(
     struct worker *worker, const struct options *options, const struct runtime *runtime);
-/* Once it has a forwarder: gives it the table, if it has not taken that for its own yet. The one
- * that it had before was lost. */
-void worker_offer_table(const struct worker *worker);
-/* Leaves the identity alone: a sandbox does not let it be freed. */
+/* Does not free the identity, as the sandbox does not allow that. */
 void worker_close(struct worker *worker);
-/* Says that the forwarder does not take what is sent to it. */
-void worker_log_silence(const struct worker *worker);
 
-/* Takes one connection, which it owns and closes, as far as a worker does: to the forwarder,
- * or to its end. */
+/* Serves a new connection, which it owns and closes: to the handoff, to the porch, or to its end.
+ */
 void worker_greet(struct worker *worker, int fd);
-/* The same, for one that comes back from the porch. */
+/* The same, for a connection that comes back from the porch. */
 void worker_resume(struct worker *worker, struct visit *visit, int fd);
 
-/* `relay worker`: the connection on standard input, or passed by systemd (Accept=yes). Returns
- * the exit status. */
+/* `relay worker`: serves the connection on standard input, or the one that systemd passes
+ * (Accept=yes). Returns the exit status. */
 int worker_main(const struct options *options);
 
 #endif
