@@ -294,8 +294,8 @@ int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint6
     return count == 0 ? error : try_to_enter(table, limits, source, opened, deadline, ret);
 }
 
-int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enum pair_place place,
-    int32_t owner)
+int pair_set_owner(struct pair_table *table, struct pair_ref ref, int64_t opened,
+    enum pair_place place, int32_t owner)
 {
     int error = table_lock_entry(table);
     if (error != 0)
@@ -321,7 +321,7 @@ static void free_if_owned(struct pair_table *table, struct slot *slot, int32_t o
     table_unlock_entry(table);
 }
 
-void pair_forsake(struct pair_table *table, int32_t owner)
+void pair_free_greetings(struct pair_table *table, int32_t owner)
 {
     uint32_t end = table_end(table);
     for (uint32_t index = 0; index < end; index++)
@@ -441,7 +441,7 @@ static struct slot *lock_slot(
     return slot;
 }
 
-int pair_part(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
+int pair_start_leaving(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded)
 {
     struct pair_key key;
     int error;
@@ -476,18 +476,18 @@ void pair_adopt(struct pair_table *table)
 void pair_set_forwarder(struct pair_table *table, uint32_t reads)
 {
     atomic_store(&table->header->reads, reads);
-    atomic_store(&table->header->crammed, 0);
+    atomic_store(&table->header->forwarder_full, 0);
     atomic_store(&table->header->forwarder, (int32_t)getpid());
 }
 
-void pair_set_crammed(struct pair_table *table, bool crammed)
+void pair_set_forwarder_full(struct pair_table *table, bool full)
 {
-    atomic_store(&table->header->crammed, crammed);
+    atomic_store(&table->header->forwarder_full, full);
 }
 
-bool pair_is_crammed(const struct pair_table *table)
+bool pair_forwarder_is_full(const struct pair_table *table)
 {
-    return atomic_load(&table->header->crammed) != 0;
+    return atomic_load(&table->header->forwarder_full) != 0;
 }
 
 uint32_t pair_reads(const struct pair_table *table)

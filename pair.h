@@ -216,10 +216,10 @@ int pair_enter(struct pair_table *table, const struct pair_limits *limits, uint6
 /* Makes another process responsible for a slot in PAIR_GREETING whose connection was accepted at
  * `opened`. owner: its process id; place: where it holds the descriptor, PAIR_WITH_WORKER or
  * PAIR_ON_PORCH. When the owner dies, the slot is freed. */
-int pair_pass(struct pair_table *table, struct pair_ref ref, int64_t opened, enum pair_place place,
-    int32_t owner);
+int pair_set_owner(struct pair_table *table, struct pair_ref ref, int64_t opened,
+    enum pair_place place, int32_t owner);
 /* Frees all slots in PAIR_GREETING that `owner` is responsible for. */
-void pair_forsake(struct pair_table *table, int32_t owner);
+void pair_free_greetings(struct pair_table *table, int32_t owner);
 /* In one step, the connection waits, matches, or is refused. After PAIR_REFUSED the caller frees
  * the slot with pair_leave(). */
 int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_request *request,
@@ -228,7 +228,7 @@ int pair_meet(struct pair_table *table, struct pair_ref ref, const struct pair_r
 int pair_sent(struct pair_table *table, struct pair_ref ref);
 /* A connection that has waited or met becomes PAIR_LEAVING: it is not found any more, but counts
  * until pair_leave(). If it was matched, its peer is stranded, see pair_leave(). */
-int pair_part(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded);
+int pair_start_leaving(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded);
 /* Frees the slot, whatever its state. If it was matched, its peer waits again and is returned in
  * *stranded (else PAIR_NONE), for the forwarder to look at. */
 int pair_leave(struct pair_table *table, struct pair_ref ref, struct pair_ref *stranded);
@@ -243,18 +243,18 @@ void pair_set_forwarder(struct pair_table *table, uint32_t reads);
 uint32_t pair_reads(const struct pair_table *table);
 /* Whether the forwarder leaves new connections in its socket, because it has no descriptor or no
  * memory for them. */
-void pair_set_crammed(struct pair_table *table, bool crammed);
-bool pair_is_crammed(const struct pair_table *table);
+void pair_set_forwarder_full(struct pair_table *table, bool full);
+bool pair_forwarder_is_full(const struct pair_table *table);
 /* The process id of the last forwarder; 0: there was none. */
 int32_t pair_forwarder(const struct pair_table *table);
 /* Whether that process lives. */
 bool pair_is_adopted(const struct pair_table *table);
 
-/* When the table was lost and another takes its place, the forwarder calls pair_succeed() first,
- * then carries the connections that it holds from the last table to the new one, and calls
+/* When the table was lost and another takes its place, the forwarder calls pair_replace_lost()
+ * first, then carries the connections that it holds from the last table to the new one, and calls
  * pair_set_forwarder() last. If the new table was not used yet, it gets the last table's secret, so
  * that the same codes have the same keys. */
-void pair_succeed(struct pair_table *table, struct pair_table *last);
+void pair_replace_lost(struct pair_table *table, struct pair_table *last);
 /* Carries a waiting connection. -ESTALE if the last table does not show it; -ENOSPC or -ENOMEM as
  * in pair_enter(). Afterwards the caller looks at it: it may have a match. */
 int pair_carry(

@@ -1,11 +1,11 @@
 /* Carrying connections over from a table that was lost to the table in its place: see
- * pair_succeed() in pair.h. */
+ * pair_replace_lost() in pair.h. */
 #include "pair_slots.h"
 
 #include <errno.h>
 #include <string.h>
 
-void pair_succeed(struct pair_table *table, struct pair_table *last)
+void pair_replace_lost(struct pair_table *table, struct pair_table *last)
 {
     pair_release_held(table);
     if (!table_is_ours(last) || table_lock_entry(table) != 0)

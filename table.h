@@ -101,8 +101,8 @@ struct table_header {
     slot_link first_unclaimed, last_unclaimed; /* the oldest first */
 
     _Atomic int32_t forwarder;
-    _Atomic uint32_t reads;   /* the version of handoffs that the forwarder reads; 0: not known */
-    _Atomic uint32_t crammed; /* the forwarder takes no connections now: pair_set_crammed() */
+    _Atomic uint32_t reads; /* the version of handoffs that the forwarder reads; 0: not known */
+    _Atomic uint32_t forwarder_full; /* pair_set_forwarder_full() */
     _Atomic uint64_t repairs;
     _Atomic uint64_t total_bytes;
     _Atomic uint64_t outcomes[PAIR_PROTOCOLS_MAX][PAIR_OUTCOMES];

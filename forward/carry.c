@@ -142,7 +142,7 @@ void carry_over(struct forwarder *forwarder, int fd)
         pair_close(table);
         return;
     }
-    pair_succeed(table, last);
+    pair_replace_lost(table, last);
     forwarder->table = table;
     forwarder->slots = slots;
     forwarder->table_fault = 0;

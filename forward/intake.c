@@ -93,7 +93,7 @@ void intake_listen(struct forwarder *forwarder, bool wanted)
         log_repeated_errno(LOG_ERR, "cannot wait for handoffs");
     else
         forwarder->listening = wanted;
-    pair_set_crammed(forwarder->table, !wanted && !forwarder->stopping);
+    pair_set_forwarder_full(forwarder->table, !wanted && !forwarder->stopping);
     if (!wanted && !forwarder->stopping)
         log_shortage(forwarder);
 }

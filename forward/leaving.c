@@ -131,7 +131,8 @@ static void leave_place(struct forwarder *forwarder, struct connection *connecti
 {
     struct pair_ref stranded;
     connection->bytes = NULL;
-    if (pair_part(forwarder->table, connection->ref, &stranded) == 0 && !pair_is_none(stranded))
+    if (pair_start_leaving(forwarder->table, connection->ref, &stranded) == 0 &&
+        !pair_is_none(stranded))
         connections_look(forwarder, stranded);
 }
 

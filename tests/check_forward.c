@@ -269,12 +269,12 @@ START_TEST(who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is
     limit_descriptors(4);
     take_turn();
     ck_assert_int_eq(read(client, &byte, 1), -1);
-    ck_assert(pair_is_crammed(table));
+    ck_assert(pair_forwarder_is_full(table));
     limit_descriptors(1024);
     take_turn();
     take_turn();
     ck_assert_uint_eq(forwarder.held, 1);
-    ck_assert(!pair_is_crammed(table));
+    ck_assert(!pair_forwarder_is_full(table));
     close(client);
 }
 END_TEST
@@ -286,8 +286,8 @@ START_TEST(who_comes_after_one_that_could_not_be_taken_waits_for_a_while)
     intake_fall_short(&forwarder);
     take_turn();
     ck_assert_uint_eq(forwarder.held, 0);
-    ck_assert(pair_is_crammed(table));
-    while (pair_is_crammed(table))
+    ck_assert(pair_forwarder_is_full(table));
+    while (pair_forwarder_is_full(table))
         take_turn();
     take_turn();
     ck_assert_uint_eq(forwarder.held, 1);

@@ -325,7 +325,7 @@ START_TEST(pairs_and_who_waits_are_carried_into_the_next_table)
     ck_assert_int_eq(unlink(path), 0);
     ck_assert_int_eq(pair_open(path, 2 * CAPACITY, &table), 0);
     ck_assert(!pair_is_adopted(table));
-    pair_succeed(table, last);
+    pair_replace_lost(table, last);
     const struct pair_view ends[2] = {{.ref = first, .bytes = 7}, {.ref = second}};
     ck_assert_int_eq(pair_carry_joined(table, last, ends, joined), 0);
     ck_assert_int_eq(pair_carry(table, last, waits, &carried), 0);
@@ -347,7 +347,7 @@ START_TEST(of_a_damaged_table_pairs_are_carried_and_nobody_else)
     memset((void *)last->header, 0, last->size);
     ck_assert_int_eq(pair_discard(path), 0);
     ck_assert_int_eq(pair_open(path, CAPACITY, &table), 0);
-    pair_succeed(table, last);
+    pair_replace_lost(table, last);
     const struct pair_view ends[2] = {{.ref = {5, 1}, .opened = 9}, {.ref = {6, 1}}};
     ck_assert_int_eq(pair_carry_joined(table, last, ends, joined), 0);
     ck_assert_int_eq(pair_carry(table, last, waits, &carried), -ESTALE);
@@ -760,7 +760,7 @@ START_TEST(who_leaves_is_found_by_nobody_and_counts_until_it_is_gone)
     struct pair_ref leaving = enter_from(7);
     (void)meet_as(leaving, PAIR_ROLES, "token", "a");
     ck_assert_int_eq(pair_claim(table, leaving, &view), 0);
-    ck_assert_int_eq(pair_part(table, leaving, &stranded), 0);
+    ck_assert_int_eq(pair_start_leaving(table, leaving, &stranded), 0);
     ck_assert(pair_is_none(stranded));
     ck_assert_int_eq(state_of(leaving), PAIR_LEAVING);
     ck_assert_uint_eq(stats().tokens, 0);
@@ -776,12 +776,12 @@ START_TEST(who_leaves_a_match_strands_its_peer_and_who_leaves_a_pair_does_not)
     struct pair_ref stranded;
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
     struct pair_ref second = park(PAIR_SIDES, "token", "b", PAIR_MATCHES);
-    ck_assert_int_eq(pair_part(table, first, &stranded), 0);
+    ck_assert_int_eq(pair_start_leaving(table, first, &stranded), 0);
     ck_assert(pair_same(stranded, second));
     ck_assert_int_eq(state_of(second), PAIR_WAITING);
     struct pair_ref third = park(PAIR_SIDES, "token", "c", PAIR_MATCHES);
     ck_assert_int_eq(pair_join(table, second, third), 0);
-    ck_assert_int_eq(pair_part(table, second, &stranded), 0);
+    ck_assert_int_eq(pair_start_leaving(table, second, &stranded), 0);
     ck_assert(pair_is_none(stranded));
     ck_assert_int_eq(state_of(third), PAIR_JOINED);
     ck_assert_uint_eq(stats().states[PAIR_LEAVING], 2);
@@ -795,7 +795,7 @@ START_TEST(who_leaves_before_its_descriptor_has_come_is_not_claimed)
     struct pair_view view;
     struct pair_ref ref = enter(), stranded;
     (void)meet_as(ref, PAIR_SIDES, "token", "a");
-    ck_assert_int_eq(pair_part(table, ref, &stranded), 0);
+    ck_assert_int_eq(pair_start_leaving(table, ref, &stranded), 0);
     ck_assert_int_eq(pair_claim(table, ref, &view), -ESTALE);
     leave(ref);
     expect_empty();
@@ -1067,7 +1067,7 @@ START_TEST(no_contents_of_the_slots_make_us_read_outside_the_table)
             (void)pair_undo(table, refs[i]);
             (void)pair_spares(table, refs[i], out, 8);
             (void)pair_sweep(table, now() + 2 * FAR, out, 8);
-            (void)pair_part(table, refs[i], out);
+            (void)pair_start_leaving(table, refs[i], out);
             (void)pair_leave(table, refs[i], out);
         }
         pair_stats(table, &counted);

@@ -57,8 +57,8 @@ static int start_porch(struct server *server)
 
 void attendants_forsake_porch(struct server *server, pid_t porch)
 {
-    pair_forsake(server->worker.table, porch);
-    pair_forsake(server->worker.table, server->pid);
+    pair_free_greetings(server->worker.table, porch);
+    pair_free_greetings(server->worker.table, server->pid);
 }
 
 /* A porch that has something to do, and has not moved for PORCH_STALL_TIME, is stalled. If the

@@ -139,7 +139,8 @@ static void end_inquiry(struct server *server)
 static void note_silence(struct server *server)
 {
     struct inquiry *inquiry = &server->inquiry;
-    if (inquiry->silent || inquiry->looks < ANSWER_LOOKS || pair_is_crammed(server->worker.table))
+    if (inquiry->silent || inquiry->looks < ANSWER_LOOKS ||
+        pair_forwarder_is_full(server->worker.table))
         return;
     inquiry->silent = true;
     link_log_silence(&server->worker);

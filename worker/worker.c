@@ -258,7 +258,7 @@ static void pass_slot(
     const struct worker *worker, struct visit *visit, enum pair_place place, int32_t owner)
 {
     if (!pair_is_none(visit->ref) &&
-        pair_pass(worker->table, visit->ref, visit->start.opened, place, owner) != 0)
+        pair_set_owner(worker->table, visit->ref, visit->start.opened, place, owner) != 0)
         visit->ref = PAIR_NONE;
 }
 
@@ -291,8 +291,8 @@ static bool send_to_porch(
 static bool has_room(const void *context)
 {
     const struct worker *worker = context;
-    return !pair_is_crammed(worker->table) && link_answers(worker) &&
-           pair_is_adopted(worker->table) && !pair_is_crammed(worker->table) &&
+    return !pair_forwarder_is_full(worker->table) && link_answers(worker) &&
+           pair_is_adopted(worker->table) && !pair_forwarder_is_full(worker->table) &&
            pair_check(worker->table) == 0;
 }
 

@@ -74,7 +74,8 @@ static int connect_forwarder(struct worker *worker)
  * asked. A forwarder that is short of memory or descriptors has logged that itself. */
 static void check_answer(const struct worker *worker)
 {
-    if (!pair_is_crammed(worker->table) && pair_is_adopted(worker->table) && !link_answers(worker))
+    if (!pair_forwarder_is_full(worker->table) && pair_is_adopted(worker->table) &&
+        !link_answers(worker))
         link_log_silence(worker);
 }
 
