@@ -49,7 +49,7 @@ def a_reset_arrives_as_a_reset_after_all_that_was_sent_before_it():
 
 
 @behaviour()
-def an_end_of_file_stays_one_though_its_sender_is_gone_before_it_was_answered():
+def an_end_of_file_is_passed_on_as_one_though_its_sender_has_gone_before_the_answer():
     with Relay() as relay:
         first, second = make_pair(relay)
         first.send(DATA).close()
@@ -59,7 +59,7 @@ def an_end_of_file_stays_one_though_its_sender_is_gone_before_it_was_answered():
 
 
 @behaviour()
-def half_a_pair_goes_on_as_long_as_it_moves():
+def the_other_direction_of_a_pair_goes_on_as_long_as_bytes_move():
     with Relay(options=[f"--linger={LINGER}"]) as relay:
         first, second = make_pair(relay)
         first.finish()
@@ -77,7 +77,7 @@ def half_a_pair_goes_on_as_long_as_it_moves():
 
 
 @behaviour()
-def half_a_pair_that_falls_silent_is_cut_and_looks_so():
+def the_other_direction_of_a_pair_that_falls_silent_ends_in_a_reset():
     with Relay(options=["--linger=1"]) as relay:
         first, second = make_pair(relay)
         first.finish()
@@ -97,7 +97,7 @@ def say_the_end(client):
 
 
 @behaviour("says so", "says nothing", "is reset")
-def the_end_of_one_in_TLS_is_authentic_to_its_peer_only_if_it_was(how):
+def the_end_of_a_client_in_TLS_is_authentic_to_its_peer_only_if_it_was_announced_in_TLS(how):
     with Relay(options=FIRST.options()) as relay:
         token = new_token()
         first, second = (Secure(relay).send(line(token, new_side())) for _ in range(2))
@@ -149,7 +149,7 @@ def frames_to_the_end(client):
 
 
 @behaviour(*PAIRS)
-def a_client_that_vanishes_in_a_message_ends_its_peers_connection_without_a_close_in_that(protocol):
+def a_client_that_vanishes_within_a_message_ends_its_peers_connection_without_a_close_frame(protocol):
     with Relay() as relay:
         for vanish in (WebSocket.close, WebSocket.reset):
             first, second = PAIRS[protocol](relay)
@@ -192,7 +192,7 @@ def text_that_is_not_UTF8_is_closed_with_1007_and_its_peer_gets_none_of_it(proto
 
 
 @behaviour("p2p-copy", "localfirst")
-def text_that_ceases_to_be_UTF8_ends_its_peers_connection_without_a_close_in_the_message(protocol):
+def text_that_ceases_to_be_UTF8_ends_its_peers_connection_without_a_close_frame(protocol):
     with Relay() as relay:
         first, second = PAIRS[protocol](relay)
         for rest in b"", b"not the rest":
@@ -206,7 +206,7 @@ def text_that_ceases_to_be_UTF8_ends_its_peers_connection_without_a_close_in_the
 
 
 @behaviour()
-def who_waits_is_closed_with_1007_for_text_that_is_not_UTF8_too():
+def a_client_that_waits_is_closed_with_1007_for_text_that_is_not_UTF8_too():
     with Relay() as relay:
         for client in (sender(relay, new_code()), introduced(relay, "alice", "document"),
                        connection(relay, "alice", "bob", "document")):
@@ -216,7 +216,7 @@ def who_waits_is_closed_with_1007_for_text_that_is_not_UTF8_too():
 
 
 @behaviour("a close", "nothing", "an end of file")
-def what_a_websocket_says_last_is_how_a_connection_of_bytes_ends(how):
+def the_close_of_a_websocket_decides_how_its_tcp_peer_ends(how):
     with Relay() as relay:
         token = new_token()
         web, plain = transit(relay, token, new_side()), relay.connect()
@@ -243,7 +243,7 @@ def what_a_websocket_says_last_is_how_a_connection_of_bytes_ends(how):
 
 
 @behaviour(*PAIRS)
-def a_pair_whose_two_ends_are_lost_at_once_is_gone(protocol):
+def a_pair_is_gone_when_both_clients_are_lost_at_once(protocol):
     with Relay() as relay:
         forwarder = relay.forwarder()
         ends = [end for _ in range(5) for end in PAIRS[protocol](relay)]

@@ -63,7 +63,7 @@ def kill_server(relay):
 
 
 @behaviour()
-def a_server_that_found_a_forwarder_makes_one_when_that_is_gone():
+def a_server_that_used_the_forwarder_of_another_starts_one_when_that_is_gone():
     with Relay() as relay:
         kill_server(relay)
         with another_server(relay) as server:
@@ -86,7 +86,7 @@ def a_server_goes_on_when_the_one_that_ran_the_forwarder_is_stopped():
 
 
 @behaviour()
-def who_comes_while_a_forwarder_that_was_told_to_stop_ends_waits_for_the_next():
+def a_client_that_connects_while_the_forwarder_stops_waits_for_the_next_forwarder():
     with Relay() as relay, another_server(relay) as server:
         reader, sender = make_pair(relay)
         send_until_blocked(sender, os.urandom(1 << 16))
@@ -135,7 +135,7 @@ SILENCE = "does not answer: nobody meets until it goes on"
 
 
 @behaviour()
-def a_worker_that_serves_one_connection_says_that_the_forwarder_stands_still():
+def a_worker_of_a_single_connection_logs_that_the_forwarder_stands_still():
     with Relay("accept") as relay:
         pair = make_pair(relay)
         forwarder = relay.forwarder()
@@ -149,7 +149,7 @@ def a_worker_that_serves_one_connection_says_that_the_forwarder_stands_still():
 
 
 @behaviour()
-def a_server_says_once_that_its_forwarder_stands_still_and_that_it_goes_on():
+def a_server_logs_once_that_its_forwarder_stands_still_and_that_it_goes_on():
     with Relay() as relay:
         meets(relay)
         forwarder = relay.forwarder()
@@ -164,7 +164,7 @@ def a_server_says_once_that_its_forwarder_stands_still_and_that_it_goes_on():
 
 
 @behaviour()
-def a_server_that_finds_a_forwarder_which_stands_still_says_so_though_nobody_comes():
+def a_server_logs_that_the_forwarder_it_finds_stands_still_even_without_clients():
     with Relay() as relay:
         kill_server(relay)
         forwarder = relay.forwarder()
@@ -178,7 +178,7 @@ def a_server_that_finds_a_forwarder_which_stands_still_says_so_though_nobody_com
 
 
 @behaviour()
-def who_waits_for_room_in_the_socket_of_a_forwarder_that_is_killed_gets_to_the_next():
+def a_handoff_that_waits_for_room_when_the_forwarder_is_killed_reaches_the_next_forwarder():
     with Relay() as relay:
         kill_server(relay)
         with another_server(relay) as server:
@@ -210,7 +210,7 @@ def the_health_is_503_while_there_are_no_descriptors_for_newcomers():
 
 
 @behaviour()
-def who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is_raised():
+def a_client_that_connects_under_a_lowered_limit_on_descriptors_waits_until_it_is_raised():
     with Relay(options=OWN_USER) as relay:
         pair = make_pair(relay)
         token = new_token()
@@ -251,7 +251,7 @@ def the_health_is_503_while_there_is_no_memory_for_newcomers():
 
 
 @behaviour()
-def a_worker_without_a_forwarder_says_so():
+def a_worker_that_finds_no_forwarder_logs_that():
     with Relay("accept", options=["--handshake-timeout=1"]) as relay:
         meets(relay)
         forwarder = relay.forwarder()
@@ -335,7 +335,7 @@ def a_limit_of_bytes_that_was_added_holds_for_pairs_that_are_there():
 
 
 @behaviour()
-def options_that_are_the_same_are_no_news():
+def options_that_have_not_changed_are_not_logged():
     with OnDemand() as relay:
         waiting = [relay.wait_with("--linger=7") for _ in range(3)]
         relay.wait_for(waiting=3)
@@ -345,7 +345,7 @@ def options_that_are_the_same_are_no_news():
 
 
 @behaviour()
-def the_last_who_was_started_is_right():
+def of_different_options_those_of_the_server_started_last_hold():
     with Relay(options=["--wait-timeout=1000"]) as relay:
         relay.options.append("--wait-timeout=2000")
         with another_server(relay) as server:
@@ -357,7 +357,7 @@ def the_last_who_was_started_is_right():
 
 
 @behaviour()
-def a_forwarder_that_records_otherwise_says_so_and_is_succeeded():
+def a_forwarder_with_other_options_for_records_logs_that_and_is_replaced():
     with tempfile.TemporaryDirectory(prefix="relay-usage-") as directory, OnDemand() as relay:
         os.chmod(directory, 0o777)
         database = os.path.join(directory, "usage.sqlite")
@@ -384,7 +384,7 @@ def a_forwarder_that_records_otherwise_says_so_and_is_succeeded():
 
 
 @behaviour()
-def a_forwarder_on_demand_whose_recorder_and_its_keeper_are_killed_is_succeeded():
+def a_forwarder_on_demand_whose_recorder_and_its_keeper_are_killed_is_replaced():
     with tempfile.TemporaryDirectory(prefix="relay-usage-") as directory, OnDemand() as relay:
         os.chmod(directory, 0o777)
         usage = f"--usage-db={directory}/usage.sqlite"

@@ -175,7 +175,7 @@ def every_command_writes_what_the_original_does(program):
 
 
 @behaviour()
-def options_may_be_spelled_as_ever():
+def options_may_be_spelled_as_the_original_takes_them():
     spellings = ("--idfile node --address h:1 --output out", "-i node -a h:1 -o out",
                  "-inode -ah:1 -oout", "--output=out --address=h:1 --idfile=node",
                  "-o out --idfile=node -ah:1", "-i=node -a=h:1 -o=out", "-i=node -a h:1 -o=out")
@@ -196,7 +196,7 @@ def strelay_takes_a_letter_with_an_equals_sign():
 
 
 @behaviour()
-def a_permission_may_be_said_to_be_true():
+def a_permission_may_be_given_as_true():
     with Desk() as desk:
         desk.expect("stmgr app-ticket -i app --proutes=true -o out")
         assert json.loads(desk.read("out"))["permissions"]["routes"] is True
@@ -213,7 +213,7 @@ def help_is_a_command_too():
 
 
 @behaviour()
-def a_part_of_an_options_name_is_none():
+def a_part_of_an_options_name_is_refused():
     with Desk() as desk:
         for arguments in ("relay-ticket --id node -a h:1 -o x", "relay-ticket --idf=node -a h:1 -o x",
                           "app-ticket -i app --prou -o x"):
@@ -231,7 +231,7 @@ def control_characters_in_an_address_are_escaped_as_the_original_does():
 
 
 @behaviour()
-def each_permission_is_its_own():
+def each_permission_is_given_by_itself():
     with Desk() as desk:
         for name in ("routes", "buyer", "seller", "config"):
             desk.expect(f"stmgr app-ticket -i app --p{name} -o {name}")
@@ -240,7 +240,7 @@ def each_permission_is_its_own():
 
 
 @behaviour()
-def an_identity_is_for_its_user_alone_and_a_ticket_for_whom_the_umask_lets_read_it():
+def an_identity_can_be_read_by_its_user_alone_and_a_ticket_as_the_umask_allows():
     with Desk() as desk:
         for mask, public in ((0o000, 0o644), (0o022, 0o644), (0o077, 0o600), (0o777, 0o600)):
             desk.expect("stmgr gen-ident -o ident", umask=mask)
@@ -324,7 +324,7 @@ def a_bad_identity_stops_strelay_before_it_listens(name):
 
 
 @behaviour(*BAD)
-def a_bad_identity_takes_away_offset_and_nothing_else(name):
+def a_bad_identity_stops_offset_and_no_other_protocol(name):
     """Nor is another one made in its place."""
     with Desk() as desk:
         with Relay(options=[f"--idfile={desk.path(name)}"]) as relay:
@@ -337,7 +337,7 @@ def a_bad_identity_takes_away_offset_and_nothing_else(name):
 
 
 @behaviour("stmgr", "relay")
-def what_exists_is_never_overwritten(program):
+def a_file_that_exists_is_never_overwritten(program):
     with Desk() as desk:
         desk.write("file", "precious")
         os.symlink("nowhere", desk.path("link"))
@@ -350,7 +350,7 @@ def what_exists_is_never_overwritten(program):
 
 
 @behaviour()
-def what_is_wrong_first_is_said():
+def the_first_of_several_faults_is_named():
     with Desk() as desk:
         desk.write("file", "precious")
         for address, words in (("h:1", ""), ("a" * 257, "257 bytes")):
@@ -380,7 +380,7 @@ def an_address_has_256_bytes_at_most():
 
 
 @behaviour()
-def missing_and_full_directories_are_said():
+def missing_and_full_directories_are_named():
     with Desk() as desk:
         for arguments in ("gen-ident", "relay-ticket -i node -a h:1", "app-ticket -i app",
                           "node-entry -n node -p app -a h:1"):
@@ -396,7 +396,7 @@ def missing_and_full_directories_are_said():
 
 
 @behaviour()
-def a_relay_without_one_makes_an_identity_and_tickets_find_it():
+def a_relay_without_an_identity_makes_one_and_tickets_are_made_of_it():
     with Desk() as desk:
         with Relay() as relay:
             path = os.path.join(relay.state, "relay.ident")
@@ -457,7 +457,7 @@ def relays_that_start_at_once_share_one_identity():
 
 
 @behaviour()
-def a_state_directory_that_cannot_be_used_stops_nobody_else():
+def a_state_directory_that_cannot_be_used_stops_offset_and_no_other_protocol():
     with tempfile.NamedTemporaryFile() as file:
         with Relay(options=[f"--state-dir={file.name}/state"]) as relay:
             token = new_token()

@@ -41,7 +41,7 @@ def expect_wrong(role, directory, words, *options, status=2, form="--check"):
 
 
 @behaviour(*ROLES)
-def what_is_good_is_shown_and_nothing_is_made(role):
+def good_options_are_shown_and_no_file_is_made(role):
     with place() as directory:
         code, out, error = check(role, directory)
         assert (code, error) == (0, ""), (code, error)
@@ -114,14 +114,14 @@ WRONG = {
 
 
 @behaviour(*WRONG)
-def what_is_wrong_is_said_once_and_status_2(what):
+def a_fault_is_one_line_and_status_2(what):
     words, options = WRONG[what]
     with place() as directory:
         expect_wrong("serve", directory, words, *options)
 
 
 @behaviour()
-def run_relay_server_needs_a_certificate_or_none():
+def run_relay_server_needs_a_certificate_or_no_tls():
     with place() as directory:
         expect_wrong("run-relay-server", directory, "no certificate for TLS", "--tls")
         expect_wrong("run-relay-server", directory, "cannot read /none", "--tls", "--certfile=/none",
@@ -129,7 +129,7 @@ def run_relay_server_needs_a_certificate_or_none():
 
 
 @behaviour()
-def a_unit_is_started_as_long_as_it_can_serve_anybody():
+def a_unit_is_started_if_it_can_serve_any_client():
     with place() as directory:
         for option in ("--certfile=/none", "--idfile=/none", "--usage-db=/none/usage"):
             expect_wrong("serve", directory, "cannot ", option, status=0, form="--check-unit")
@@ -140,7 +140,7 @@ def a_unit_is_started_as_long_as_it_can_serve_anybody():
 
 
 @behaviour()
-def a_unit_is_not_started_with_options_that_serve_nobody():
+def a_unit_is_not_started_with_options_that_serve_no_client():
     with place() as directory:
         for option in ("--help", "--version"):
             expect_wrong("serve", directory, "a unit serves nobody with --help or --version", option,
@@ -154,7 +154,7 @@ def a_unit_is_not_started_with_options_that_serve_nobody():
 
 
 @behaviour("has ended", "is for later")
-def a_certificate_whose_time_is_not_now_is_said_at_start(which):
+def a_certificate_outside_its_time_is_logged_at_the_start(which):
     certificate, words = (PAST, "any more") if which == "has ended" else (FUTURE, "yet")
     with Relay(options=certificate.options()) as relay:
         exchange(*make_pair(relay))

@@ -69,7 +69,7 @@ def installed(prefix=None, **how):
 
 
 @behaviour("/usr", "/usr/local", "/opt/relay")
-def all_is_installed_under_its_prefix_in_its_destdir_and_nothing_more(prefix):
+def every_file_and_no_other_is_installed_under_the_prefix_in_the_destdir(prefix):
     with installed(prefix) as root:
         assert root.files() == expected(prefix), root.files() ^ expected(prefix)
 
@@ -81,7 +81,7 @@ def the_prefix_is_usr_local_if_none_is_given():
 
 
 @behaviour()
-def what_is_installed_is_what_is_here():
+def installed_files_are_equal_to_those_of_the_source():
     with installed("/usr") as root:
         sources = {**{name: "." for name in SOURCE_DOCUMENTS},
                    "relay-forward.socket": "units",
@@ -94,7 +94,7 @@ def what_is_installed_is_what_is_here():
 
 
 @behaviour("/usr", "/usr/local")
-def those_who_start_relay_name_it_by_its_prefix_and_not_by_the_destdir(prefix):
+def units_and_scripts_name_relay_by_its_prefix_and_not_by_the_destdir(prefix):
     with installed(prefix) as root:
         for name in STARTERS:
             named = re.findall(r"[^\s=]*/relay(?= |$)", root.read(name), re.MULTILINE)
@@ -127,7 +127,7 @@ def everybody_may_read_all_of_it_and_run_the_program(umask):
 
 
 @behaviour("/usr", "/opt/relay")
-def uninstall_takes_all_of_it_away_and_nothing_else(prefix):
+def uninstall_removes_every_installed_file_and_no_other(prefix):
     with installed(prefix) as root:
         root.make("install", f"prefix={prefix}")  # over what is there
         others = {f"{prefix}/bin/relayed", "/etc/systemd/system/other.service"}
@@ -181,7 +181,7 @@ def the_user_is_made_where_no_systemd_runs(program):
 
 
 @behaviour("no program for it", "not as root")
-def or_it_is_said_how_to_make_it(why):
+def where_the_user_cannot_be_made_install_says_how_to_make_it(why):
     with tempfile.TemporaryDirectory(prefix="relay-install-") as place:
         hidden = [SYSUSERS, USERADD, "/usr/sbin/addgroup"] if why == "no program for it" else []
         said, users = install_here(place, hidden, user=31234 if why == "not as root" else 0)

@@ -14,8 +14,8 @@ from harness import TOP, Skip, behaviour, run
 
 BOOT_TIME = 300  # seconds for all of it
 MODULES = ("crypto/gf128mul", "crypto/ghash-generic", "crypto/ctr", "crypto/gcm", "net/tls/tls")
-BEHAVIOURS = (r"kernel carries|end of file passes|closes without a word|vanishes|slow reader|"
-              r"every size|who waits|judged as any other|full relay|"
+BEHAVIOURS = (r"kernel carries|end of file is passed|without a close notify|vanishes|slow reader|"
+              r"every size|a client that waits|judged as any other|full relay|"
               r"(same port|large|byte by byte|page|offset nodes|websocket pairs).*\[(serve|accept)\]")
 
 # Process 1 of the machine inside. Who owns a file is told by a real file system only.
@@ -70,7 +70,7 @@ def boot(work):
 
 
 @behaviour()
-def what_holds_of_TLS_holds_where_the_kernel_carries_it():
+def tls_test_passes_where_the_kernel_carries_TLS():
     with tempfile.TemporaryDirectory(prefix="relay-kernel-") as work:
         said = boot(work)
     sys.stdout.write("".join(f"#   inside: {line}\n" for line in said.splitlines()))

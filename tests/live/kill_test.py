@@ -161,7 +161,7 @@ def all_can_meet(relay):
 
 
 @behaviour("transit", "all protocols")
-def workers_killed_at_random_leave_nothing_and_touch_no_pair(what):
+def workers_killed_at_random_leave_no_slot_and_end_no_pair(what):
     meetings = ALL if what == "all protocols" else [meet_by_transit] * 4
     with OffsetRelay() as relay:
         pairs = [make_pair(relay) for _ in range(5)]
@@ -191,7 +191,7 @@ def workers_killed_at_random_leave_nothing_and_touch_no_pair(what):
 
 
 @behaviour("transit", "all protocols")
-def forwarders_killed_at_random_leave_nothing(what):
+def forwarders_killed_at_random_leave_no_slot(what):
     meetings = ALL if what == "all protocols" else [meet_by_transit] * 4
     pause = 1.5 if what == "all protocols" else 0.3  # a tunnel takes longer to make
     with OffsetRelay() as relay:
@@ -255,7 +255,7 @@ def a_server_that_is_killed_takes_its_workers_with_it_and_no_pair():
 
 
 @behaviour()
-def stalled_workers_hold_nobody_up():
+def stalled_workers_hold_no_other_client_up():
     with Relay() as relay:
         stalled = []
         try:
@@ -274,7 +274,7 @@ def stalled_workers_hold_nobody_up():
 
 
 @behaviour()
-def workers_stalled_at_random_hold_nobody_up():
+def workers_stalled_at_random_hold_no_other_client_up():
     with Relay() as relay:
         load = Load(relay, [meet_by_transit] * 3)
         stalled = []

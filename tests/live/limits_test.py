@@ -16,7 +16,7 @@ OPCODE_OF_NOTHING = 3
 
 
 @behaviour()
-def a_full_table_refuses_the_newcomer_and_nobody_else():
+def a_full_table_refuses_the_newcomer_and_no_other_client():
     with Relay(options=["--max-connections=4"]) as relay:
         waiting = [relay.connect().send(line(new_token())) for _ in range(2)]
         relay.wait_for(waiting=2)
@@ -32,7 +32,7 @@ def a_full_table_refuses_the_newcomer_and_nobody_else():
 
 
 @behaviour()
-def one_source_has_its_share_only():
+def one_source_has_no_more_connections_than_its_share():
     with Relay(options=["--per-source=3"]) as relay:
         waiting = [relay.connect().send(line(new_token())) for _ in range(3)]
         relay.wait_for(waiting=3)
@@ -58,7 +58,7 @@ def refused_introduction(relay):
 
 
 @behaviour("a source's share", "all connections")
-def who_is_told_to_leave_counts_until_it_has_left(what):
+def a_client_that_is_told_to_leave_counts_until_it_is_closed(what):
     limit = "--per-source=3" if what == "a source's share" else "--max-connections=3"
     with Relay(options=[limit]) as relay:
         before = len(descriptors(relay.forwarder()))
@@ -77,7 +77,7 @@ def who_is_told_to_leave_counts_until_it_has_left(what):
 
 
 @behaviour()
-def who_waits_too_long_is_closed():
+def a_client_that_waits_too_long_is_closed():
     with Relay(options=["--wait-timeout=1"]) as relay:
         with relay.connect() as client:
             client.send(line(new_token())).expect_end()
@@ -94,7 +94,7 @@ def a_pair_may_last_longer_than_the_wait():
 
 
 @behaviour()
-def a_session_ends_at_its_bytes():
+def a_pair_ends_when_its_bytes_are_used_up():
     with Relay(options=["--session-bytes=1MB"]) as relay:
         first, second = make_pair(relay)
         sender = threading.Thread(target=lambda: send_until_refused(first, 50_000_000))

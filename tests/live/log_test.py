@@ -57,7 +57,7 @@ def refuse(relay):
 
 
 @behaviour()
-def a_log_that_nobody_reads_holds_nobody_up_and_says_later_what_it_lost():
+def a_log_that_is_not_read_delays_no_client_and_later_counts_its_lost_lines():
     with Piped("--debug") as relay:
         pair = make_pair(relay)
         for _ in range(REFUSALS):  # each is a line at this level, and a few dozen fill the pipe
@@ -82,7 +82,7 @@ def a_log_that_nobody_reads_holds_nobody_up_and_says_later_what_it_lost():
 
 
 @behaviour()
-def a_log_whose_reader_has_gone_ends_nobody():
+def a_log_whose_reader_has_gone_ends_no_process():
     with Piped("--debug") as relay:
         pair = make_pair(relay)
         os.close(relay.reader)

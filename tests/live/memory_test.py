@@ -116,7 +116,7 @@ def pass_all(tunnel, web_pair, pair):
 
 
 @behaviour(*HOARDERS)
-def however_much_others_hold_pairs_go_on_and_new_ones_are_made(who):
+def however_much_other_clients_hold_pairs_go_on_and_new_pairs_are_made(who):
     with OffsetRelay() as relay:
         honest = relay.tunnel(), p2p_pair(relay), make_pair(relay)
         hoarders = HOARDERS[who](relay)
@@ -130,7 +130,7 @@ def however_much_others_hold_pairs_go_on_and_new_ones_are_made(who):
 
 
 @behaviour()
-def who_ends_for_lack_of_memory_is_not_said_to_break_the_protocol():
+def a_connection_that_ends_for_lack_of_memory_is_not_logged_as_a_breach_of_its_protocol():
     with OffsetRelay(options=OWN_USER) as relay:
         first, second = relay.tunnel()
         bystanders = make_pair(relay)

@@ -191,7 +191,7 @@ def every_shape_of_a_message_reads_the_same():
 
 
 @behaviour()
-def what_is_no_message_is_refused():
+def bytes_that_are_no_message_are_refused():
     for one in VECTORS["invalid_messages"]["cases"]:
         assert refused(READERS[one["struct"]], unhex(one["packed"])), one["comment"]
 

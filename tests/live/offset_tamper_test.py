@@ -576,7 +576,7 @@ SILENCES = (nothing_at_all, half_a_version, a_version_only, half_the_nonces, non
 
 
 @behaviour("serve", "accept")
-def whoever_stalls_in_a_handshake_is_closed_and_holds_nobody_up(how):
+def a_client_that_stalls_in_a_handshake_is_closed_and_holds_no_other_client_up(how):
     with OffsetRelay(how, ["--handshake-timeout=2"]) as relay:
         listener = relay.listener()
         stalled = []
@@ -590,7 +590,7 @@ def whoever_stalls_in_a_handshake_is_closed_and_holds_nobody_up(how):
 
 
 @behaviour("reset", "close")
-def hanging_up_at_any_point_disturbs_nobody(way):
+def hanging_up_at_any_point_disturbs_no_other_client(way):
     with OffsetRelay(options=["--debug"]) as relay:
         bystanders = Bystanders(relay)
         for _ in range(5):

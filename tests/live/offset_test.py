@@ -43,7 +43,7 @@ def a_node_listens_another_connects_is_announced_accepted_and_they_talk(how):
 
 
 @behaviour()
-def what_a_connector_says_before_it_is_accepted_is_held_and_delivered_in_order():
+def messages_that_a_connector_sends_before_it_is_accepted_are_held_and_delivered_in_order():
     with OffsetRelay() as relay:
         listener = relay.listener()
         connector = relay.connector(listener)
@@ -52,7 +52,7 @@ def what_a_connector_says_before_it_is_accepted_is_held_and_delivered_in_order()
 
 
 @behaviour()
-def a_long_message_said_before_the_accept_is_delivered():
+def a_long_message_sent_before_the_accept_is_delivered():
     with OffsetRelay() as relay:
         listener = relay.listener()
         connector = relay.connector(listener)
@@ -65,7 +65,7 @@ def a_long_message_said_before_the_accept_is_delivered():
 
 
 @behaviour()
-def what_a_connector_says_in_one_segment_with_its_handshake_is_delivered():
+def messages_in_one_segment_with_a_connectors_handshake_are_delivered():
     with OffsetRelay() as relay:
         listener = relay.listener()
         connector = relay.open(handshake=False, padding=no_padding)
@@ -105,7 +105,7 @@ def memory(relay):
 
 
 @behaviour()
-def an_acceptor_may_speak_right_behind_its_accept():
+def an_acceptor_may_send_messages_right_behind_its_accept():
     with OffsetRelay() as relay:
         listener = relay.listener()
         connector = relay.connector(listener)
@@ -283,7 +283,7 @@ def a_reject_closes_that_half_tunnel_only():
 
 
 @behaviour()
-def whoever_was_rejected_may_connect_again():
+def a_node_that_was_rejected_may_connect_again():
     with OffsetRelay() as relay:
         listener, node = relay.listener(), Identity()
         for _ in range(3):
@@ -456,7 +456,7 @@ def all_that_was_sent_is_delivered_before_the_end(closing):
 
 
 @behaviour()
-def what_was_said_is_delivered_though_the_speaker_has_left_long_since():
+def messages_are_delivered_though_their_sender_has_long_left():
     with OffsetRelay() as relay:
         listener = relay.listener()
         connector, acceptor = relay.tunnel(listener)
@@ -467,7 +467,7 @@ def what_was_said_is_delivered_though_the_speaker_has_left_long_since():
 
 
 @behaviour()
-def what_was_delivered_is_not_destroyed_by_what_the_other_side_still_sends():
+def messages_are_delivered_though_the_other_side_goes_on_sending():
     with OffsetRelay() as relay:
         for _ in range(5):
             leaving, staying = relay.tunnel()

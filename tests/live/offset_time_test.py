@@ -165,7 +165,7 @@ def a_key_whose_link_broke_silently_listens_again_at_the_latest_when_that_is_not
 
 
 @meanwhile
-def a_half_tunnel_that_nobody_accepts_is_closed_and_its_key_may_connect_again(relay):
+def a_half_tunnel_that_is_not_accepted_is_closed_and_its_key_may_connect_again(relay):
     listener = relay.listener(**patient())
     node = Identity()
     connector = relay.connector(listener, node, **patient())

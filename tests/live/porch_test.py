@@ -70,7 +70,7 @@ def close_all(clients):
 
 
 @behaviour(*HALVES)
-def more_than_there_are_workers_stay_while_others_are_served(half):
+def more_clients_than_workers_stay_on_the_porch_while_others_are_served(half):
     said, stop, answer = HALVES[half]
     with Relay(options=["--max-workers=4", "--handshake-timeout=60", *TLS]) as relay:
         clients = [relay.connect().send(said[:stop]) for _ in range(30)]
@@ -86,7 +86,7 @@ def more_than_there_are_workers_stay_while_others_are_served(half):
 
 
 @behaviour()
-def who_was_upgraded_and_says_no_more_keeps_no_worker():
+def a_client_that_is_silent_after_its_upgrade_keeps_no_worker():
     with Relay(options=["--max-workers=4", "--handshake-timeout=60"]) as relay:
         clients = [relay.connect().send(upgrade_request()) for _ in range(20)]
         for client in clients:
@@ -125,7 +125,7 @@ def half_a_header_of_a_proxy_keeps_no_worker():
 
 
 @behaviour()
-def who_says_its_line_byte_by_byte_is_served_when_it_is_whole():
+def a_client_that_sends_its_line_byte_by_byte_is_served_when_the_line_is_complete():
     with Relay(options=["--max-workers=2", "--handshake-timeout=60"]) as relay:
         token = new_token()
         slow, other = relay.connect(), relay.connect().send(line(token, new_side()))
@@ -136,7 +136,7 @@ def who_says_its_line_byte_by_byte_is_served_when_it_is_whole():
 
 
 @behaviour()
-def who_hangs_up_on_the_porch_is_forgotten():
+def a_client_that_hangs_up_on_the_porch_is_forgotten():
     with Relay(options=["--handshake-timeout=60"]) as relay:
         silent, half, reset = (relay.connect() for _ in range(3))
         half.send(b"please relay 0123")
@@ -165,7 +165,7 @@ def the_deadline_holds_on_the_porch(half):
 
 
 @behaviour()
-def the_oldest_of_a_source_with_its_share_goes_and_then_of_the_one_with_the_most():
+def the_oldest_of_a_source_that_has_its_share_is_closed_and_then_of_the_source_that_has_the_most():
     # 21 places, 6 for one source
     with Relay(options=["--max-connections=40", "--handshake-timeout=60"]) as relay:
         crowd = []
@@ -188,7 +188,7 @@ def the_oldest_of_a_source_with_its_share_goes_and_then_of_the_one_with_the_most
 
 
 @behaviour()
-def limits_count_who_stands_on_the_porch():
+def limits_count_the_clients_on_the_porch():
     with Relay(options=["--per-source=3", "--handshake-timeout=60"]) as relay:
         clients = [relay.connect().send(b"please ") for _ in range(3)]
         on_porch(relay, 3)
@@ -202,7 +202,7 @@ def limits_count_who_stands_on_the_porch():
 
 
 @behaviour()
-def who_must_keep_a_worker_waits_its_turn_while_whole_greetings_are_served():
+def a_client_that_must_keep_a_worker_waits_while_complete_greetings_are_served():
     with Relay(options=["--max-workers=4", "--handshake-timeout=60"]) as relay:
         clients = [relay.connect().send(OFFSET_FRAME) for _ in range(20)]
         relay.wait_for(greeting=20)
@@ -222,7 +222,7 @@ REFUSED = {
 
 
 @behaviour(*REFUSED)
-def who_was_refused_and_stays_keeps_no_worker(what):
+def a_refused_client_that_stays_keeps_no_worker(what):
     said, answer = REFUSED[what]
     with Relay(options=["--max-workers=4"]) as relay:
         clients = []
@@ -241,7 +241,7 @@ def who_was_refused_and_stays_keeps_no_worker(what):
 
 
 @behaviour()
-def who_was_refused_and_goes_on_talking_is_left():
+def a_refused_client_that_goes_on_sending_is_closed():
     with Relay(options=["--max-workers=4"]) as relay:
         client = relay.connect().send(b"please relay nothing\n").expect(b"bad handshake\n")
         try:
@@ -254,7 +254,7 @@ def who_was_refused_and_goes_on_talking_is_left():
 
 
 @behaviour()
-def who_was_refused_gives_its_place_to_others():
+def a_refused_client_gives_its_place_on_the_porch_to_others():
     with Relay(options=["--max-connections=40", "--handshake-timeout=60"]) as relay:
         refused = [connect_from(relay, f"127.0.1.{1 + i}").send(b"please relay nothing\n") for i in range(100)]
         token = new_token()
@@ -293,7 +293,7 @@ def a_porch_that_is_killed_leaves_no_slot_and_is_replaced():
 
 
 @behaviour()
-def who_is_on_the_way_to_a_porch_that_is_killed_is_taken_by_the_next():
+def a_connection_on_its_way_to_a_porch_that_is_killed_is_taken_by_the_next_porch():
     with Relay(options=["--handshake-timeout=60"]) as relay:
         porch = wait_until(lambda: porch_of(relay), "the porch")
         os.kill(porch, signal.SIGSTOP)
@@ -342,7 +342,7 @@ def a_porch_that_has_nothing_to_do_is_not_replaced():
 
 
 @behaviour()
-def stopping_ends_those_on_the_porch_and_the_porch():
+def stopping_ends_the_clients_on_the_porch_and_the_porch():
     relay = Relay(options=["--handshake-timeout=60"])
     clients = [relay.connect().send(b"please ") for _ in range(20)]
     on_porch(relay, 20)
@@ -367,7 +367,7 @@ def the_porch_ends_with_a_server_that_is_killed():
 
 
 @behaviour()
-def who_looks_sees_how_many_stand_there():
+def the_status_counts_the_clients_on_the_porch():
     with Relay(options=["--handshake-timeout=60"]) as relay:
         client = relay.connect()
         on_porch(relay, 1)

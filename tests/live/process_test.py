@@ -151,7 +151,7 @@ def no_process_ends_by_a_signal_that_is_meant_for_others(name):
 
 
 @behaviour()
-def a_forwarder_on_demand_does_not_end_by_them_either():
+def neither_does_a_forwarder_on_demand():
     with Relay("accept") as relay:
         pair = make_pair(relay)
         for name in ("HUP", "USR1", "USR2", "QUIT"):
@@ -176,7 +176,7 @@ def an_interrupt_from_the_terminal_ends_all_quietly():
 
 
 @behaviour()
-def a_client_that_goes_while_hands_are_shaken_takes_no_worker_with_it():
+def a_client_that_leaves_during_the_handshake_ends_no_worker():
     hello = client_hello()
     with tempfile.TemporaryDirectory(prefix="relay-certificate-") as directory:
         chain, key = certificate(directory)
@@ -259,7 +259,7 @@ def listening_sockets(pid, port):
 
 
 @behaviour()
-def a_busy_worker_that_is_told_to_stop_listens_no_more():
+def a_busy_worker_that_is_told_to_stop_accepts_no_more():
     with relay_with_tls() as relay:
         greeting = HalfShaken(("127.0.0.1", relay.port))
         relay.wait_for(greeting=1)
@@ -303,7 +303,7 @@ def no_worker_outlives_a_server_that_dies_as_it_makes_workers():
 
 
 @behaviour()
-def a_process_says_which_part_it_plays():
+def ps_shows_the_role_of_each_process():
     with tempfile.TemporaryDirectory(prefix="relay-usage-") as directory:
         os.chmod(directory, 0o777)
         database = os.path.join(directory, "usage.sqlite")
@@ -329,7 +329,7 @@ def a_process_says_which_part_it_plays():
 
 
 @behaviour()
-def the_forwarder_on_demand_says_so_too():
+def ps_shows_the_role_of_a_forwarder_on_demand():
     with Relay("accept") as relay:
         pair = make_pair(relay)
         assert command_line(relay.forwarder()) == f"relay: forwarder ({relay.runtime})"
@@ -337,7 +337,7 @@ def the_forwarder_on_demand_says_so_too():
 
 
 @behaviour()
-def an_orphan_of_others_that_the_first_process_reaps_is_no_failed_worker():
+def a_foreign_orphan_that_the_first_process_reaps_is_not_taken_for_a_failed_worker():
     if os.geteuid() != 0:
         raise Skip("a namespace of processes needs root")
     with Relay(under=["unshare", "--pid", "--fork"]) as relay:

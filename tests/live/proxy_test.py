@@ -152,7 +152,7 @@ def a_header_that_comes_byte_by_byte_is_understood(version):
 
 
 @behaviour(1, 2)
-def the_conveyed_address_is_the_one_that_counts(version):
+def the_address_in_the_header_is_the_one_that_counts(version):
     with Relay(options=[*TRUST, "--per-source=2"]) as relay:
         kept = []
 
@@ -176,7 +176,7 @@ def the_conveyed_address_is_the_one_that_counts(version):
 
 
 @behaviour(1, 2)
-def what_the_proxy_does_itself_counts_as_its_own(version):
+def connections_that_the_proxy_makes_for_itself_count_as_its_own(version):
     with Relay(options=[*TRUST, "--per-source=1"]) as relay:
         first = From(relay.port).send(LOCAL[version])
         assert is_admitted(first)
@@ -238,7 +238,7 @@ def a_header_that_does_not_come_ends_at_the_deadline():
 
 
 @behaviour(1, 2)
-def a_header_from_anybody_else_is_refused(version):
+def a_header_from_any_other_client_is_refused(version):
     for options in ([], ["--trusted-proxy=192.0.2.0/24", "--trusted-proxy=unix"]):
         with Relay(options=options) as relay:
             with From(relay.port) as client:
@@ -276,7 +276,7 @@ def a_unix_socket_is_trusted_by_that_name():
 
 
 @behaviour("10.0.0.1/8", "localhost", "10.0.0.0/33", "")
-def what_is_no_network_is_refused_at_the_start(text):
+def a_value_that_is_no_network_is_refused_at_the_start(text):
     result = subprocess.run([RELAY, "serve", f"--trusted-proxy={text}"], stderr=subprocess.PIPE,
                             check=False, timeout=PATIENCE)
     said = result.stderr.decode()

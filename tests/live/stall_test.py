@@ -19,7 +19,7 @@ PINGS = frame(PING, bytes(100)) * 100
 
 
 @behaviour("waiting", "holding", "introduced", "paired")
-def who_floods_with_pings_and_reads_no_answer_is_stopped_and_gone_when_it_goes(how):
+def a_client_that_floods_with_pings_and_reads_no_answer_is_not_read_and_is_forgotten_when_it_leaves(how):
     with Relay() as relay:
         others = []
         if how == "waiting":
@@ -39,7 +39,7 @@ def who_floods_with_pings_and_reads_no_answer_is_stopped_and_gone_when_it_goes(h
 
 
 @behaviour()
-def who_goes_while_all_that_it_may_say_is_held_is_forgotten():
+def a_client_that_leaves_while_the_relay_holds_all_it_may_hold_for_it_is_forgotten():
     with Relay() as relay:
         client = connection(relay, "alice", "bob", "doc")
         for _ in range(300):
@@ -49,7 +49,7 @@ def who_goes_while_all_that_it_may_say_is_held_is_forgotten():
 
 
 @behaviour("waiting", "introduced", "paired")
-def who_breaks_the_protocol_and_sends_on_is_told_so_before_the_end(how):
+def a_client_that_breaks_the_protocol_and_goes_on_sending_reads_the_reason_before_the_end(how):
     with Relay() as relay:
         if how == "waiting":
             client = WebSocket(relay, "/").send_text(hello(new_code(), "sender"))
@@ -91,7 +91,7 @@ ARRIVAL_TIME = 2  # seconds that a match waits for a descriptor
 
 
 @behaviour()
-def who_comes_while_the_forwarder_stands_still_is_served_once_it_goes_on():
+def a_client_that_connects_while_the_forwarder_stands_still_is_served_once_it_goes_on():
     with Relay() as relay:
         exchange_bytes(*make_pair(relay))
         forwarder = relay.forwarder()
@@ -110,7 +110,7 @@ def who_comes_while_the_forwarder_stands_still_is_served_once_it_goes_on():
 
 
 @behaviour()
-def who_cannot_be_handed_over_as_the_forwarder_stands_still_is_closed_and_costs_no_worker():
+def a_client_that_cannot_be_handed_over_while_the_forwarder_stands_still_is_closed_and_keeps_no_worker():
     patience = 3
     options = [f"--handshake-timeout={patience}"]
     with tempfile.TemporaryDirectory() as directory:
@@ -132,7 +132,7 @@ def who_cannot_be_handed_over_as_the_forwarder_stands_still_is_closed_and_costs_
 
 
 @behaviour()
-def who_comes_while_descriptors_are_short_is_served_once_there_are_some():
+def a_client_that_connects_while_descriptors_are_short_is_served_once_some_are_free():
     with Relay(limit=96) as relay:
         crowd = [relay.connect().send(line(new_token())) for _ in range(96)]
         token = new_token()

@@ -24,7 +24,7 @@ def status(*options, user=None, environment=None):
 
 
 @behaviour()
-def of_a_relay_that_lives_it_shows_the_counts():
+def the_status_of_a_running_relay_shows_its_counts():
     with Relay() as relay:
         exchange(*make_pair(relay))
         code, out, error = status(f"--runtime-dir={relay.runtime}")
@@ -32,7 +32,7 @@ def of_a_relay_that_lives_it_shows_the_counts():
 
 
 @behaviour("stopped", "killed")
-def of_a_relay_that_is_dead_it_says_so_and_shows_what_is_left(how):
+def the_status_of_a_dead_relay_says_so_and_shows_what_is_left(how):
     with Relay() as relay:
         pair = make_pair(relay)
         processes = [relay.process.pid, *children(relay.process.pid)]
@@ -65,7 +65,7 @@ def a_relay_that_rests_until_its_next_client_is_not_dead():
 
 
 @behaviour()
-def where_no_relay_was_it_says_so_and_what_to_do():
+def where_no_relay_was_the_status_says_so_and_what_to_do():
     with tempfile.TemporaryDirectory() as directory:
         for path, words in ((directory, "no relay has run in"),
                             (f"{directory}/none", "there is no such directory")):
@@ -75,7 +75,7 @@ def where_no_relay_was_it_says_so_and_what_to_do():
 
 
 @behaviour()
-def who_may_not_look_is_told_who_may():
+def a_user_that_may_not_see_the_status_is_told_which_user_may():
     if os.geteuid() != 0:
         raise Skip("it takes root to become somebody else")
     with Relay() as relay:
@@ -85,7 +85,7 @@ def who_may_not_look_is_told_who_may():
 
 
 @behaviour()
-def a_relay_of_ones_own_is_named_when_it_was_not_asked_for():
+def a_users_own_relay_is_named_when_no_directory_was_given():
     if os.geteuid() != 0:
         raise Skip("it takes root to become somebody else")
     with tempfile.TemporaryDirectory() as directory:
@@ -111,7 +111,7 @@ def a_relay_of_ones_own_is_named_when_it_was_not_asked_for():
 
 
 @behaviour("serve", "accept")
-def of_a_table_that_was_removed_it_says_so_until_another_is_made(how):
+def the_status_says_that_the_table_was_removed_until_another_is_made(how):
     with Relay(how) as relay:
         pair = make_pair(relay)
         os.unlink(f"{relay.runtime}/table")

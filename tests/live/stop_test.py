@@ -30,7 +30,7 @@ def stop(relay, how):
 
 
 @behaviour("SIGTERM", "SIGINT")
-def what_was_read_arrives_before_the_end(how):
+def bytes_that_were_read_arrive_before_the_end(how):
     with Relay() as relay:
         reader, _, data = blocked_pair(relay)
         read = relay.status()["incomplete_bytes"]
@@ -85,7 +85,7 @@ def its_health_is_503_until_it_has_ended():
 
 
 @behaviour()
-def who_reads_nothing_does_not_keep_it_from_ending():
+def a_client_that_reads_nothing_does_not_keep_the_relay_from_ending():
     with Relay() as relay:
         blocked_pair(relay)
         make_pair(relay)

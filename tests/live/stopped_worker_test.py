@@ -63,7 +63,7 @@ def stopped_worker(relay, client, greeting=1):
 
 
 @behaviour(*STEPS)
-def a_worker_stopped_when_its_client_has_said_so_much_gives_back_its_place(step):
+def a_worker_that_is_stopped_in_the_middle_of_a_greeting_gives_back_its_place(step):
     how, said = STEPS[step]
     with Relay(how, ["--handshake-timeout=4"]) as relay, contextlib.ExitStack() as stopped:
         clients, workers = [], []
@@ -82,7 +82,7 @@ def a_worker_stopped_when_its_client_has_said_so_much_gives_back_its_place(step)
 
 
 @behaviour()
-def a_worker_that_goes_on_too_late_meets_nobody():
+def a_worker_that_goes_on_too_late_meets_no_peer():
     with Relay("accept", ["--handshake-timeout=2"]) as relay:
         token = new_token()
         late = relay.connect().send(line(token)[:20])

@@ -90,7 +90,7 @@ def wait_for_server(pid, other_than=None):
 
 
 @behaviour()
-def s6_knows_when_it_serves_and_starts_it_again():
+def s6_learns_when_the_relay_is_ready_and_starts_it_again():
     with Place() as place:
         service = os.path.join(place.directory, "service")
         place.sample("run-s6", "service/run")
@@ -327,7 +327,7 @@ def a_line_of_inetd_that_waits_starts_a_server_on_its_socket(name):
 
 
 @behaviour()
-def a_worker_that_is_given_a_socket_that_listens_names_the_remedy():
+def a_worker_that_is_given_a_listening_socket_names_the_remedy():
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -340,7 +340,7 @@ def a_worker_that_is_given_a_socket_that_listens_names_the_remedy():
 
 
 @behaviour()
-def the_manual_has_the_lines_that_are_tried_here():
+def the_manual_has_the_command_lines_of_these_tests():
     with open(os.path.join(TOP, "man", "relay.8"), encoding="ascii") as file:
         manual = re.sub(r"\s+", " ", file.read())
     for words in ("tcpserver -RHl0 -c 512 -b 512 0 4001 /usr/local/bin/relay worker",

@@ -168,7 +168,7 @@ def an_address_that_is_not_there_yet_is_listened_on_and_serves_once_it_is():
 
 
 @behaviour("no capabilities", "no capabilities, --user=root", "one user", "one user, --user=root")
-def root_that_cannot_become_another_serves(how):
+def root_that_cannot_become_another_user_serves(how):
     before = (["unshare", "--map-root-user"] if how.startswith("one user")
               else ["setpriv", "--bounding-set=-all", "--inh-caps=-all"])
     with Placed(before, *(["--user=root"] if "=" in how else [])) as relay:
@@ -179,7 +179,7 @@ def root_that_cannot_become_another_serves(how):
 
 
 @behaviour()
-def root_that_cannot_become_whom_it_was_told_says_so():
+def root_that_cannot_become_the_given_user_says_so():
     with Placed(["unshare", "--map-root-user"], "--user=nobody") as relay:
         assert relay.process.wait(PATIENCE) == 1
         assert "cannot" in relay.log(), relay.log()
@@ -198,7 +198,7 @@ def a_user_may_be_a_number(whose):
 
 
 @behaviour()
-def a_user_that_is_nobody_is_named():
+def a_user_that_does_not_exist_is_named():
     with Placed([], "--user=12x") as relay:
         assert relay.process.wait(PATIENCE) == 1
         assert "there is no user 12x" in relay.log(), relay.log()
@@ -212,7 +212,7 @@ def it_serves_where_a_file_system_of_the_kernel_is_missing(how):
 
 
 @behaviour()
-def a_forwarder_that_a_worker_starts_has_nothing_of_that_worker():
+def a_forwarder_that_a_worker_starts_has_no_descriptor_of_that_worker():
     with Single() as relay:
         relay.serves()
         forwarder = relay.forwarder()
@@ -223,7 +223,7 @@ def a_forwarder_that_a_worker_starts_has_nothing_of_that_worker():
 
 
 @behaviour()
-def nor_has_its_memory_the_relays_private_key():
+def nor_has_it_the_relays_private_key_in_its_memory():
     if "ASAN_OPTIONS" in os.environ:
         raise Skip("AddressSanitizer maps too much of it")
     with Single() as relay:
@@ -234,7 +234,7 @@ def nor_has_its_memory_the_relays_private_key():
 
 
 @behaviour("serve", "worker")
-def names_are_those_of_the_directory_that_it_was_started_in(how):
+def relative_names_are_of_the_directory_in_which_relay_was_started(how):
     names = ("--state-dir=state", "--usage-db=usage.sqlite")
     with (Placed if how == "serve" else Single)((), *names, runtime="run") as relay:
         os.chmod(relay.directory, 0o777)  # for the database
@@ -263,7 +263,7 @@ def a_server_that_cannot_be_in_a_sandbox_says_so_instead_of_listening(which):
 
 
 @behaviour(*SECCOMP)
-def so_do_a_forwarder_and_the_check(which):
+def a_forwarder_and_the_check_say_so_too(which):
     for command, status in (("forward",), 1), (("serve", "--check"), 2), (("worker", "--check"), 2):
         with tempfile.TemporaryDirectory(prefix="relay-place-") as directory:
             result = subprocess.run(
@@ -308,7 +308,7 @@ def a_limit_on_descriptors_that_is_too_small_to_serve_is_the_reason_to_end(how):
 
 
 @behaviour()
-def the_check_says_so_too():
+def the_check_says_that_there_is_no_sandbox():
     with tempfile.TemporaryDirectory(prefix="relay-place-") as directory:
         result = subprocess.run(
             ["prlimit", "--nofile=32", RELAY, "serve", "--check", "--listen=127.0.0.1:0",
@@ -350,7 +350,7 @@ def it_serves_in_a_root_that_is_read_only_but_for_what_is_given_to_it(how):
 
 
 @behaviour("a directory of others", "a directory that others may write to")
-def what_is_not_for_the_relay_alone_is_not_given_to_it(which):
+def a_directory_that_is_not_the_relays_alone_is_not_given_to_its_user(which):
     with tempfile.TemporaryDirectory(prefix="relay-given-") as top:
         os.chmod(top, 0o755)
         os.mkdir(f"{top}/run")
@@ -375,7 +375,7 @@ def with_user(directory):
 
 
 @behaviour("serve", "worker")
-def a_user_that_is_made_later_gets_what_nobody_had(how):
+def a_user_that_is_made_later_gets_the_directories_that_were_nobodys(how):
     with tempfile.TemporaryDirectory(prefix="relay-later-") as top:
         os.chmod(top, 0o755)
         identities = []
@@ -392,7 +392,7 @@ def a_user_that_is_made_later_gets_what_nobody_had(how):
 
 
 @behaviour()
-def who_was_served_by_nobody_goes_on_and_the_later_user_finds_that_forwarder():
+def pairs_go_on_when_the_user_is_made_later_and_its_server_finds_the_forwarder_of_nobody():
     with tempfile.TemporaryDirectory(prefix="relay-later-") as top:
         os.chmod(top, 0o755)
         before, after = with_user(top)
@@ -422,7 +422,7 @@ def a_trusted_proxy_may_be_given_as_a_mapped_address(network):
 
 
 @behaviour("root", "another")
-def what_keeps_a_worker_from_something_is_said_once_and_not_for_each_connection(user):
+def a_fault_that_all_workers_meet_is_logged_once_and_not_for_each_connection(user):
     before = [] if user == "root" else ["setpriv", "--reuid=31234", "--regid=31234", "--clear-groups"]
     with Single(before, "--state-dir=/dev/null/state", "--certfile=/dev/null/cert") as relay:
         os.chmod(relay.directory, 0o777)
@@ -541,7 +541,7 @@ def a_wrong_option_in_a_line_of_inetd_is_said_once_for_many_connections():
 
 
 @behaviour()
-def what_a_server_whose_standard_error_is_closed_has_to_say_is_in_the_syslog():
+def a_server_whose_standard_error_is_closed_logs_to_the_syslog():
     with syslog() as daemon:
         result = subprocess.run(
             ["sh", "-c", 'exec "$@" 2>&-', "sh", *daemon.before, RELAY, "serve", "--user=12x"],
@@ -551,7 +551,7 @@ def what_a_server_whose_standard_error_is_closed_has_to_say_is_in_the_syslog():
 
 
 @behaviour("serve", "worker")
-def a_forwarder_that_runs_says_what_it_has_to_say_after_syslogd_was_started_again(how):
+def a_running_forwarder_goes_on_logging_after_syslogd_was_started_again(how):
     with syslog() as daemon:
         before = [*daemon.before, "env", "RELAY_LOG=syslog"]
         with (Placed(before, "--debug", ready=lambda: daemon.has("listening on"))

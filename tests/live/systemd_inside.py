@@ -45,7 +45,7 @@ def enabling_the_socket_is_all_it_takes(unit):
 
 
 @behaviour(*KINDS)
-def its_status_can_be_seen_before_the_first_client_but_not_by_everybody(unit):
+def the_status_can_be_seen_before_the_first_client_but_not_by_every_user(unit):
     shutil.rmtree("/run/relay")
     command("systemd-tmpfiles", "--create", "relay.conf")
     command("systemctl", "restart", "relay-forward.socket")
@@ -156,7 +156,7 @@ def no_address_is_in_the_journal(unit):
 
 
 @behaviour(*KINDS)
-def a_forwarder_that_was_killed_is_there_again(unit):
+def a_forwarder_that_was_killed_is_started_again(unit):
     with Installed(unit) as relay:
         make_pair(relay)
         before = relay.forwarder()
@@ -168,7 +168,7 @@ def a_forwarder_that_was_killed_is_there_again(unit):
 
 
 @behaviour(*KINDS)
-def every_unit_is_told_that_its_service_is_ready(unit):
+def every_service_tells_systemd_that_it_is_ready(unit):
     """systemd kills what has not said so in time, and all pairs with it."""
     starting = {"relay-forward.service", unit.replace(".socket", ".service")} - {"relay.service"}
     with Installed(unit) as relay:
@@ -180,7 +180,7 @@ def every_unit_is_told_that_its_service_is_ready(unit):
 
 
 @behaviour()
-def a_forwarder_that_stops_says_so():
+def a_forwarder_tells_systemd_that_it_stops():
     """It has pairs to part; meanwhile the service's manager knows what it is at."""
     with Installed("relay.socket") as relay:
         clients = make_pair(relay)
@@ -239,7 +239,7 @@ def newcomers_are_served_and_pairs_go_on_after_the_loss_of(variant):
 
 
 @behaviour("relay-prefork.socket")
-def a_directory_that_was_lost_while_nobody_was_there_leaves_no_trace(unit):
+def a_directory_that_was_lost_while_there_was_no_client_leaves_no_trace(unit):
     with Installed(unit) as relay:
         exchange(*make_pair(relay))
         command("systemctl", "stop", "relay-forward.service")
@@ -409,7 +409,7 @@ def wrong_options_keep_the_socket_from_being_started_and_the_journal_says_why(un
 
 
 @behaviour()
-def workers_that_fail_since_the_options_were_changed_say_why_once():
+def workers_that_fail_after_a_change_of_options_log_why_once():
     with Installed("relay.socket") as relay:
         pair = make_pair(relay)
         since = time.time()
@@ -467,7 +467,7 @@ FAILURES = {
 
 
 @behaviour(*FAILURES)
-def why_workers_fail_is_said_whatever_it_is_and_names_no_client(fault):
+def the_journal_says_why_workers_fail_whatever_the_reason_and_names_no_client(fault):
     failure, words = FAILURES[fault]
     with Installed("relay.socket") as relay:
         exchange(*make_pair(relay))
@@ -502,7 +502,7 @@ def another_number_of_connections_holds_as_the_manual_has_it(unit):
 
 
 @behaviour()
-def the_check_of_README_is_as_the_units_user():
+def the_check_in_README_runs_as_the_units_user():
     with open(os.path.join(TOP, "README.md"), encoding="utf-8") as file:
         assert "`sudo -u relay relay serve --check OPTIONS`" in file.read()
     install_certificate("first")
@@ -521,7 +521,7 @@ CANNOT_START = {
 
 
 @behaviour(*CANNOT_START)
-def a_server_that_cannot_start_is_a_failed_unit_and_says_why_and_not_for_ever(fault):
+def a_server_that_cannot_start_becomes_a_failed_unit_after_some_attempts_and_logs_why(fault):
     failure, words = CANNOT_START[fault]
     with Installed("relay-prefork.socket") as relay:
         exchange(*make_pair(relay))
@@ -546,7 +546,7 @@ def a_server_that_cannot_start_is_a_failed_unit_and_says_why_and_not_for_ever(fa
 
 
 @behaviour(*KINDS)
-def a_bad_certificate_or_identity_takes_nothing_from_others(unit):
+def a_bad_certificate_or_identity_stops_no_other_protocol(unit):
     since = time.time()
     with options("--certfile=/etc/none.pem --idfile=/etc/none.ident"):
         with Installed(unit) as relay:
@@ -690,7 +690,7 @@ def a_key_that_only_root_can_read_serves_TLS(unit):
 
 
 @behaviour(*KINDS)
-def a_certificate_that_is_missing_at_the_start_takes_TLS_alone_away_and_that_is_said(unit):
+def a_certificate_that_is_missing_at_the_start_stops_TLS_alone_and_that_is_logged(unit):
     with certificate_of_the_manual("first"):
         since = time.time()
         os.rename(CERTFILE, CERTFILE + ".away")
@@ -771,7 +771,7 @@ def a_relay_of_another_prefix_can_be_removed_while_this_one_serves():
 
 
 @behaviour(*KINDS)
-def what_was_nobodys_before_there_was_the_user_is_the_users(unit):
+def directories_that_were_nobodys_before_there_was_the_user_become_the_users(unit):
     """As relay by inetd has left it, where there was no such user."""
     with Installed(unit) as relay:
         exchange(*make_pair(relay))

@@ -83,7 +83,7 @@ def a_lost_table_is_made_anew_and_pairs_go_on(variant):
 
 
 @behaviour("removed", "replaced")
-def who_waits_is_met_in_the_new_table(damage):
+def a_client_that_waits_meets_its_peer_in_the_new_table(damage):
     with Relay(options=["--max-connections", SLOTS]) as relay:
         token = new_token()
         with relay.connect() as first:
@@ -110,7 +110,7 @@ def a_forwarder_that_dies_with_the_table_is_replaced(damage):
 
 
 @behaviour("1m")
-def a_full_file_system_refuses_and_kills_nobody(size):
+def a_full_file_system_refuses_newcomers_and_ends_no_process(size):
     mount = tempfile.mkdtemp(prefix="relay-full-")
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "tmpfs", mount]
     if subprocess.run(command, check=False, capture_output=True).returncode != 0:

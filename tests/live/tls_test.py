@@ -91,7 +91,7 @@ def large_transfers_arrive_whole_in_both_directions(how):
 
 
 @behaviour()
-def an_end_of_file_passes_as_one_and_the_other_direction_goes_on():
+def an_end_of_file_is_passed_on_as_one_and_the_other_direction_goes_on():
     with secure_relay() as relay:
         first, second = meet(Pieces(relay).shake_hands(), Pieces(relay).shake_hands())
         first.send(b"the last of it")
@@ -106,7 +106,7 @@ def an_end_of_file_passes_as_one_and_the_other_direction_goes_on():
 
 
 @behaviour()
-def a_client_that_closes_without_a_word_in_TLS_has_closed():
+def a_client_that_closes_without_a_close_notify_has_closed():
     with secure_relay() as relay:
         first, second = meet(Secure(relay), relay.connect())
         first.send(b"bye")
@@ -115,7 +115,7 @@ def a_client_that_closes_without_a_word_in_TLS_has_closed():
 
 
 @behaviour("reset", "its peer's reset")
-def one_that_vanishes_ends_its_pair(how):
+def a_client_that_vanishes_ends_its_pair(how):
     with secure_relay() as relay:
         first, second = meet(Secure(relay), relay.connect())
         if how == "reset":
@@ -342,7 +342,7 @@ def in_TLS_1_2_keys_are_not_negotiated_again():
 
 
 @behaviour("waiting", "paired")
-def half_a_record_holds_nobody_up_and_is_delivered_once_it_is_whole(state):
+def half_a_record_holds_no_other_client_up_and_is_delivered_once_it_is_complete(state):
     with secure_relay() as relay:
         slow, token = Pieces(relay).shake_hands(), new_token()
         text = line(token, new_side()) if state == "waiting" else os.urandom(10000)
@@ -413,7 +413,7 @@ CLIENTS_IN_TLS = {
 
 
 @behaviour(*CLIENTS_IN_TLS)
-def whoever_breaks_TLS_is_told_so_however_much_it_has_sent_behind(what):
+def a_client_that_breaks_TLS_reads_an_alert_however_much_it_has_sent_behind(what):
     sizes = [0, 1000, 100_000, 3_000_000] * 5
     states = {"joined": 2} if what == "paired" else {"waiting": 1}
     told = 0
@@ -432,7 +432,7 @@ def whoever_breaks_TLS_is_told_so_however_much_it_has_sent_behind(what):
 
 
 @behaviour("TLSv1_2", "TLSv1_3")
-def who_waits_may_only_go(version):
+def a_client_that_waits_may_do_nothing_but_leave(version):
     with secure_relay() as relay:
         for leave in (lambda client: client.send(b"x"), lambda client: client.close()):
             client = Secure(relay, of_version(version)).send(line(new_token()))
@@ -626,7 +626,7 @@ def user_of(pid):
 
 @behaviour("a broken certificate", "the key of another", "no file at all", "an empty file",
            "a file without end")
-def what_cannot_be_used_leaves_the_certificate_before_it_and_is_said_once(what):
+def a_certificate_that_cannot_be_used_leaves_the_one_before_and_is_logged_once(what):
     certificate = renewable("spoilt")
     with secure_relay(certificate=certificate) as relay:
         with Secure(relay):
@@ -797,7 +797,7 @@ def expect_closed(client):
 
 
 @behaviour("worker", "forwarder")
-def who_is_killed_takes_its_own_connections_along_and_no_more(whom):
+def a_process_that_is_killed_takes_its_own_connections_along_and_no_others(whom):
     with secure_relay() as relay:
         client = Secure(relay)
         if whom == "worker":
@@ -855,7 +855,7 @@ def a_killed_keeper_is_replaced():
 
 
 @behaviour()
-def a_stalled_keeper_holds_nobody_up_for_long():
+def a_stalled_keeper_holds_no_client_up_for_long():
     with secure_relay() as relay:
         stalled = wait_until(lambda: keeper(relay), "the keeper")
         os.kill(stalled, signal.SIGSTOP)
@@ -913,7 +913,7 @@ def carried_by_the_kernel():
 
 
 @behaviour()
-def run_relay_server_wants_a_certificate_or_to_be_told_that_there_is_none():
+def run_relay_server_requires_a_certificate_or_no_tls():
     result = subprocess.run(
         [RELAY, "run-relay-server", "127.0.0.1", str(free_port()), f"--runtime-dir={work}/none-run"],
         stderr=subprocess.PIPE, check=False, timeout=PATIENCE)

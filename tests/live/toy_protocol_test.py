@@ -94,7 +94,7 @@ def the_first_text_message_of_a_websocket_is_recognised_as_well():
 
 
 @behaviour()
-def what_is_no_meeting_is_refused():
+def a_line_that_is_no_meeting_is_refused():
     with start() as relay:
         for words in (b"MEET \n", b"MEET " + bytes(200), b"MEET key\nearly"):
             relay.connect().send(words).expect(b"NO\n")

@@ -13,19 +13,19 @@ WAYS = ("serve", "accept")
 
 
 @behaviour(*WAYS)
-def two_without_sides_meet(how):
+def two_clients_without_sides_meet(how):
     with Relay(how) as relay:
         exchange(*make_pair(relay, sided=False))
 
 
 @behaviour(*WAYS)
-def two_sides_meet(how):
+def two_clients_of_different_sides_meet(how):
     with Relay(how) as relay:
         exchange(*make_pair(relay))
 
 
 @behaviour(*WAYS)
-def a_side_meets_one_without(how):
+def a_client_with_a_side_meets_one_without(how):
     with Relay(how) as relay:
         token = new_token()
         with relay.connect() as sided, relay.connect() as other:
@@ -37,7 +37,7 @@ def a_side_meets_one_without(how):
 
 
 @behaviour(*WAYS)
-def one_without_a_side_meets_a_side(how):
+def a_client_without_a_side_meets_one_with_a_side(how):
     with Relay(how) as relay:
         token = new_token()
         with relay.connect() as other, relay.connect() as sided:
@@ -230,7 +230,7 @@ def bytes_after_the_line_and_before_the_match_are_impatient(how):
 
 
 @behaviour()
-def the_impatient_one_is_not_met_any_more():
+def an_impatient_client_is_no_longer_met():
     with Relay() as relay, relay.connect() as early, relay.connect() as late:
         token = new_token()
         early.send(line(token, new_side()))
@@ -244,7 +244,7 @@ def the_impatient_one_is_not_met_any_more():
 
 
 @behaviour(*WAYS)
-def who_hangs_up_before_a_line_leaves_nothing(how):
+def a_client_that_hangs_up_before_its_line_leaves_no_slot(how):
     with Relay(how) as relay:
         for text in (b"", b"p", b"please relay ", line(TOKEN)[:-1]):
             relay.connect().send(text).close()
@@ -254,7 +254,7 @@ def who_hangs_up_before_a_line_leaves_nothing(how):
 
 
 @behaviour(*WAYS)
-def who_hangs_up_while_waiting_is_forgotten(how):
+def a_client_that_hangs_up_while_waiting_is_forgotten(how):
     with Relay(how) as relay:
         token = new_token()
         client = relay.connect().send(line(token, new_side()))
@@ -270,7 +270,7 @@ def who_hangs_up_while_waiting_is_forgotten(how):
 
 
 @behaviour()
-def who_closes_its_half_while_waiting_has_gone():
+def a_client_that_shuts_down_its_writing_side_while_waiting_is_closed():
     with Relay() as relay, relay.connect() as client:
         client.send(line(new_token()))
         relay.wait_for(waiting=1)
@@ -280,7 +280,7 @@ def who_closes_its_half_while_waiting_has_gone():
 
 
 @behaviour(*WAYS)
-def what_was_sent_before_a_close_arrives(how):
+def bytes_that_were_sent_before_a_close_arrive(how):
     with Relay(how) as relay:
         first, second = make_pair(relay)
         data = os.urandom(300_000)
@@ -304,7 +304,7 @@ def an_end_of_file_is_passed_on_and_the_answer_comes_back(how):
 
 
 @behaviour()
-def half_a_pair_goes_on_for_the_linger_time_only():
+def a_silent_half_closed_pair_ends_after_the_linger_time():
     with Relay(options=["--linger=1"]) as relay:
         first, second = make_pair(relay)
         first.finish()
@@ -382,7 +382,7 @@ def both_directions_at_once_arrive_whole():
 
 
 @behaviour()
-def a_reader_that_pauses_stops_its_sender_and_nobody_else():
+def a_reader_that_pauses_stops_its_sender_and_no_other_client():
     with Relay() as relay:
         paused = make_pair(relay)
         paused[0].socket.settimeout(1)

@@ -127,7 +127,7 @@ def a_key_that_listens_at_one_is_not_found_at_the_other_and_may_listen_there_too
 
 
 @behaviour("the first", "the second")
-def what_the_other_serves_goes_on_when_one_is_told_to_stop(which):
+def connections_of_the_other_server_go_on_when_one_is_told_to_stop(which):
     with two() as (machine, first, second):
         stopped, other = (first, second) if which == "the first" else (second, first)
         forwarder = other.forwarder()
@@ -146,7 +146,7 @@ def what_the_other_serves_goes_on_when_one_is_told_to_stop(which):
 
 
 @behaviour()
-def who_is_handed_over_while_the_other_stops_is_served_at_once():
+def a_client_that_is_handed_over_while_the_other_server_stops_is_served_at_once():
     with two() as (_, first, second):
         forwarder = second.forwarder()
         reader, sender = make_pair(first)
@@ -160,7 +160,7 @@ def who_is_handed_over_while_the_other_stops_is_served_at_once():
 
 
 @behaviour()
-def who_reads_nothing_holds_one_up_for_a_moment_only_and_is_gone_then():
+def a_client_that_reads_nothing_delays_a_stopping_server_for_a_moment_only_and_is_closed():
     with two() as (_, first, second):
         pair, others = make_pair(first), make_pair(second)
         send_until_blocked(pair[1], os.urandom(1 << 16))
@@ -194,7 +194,7 @@ def a_pair_of_clients_of_both_ends_with_either():
 
 
 @behaviour()
-def what_the_other_serves_goes_on_when_one_is_killed_and_ends_when_that_is_told_to_stop():
+def connections_go_on_when_the_other_server_is_killed_and_end_when_their_own_is_told_to_stop():
     with two() as (machine, first, second):
         forwarder = second.forwarder()
         left, tunnel = first.tunnel(), second.tunnel()
@@ -228,7 +228,7 @@ def a_forwarder_that_is_killed_when_its_starter_has_stopped_is_replaced():
 
 
 @behaviour()
-def two_that_are_told_to_stop_at_once_leave_nothing_running():
+def two_servers_that_are_told_to_stop_at_once_leave_no_process():
     for _ in range(5):
         with two() as (machine, first, second):
             tunnels = [*first.tunnel(), *second.tunnel()]
@@ -241,7 +241,7 @@ def two_that_are_told_to_stop_at_once_leave_nothing_running():
 
 
 @behaviour()
-def one_that_starts_while_the_last_stops_is_served_and_serves():
+def a_server_that_starts_while_the_last_one_stops_gets_a_forwarder_and_serves():
     for pause in (0, 0.01, 0.03, 0.1):
         with Machine() as machine:
             first = machine.start()
@@ -253,7 +253,7 @@ def one_that_starts_while_the_last_stops_is_served_and_serves():
 
 
 @behaviour()
-def what_the_second_serves_is_recorded_after_the_first_has_stopped():
+def pairs_of_the_second_server_are_recorded_after_the_first_has_stopped():
     with Machine() as machine:
         path = os.path.join(machine.directory, "usage")
         os.mkdir(path)

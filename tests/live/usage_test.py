@@ -231,7 +231,7 @@ def records_survive_a_restart_in_one_database():
 
 
 @behaviour()
-def a_database_that_cannot_be_used_is_said_and_takes_no_service_away():
+def a_database_that_cannot_be_used_is_logged_and_stops_no_service():
     with tempfile.TemporaryDirectory(prefix="relay-database-") as directory:
         os.chmod(directory, 0o777)
         junk = os.path.join(directory, "junk")
@@ -344,7 +344,7 @@ def reading(records):
 
 
 @behaviour()
-def who_reads_the_database_for_long_costs_no_record_and_locks_nobody_out():
+def a_long_reader_of_the_database_costs_no_record_and_delays_no_client():
     with Records(database=True) as records:
         in_one_file(make_pair(records.relay))
         records.wait_rows(1)
@@ -377,7 +377,7 @@ def a_recorder_that_is_killed_while_records_wait_loses_none():
 
 
 @behaviour()
-def a_database_that_is_locked_at_start_delays_nobody_and_gets_its_records_later():
+def a_database_that_is_locked_at_start_delays_no_client_and_gets_its_records_later():
     with Records(database=True) as records:
         in_one_file(make_pair(records.relay))
         records.wait_rows(1)
@@ -406,7 +406,7 @@ def a_database_that_was_moved_away_is_made_anew():
 
 
 @behaviour()
-def a_database_of_somebody_else_stops_nobody_and_the_log_names_its_user():
+def a_database_of_another_user_delays_no_client_and_the_log_names_that_user():
     if os.geteuid() != 0:
         raise Skip("only root can have two users")
     with tempfile.TemporaryDirectory(prefix="relay-database-") as directory:
@@ -428,7 +428,7 @@ def a_database_of_somebody_else_stops_nobody_and_the_log_names_its_user():
 
 
 @behaviour()
-def lines_that_nobody_reads_hold_up_no_database_and_none_is_lost_or_cut():
+def lines_that_are_not_read_delay_no_database_and_none_is_lost_or_cut():
     """A pipe takes 64 KiB, less than the lines of this many records."""
     count = 1000
     reader, writer = os.pipe()
@@ -482,7 +482,7 @@ def addresses_are_logged_only_where_that_is_asked_for(how):
 
 
 @behaviour()
-def status_as_openmetrics_counts_and_names_nobody():
+def status_as_openmetrics_counts_and_names_no_client():
     with Relay() as relay:
         waiting = relay.connect().send(line(new_token()))
         pair = make_pair(relay)
@@ -504,7 +504,7 @@ def status_as_openmetrics_counts_and_names_nobody():
 
 
 @behaviour()
-def who_waits_for_news_leaves_no_record():
+def a_client_that_waits_for_news_leaves_no_record():
     with Records() as records:
         alice, bob = (introduced(records.relay, peer, "doc") for peer in ("alice", "bob"))
         expect_introduction(bob, "alice", "doc")

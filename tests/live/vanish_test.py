@@ -40,7 +40,7 @@ def cut_off(address):
 
 
 @behaviour()
-def who_vanished_is_gone_and_a_reader_that_paused_is_not():
+def a_client_that_vanished_is_closed_and_a_reader_that_pauses_is_not():
     if INSIDE not in os.environ:
         raise Skip("only root can have a network of its own")
     with Relay() as relay:

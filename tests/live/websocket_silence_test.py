@@ -46,7 +46,7 @@ def close_all(*clients):
         client.close()
 
 
-def who_waits_is_pinged(relay):
+def a_waiting_client_is_pinged(relay):
     clients = [transit(relay, new_token(), patience=PATIENCE),
                introduced(relay, "listener", patience=PATIENCE),
                connection(relay, "alice", "bob", "doc", patience=PATIENCE)]
@@ -56,14 +56,14 @@ def who_waits_is_pinged(relay):
     close_all(*clients)
 
 
-def who_waits_and_misses_two_is_dropped(relay):
+def a_waiting_client_that_answers_no_ping_is_dropped(relay):
     clients = [transit(relay, new_token(), patience=PATIENCE),
                introduced(relay, "deaf", patience=PATIENCE)]
     assert counted([silent(client, answers=False, until=9) for client in clients]) == [2, 2]
     close_all(*clients)
 
 
-def who_speaks_is_not_pinged(relay):
+def a_client_that_sends_is_not_pinged(relay):
     with introduced(relay, "talker", patience=PATIENCE) as talker, \
             introduced(relay, "beside", patience=PATIENCE) as beside:
         clock = silent(beside)
@@ -110,7 +110,7 @@ def an_end_that_only_listens_is_pinged_and_one_that_talks_is_not(relay):
     close_all(talking, listening)
 
 
-def who_has_said_too_much_to_be_read_and_has_gone_is_dropped(_):
+def a_vanished_client_that_is_not_read_is_dropped(_):
     """Of those who wait: their end is behind what nobody takes, and never arrives."""
     with secure_relay() as relay:
         clients = [connection(relay, "alice", "bob", "plain"), sender(relay, new_code()),
@@ -124,12 +124,12 @@ def who_has_said_too_much_to_be_read_and_has_gone_is_dropped(_):
 
 
 @behaviour()
-def silent_clients_are_pinged_alone_and_in_pairs_and_those_who_miss_two_are_dropped():
+def silent_clients_are_pinged_alone_and_in_pairs_and_closed_after_two_unanswered_pings():
     """All at once, as each takes more than a minute."""
     with Relay() as relay:
         for task in [Task(check, relay) for check in (
-                who_waits_is_pinged, who_waits_and_misses_two_is_dropped, who_speaks_is_not_pinged,
-                who_has_said_too_much_to_be_read_and_has_gone_is_dropped,
+                a_waiting_client_is_pinged, a_waiting_client_that_answers_no_ping_is_dropped, a_client_that_sends_is_not_pinged,
+                a_vanished_client_that_is_not_read_is_dropped,
                 both_ends_of_a_pair_are_pinged, an_end_that_misses_two_is_dropped_with_its_pair,
                 an_end_that_only_listens_is_pinged_and_one_that_talks_is_not)]:
             task.result()

@@ -48,7 +48,7 @@ def header_names_and_tokens_are_read_in_any_case_and_as_lists():
 
 
 @behaviour()
-def a_token_that_only_looks_like_upgrade_is_none():
+def a_token_that_only_resembles_upgrade_is_refused():
     with Relay() as relay:
         assert try_upgrade(relay, Connection="not-Upgrade").status != 101
         assert try_upgrade(relay, Upgrade="websocketx").status != 101
@@ -276,7 +276,7 @@ def resident(pid):
 
 
 @behaviour(*PAIRS)
-def a_message_said_to_be_8_EiB_long_is_passed_on_as_it_comes_in_bounded_memory(protocol):
+def a_message_of_a_claimed_8_EiB_is_passed_on_as_it_comes_in_bounded_memory(protocol):
     with Relay() as relay:
         first, second = PAIRS[protocol](relay)
         before = resident(relay.forwarder())
@@ -307,7 +307,7 @@ def a_message_said_to_be_8_EiB_long_is_passed_on_as_it_comes_in_bounded_memory(p
 
 
 @behaviour()
-def a_hello_said_to_be_8_EiB_long_is_refused():
+def a_hello_of_a_claimed_8_EiB_is_refused():
     with Relay() as relay:
         client = WebSocket(relay)
         client.send(frame(TEXT, length=(1 << 63) - 1)[:10] + bytes(4) + b'{"type"')
@@ -342,7 +342,7 @@ READY = '{"type":"ready"}'
 
 
 @behaviour(*WAYS)
-def the_sender_alone_is_told_ready_whoever_comes_first(how):
+def the_sender_alone_is_sent_ready_whichever_client_comes_first(how):
     with Relay(how) as relay:
         for first_role, second_role in ((sender, receiver), (receiver, sender)):
             code = new_code()
@@ -470,7 +470,7 @@ def a_third_waits_anew_under_the_code_of_a_pair():
 
 
 @behaviour()
-def who_left_before_the_match_is_not_met():
+def a_client_that_left_before_the_match_is_not_met():
     with Relay() as relay:
         code = new_code()
         gone = receiver(relay, code).settle()
@@ -491,7 +491,7 @@ def text_stays_text_and_binary_stays_binary(protocol):
 
 
 @behaviour("p2p-copy", "localfirst", "transit")
-def what_was_sent_before_a_close_is_delivered_and_then_a_normal_close(protocol):
+def messages_that_were_sent_before_a_close_are_delivered_and_then_a_normal_close(protocol):
     with Relay() as relay:
         first, second = PAIRS[protocol](relay)
         data = os.urandom(16 << 20)
@@ -636,7 +636,7 @@ def joining_again_introduces_again():
 
 
 @behaviour()
-def what_is_joined_again_is_all_that_is_named_again():
+def documents_that_are_joined_again_are_all_that_is_named_again():
     documents = [f"doc-{number}" for number in range(200)]
     with Relay() as relay:
         alice = introduced(relay, "alice", *documents).settle()
@@ -661,7 +661,7 @@ def five_peers_are_all_introduced():
 
 
 @behaviour()
-def a_peer_that_leaves_amid_introductions_harms_nobody():
+def a_peer_that_leaves_amid_introductions_harms_no_other_peer():
     with Relay() as relay:
         names = [f"peer-{letter}" for letter in "abcde"]
         clients = [introduced(relay, name) for name in names]
@@ -676,7 +676,7 @@ def a_peer_that_leaves_amid_introductions_harms_nobody():
 
 
 @behaviour()
-def who_leaves_a_document_is_not_introduced_for_it():
+def a_peer_that_has_left_a_document_is_not_introduced_for_it():
     with Relay() as relay:
         alice = introduced(relay, "alice", "kept", "left")
         leave(alice, "left", "never joined").settle()
@@ -688,7 +688,7 @@ def who_leaves_a_document_is_not_introduced_for_it():
 
 
 @behaviour()
-def who_is_gone_is_not_introduced():
+def a_peer_that_is_gone_is_not_introduced():
     with Relay() as relay:
         for end in ("close", "reset"):
             gone = introduced(relay, f"gone-{end}", "doc").settle()
@@ -785,7 +785,7 @@ def early_words(relay):
 
 
 @behaviour()
-def a_newcomer_is_told_what_was_said_early_once_it_has_shown_that_it_hears():
+def a_newcomer_gets_early_messages_once_it_has_sent_something():
     with Relay() as relay:
         for answer in frame(PONG), frame(PING, b"?"), frame(TEXT, b"Hello"):
             first, second = early_words(relay)
@@ -801,7 +801,7 @@ def a_newcomer_is_told_what_was_said_early_once_it_has_shown_that_it_hears():
 
 
 @behaviour()
-def a_newcomer_that_does_not_answer_is_told_a_little_later():
+def a_newcomer_that_does_not_answer_gets_early_messages_a_little_later():
     with Relay() as relay:
         first, second = early_words(relay)
         second.answers_pings = False
@@ -810,7 +810,7 @@ def a_newcomer_that_does_not_answer_is_told_a_little_later():
 
 
 @behaviour()
-def what_was_said_early_arrives_though_its_sender_has_closed():
+def early_messages_arrive_though_their_sender_has_closed():
     with Relay() as relay:
         first, second = early_words(relay)
         assert second.receive_frame() == (True, PING, b"")
@@ -904,7 +904,7 @@ def joins_that_come_at_once_are_one_introduction():
 
 
 @behaviour()
-def a_join_introduces_the_256_who_joined_last_and_its_peer_rests():
+def a_join_introduces_the_256_peers_that_joined_last_and_its_own_peer_has_to_pause():
     count = 256
     with Relay() as relay:
         clients = []
@@ -976,7 +976,7 @@ def early_messages_are_held_and_come_first_unchanged_and_in_order():
 
 
 @behaviour()
-def what_is_held_is_bounded_and_nothing_of_it_is_dropped():
+def early_messages_are_held_up_to_a_bound_and_none_is_dropped():
     with Relay() as relay:
         alice = connection(relay, "alice", "bob", "doc")
         relay.wait_for(waiting=1)
@@ -1020,7 +1020,7 @@ def the_same_two_peers_hold_any_number_of_documents():
 
 
 @behaviour()
-def who_has_not_asked_for_each_other_does_not_meet():
+def peers_that_have_not_asked_for_each_other_do_not_meet():
     with Relay() as relay:
         alice = connection(relay, "alice", "bob", "doc")
         others = [connection(relay, *ids) for ids in (
@@ -1187,7 +1187,7 @@ def a_text_message_is_closed_with_1003():
 
 
 @behaviour()
-def a_pair_does_not_notice_what_happens_to_others():
+def a_pair_is_not_disturbed_by_what_happens_to_others():
     with Relay() as relay:
         steady = [pair(relay) for pair in PAIRS.values()]
         for _ in range(20):
@@ -1223,7 +1223,7 @@ def an_idle_relay_is_left_clean():
 
 
 @behaviour()
-def who_is_connected_when_the_relay_stops_is_told_1001():
+def clients_that_are_connected_when_the_relay_stops_are_closed_with_1001():
     with Relay() as relay:
         clients = [introduced(relay, "alice"), sender(relay, new_code())]
         clients += [client for pair in PAIRS.values() for client in pair(relay)]

@@ -46,7 +46,7 @@ def five_peers_all_meet_each_other(scheme):
 
 
 @behaviour(*SCHEMES)
-def who_leaves_a_document_parts_there_and_only_there(scheme):
+def a_peer_that_leaves_a_document_parts_there_and_only_there(scheme):
     play("leave", scheme)
 
 
@@ -56,7 +56,7 @@ def a_peer_that_is_disconnected_parts_and_the_others_stay(scheme):
 
 
 @behaviour(*SCHEMES)
-def who_disconnects_and_connects_again_meets_all_again(scheme):
+def a_peer_that_connects_again_meets_all_others_again(scheme):
     play("disconnect_and_connect_again", scheme)
 
 
@@ -81,7 +81,7 @@ def messages_sent_before_the_other_came_are_held(scheme):
 
 
 @behaviour(*SCHEMES)
-def nothing_that_is_said_at_once_is_lost_in_a_client_that_does_not_listen_yet(scheme):
+def no_early_message_is_lost_in_a_client_that_does_not_listen_yet(scheme):
     for _ in range(3):
         play("first_words", scheme)
 

@@ -305,14 +305,14 @@ def the_other_socket_takes_the_place_of_the_first_and_all_pairs_live_on():
 
 
 @behaviour()
-def who_has_waited_all_the_time_is_met():
+def clients_that_have_waited_all_the_time_are_met():
     for pair in soak.pairs.values():
         pair.talk()
     soak.waiting.meet()
 
 
 @behaviour()
-def nobody_is_left_when_all_have_gone():
+def no_slot_is_used_when_all_clients_have_gone():
     for pair in soak.pairs.values():
         pair.close()
     soak.relay.wait_for(used=0)
