@@ -9,7 +9,7 @@
 
 enum {
     READ_SIZE = 4096,
-    FRAME_PEEKED_MAX = 8192, /* bytes of payload; a first message has no more */
+    FRAME_PEEKED_MAX = 8192, /* bytes of payload that are waited for without being consumed */
 };
 
 struct reader {
@@ -21,7 +21,7 @@ struct reader {
     bool whole;
 };
 
-static int keep(struct reader *reader, const struct piece *piece)
+static int append_piece(struct reader *reader, const struct piece *piece)
 {
     if (piece->size > reader->size - reader->done)
         return -EMSGSIZE;
@@ -32,14 +32,14 @@ static int keep(struct reader *reader, const struct piece *piece)
     return 0;
 }
 
-static void part(const struct greeting *greeting, struct websocket *websocket, uint16_t code)
+static void say_close(const struct greeting *greeting, struct websocket *websocket, uint16_t code)
 {
     uint8_t words[CODEC_FAREWELL_MAX];
     greeting_say(greeting, words, websocket_codec.farewell(websocket, code, "", words));
 }
 
-/* Decodes up to the end of the message or of the input, and returns 0 or a negative errno. */
-static int read_bytes(
+/* Decodes up to the end of the message or of the input. 0 or a negative errno. */
+static int decode_input(
     const struct greeting *greeting, struct reader *reader, uint8_t **input, size_t *size)
 {
     int error = 0;
@@ -47,7 +47,7 @@ static int read_bytes(
         struct piece piece;
         switch (websocket_codec.decode(&reader->websocket, input, size, 0, &piece)) {
         case CODEC_PIECE:
-            error = keep(reader, &piece);
+            error = append_piece(reader, &piece);
             break;
         case CODEC_REPLY:
             greeting_say(greeting, piece.bytes, piece.size);
@@ -60,7 +60,7 @@ static int read_bytes(
             error = -ECONNRESET;
             break;
         case CODEC_FAILED:
-        case CODEC_STARVED: /* it never is */
+        case CODEC_STARVED: /* a WebSocket needs no memory */
             error = -EPROTO;
             break;
         }
@@ -68,9 +68,8 @@ static int read_bytes(
     return error;
 }
 
-/* Peeks at the head of the frame that comes next, and returns the size of the whole frame, or 0 if
- * it is one that is refused, or has others behind it in its message, or is too large to be peeked
- * at. */
+/* Peeks at the head of the next frame. Returns the size of the whole frame; or 0 if the frame is
+ * refused, is not the last of its message, or is too large to be peeked at. */
 static ssize_t measure_frame(const struct greeting *greeting, const struct reader *reader)
 {
     uint8_t head[WEBSOCKET_HEAD_MAX];
@@ -86,8 +85,9 @@ static ssize_t measure_frame(const struct greeting *greeting, const struct reade
     }
 }
 
-/* Between two frames, waits until the next one is whole, as nothing is to be consumed before. One
- * that cannot be waited for so keeps its worker. *limit: how much may be read. */
+/* Between two messages, waits until the next frame is whole, so that the greeting can be given up
+ * before. If that cannot be done for this frame, the greeting keeps its worker. *limit: bytes that
+ * may be read. */
 static int await_frame(const struct greeting *greeting, const struct reader *reader, size_t *limit)
 {
     uint8_t frame[WEBSOCKET_HEAD_MAX + FRAME_PEEKED_MAX];
@@ -103,7 +103,7 @@ static int await_frame(const struct greeting *greeting, const struct reader *rea
     return greeting_await(greeting, frame, (size_t)size);
 }
 
-/* Reads what there is, and consumes what was understood of it. */
+/* Decodes the input that is there, and consumes what was decoded. */
 static int read_some(const struct greeting *greeting, struct reader *reader)
 {
     uint8_t bytes[READ_SIZE];
@@ -116,7 +116,7 @@ static int read_some(const struct greeting *greeting, struct reader *reader)
     if (count <= 0)
         return count == 0 ? -ECONNRESET : (int)count;
     size_t left = (size_t)count;
-    int error = read_bytes(greeting, reader, &input, &left);
+    int error = decode_input(greeting, reader, &input, &left);
     bool announced = reader->websocket.phase == WEBSOCKET_IN_DATA &&
                      reader->websocket.left > reader->size - reader->done;
     if (error == 0 && announced)
@@ -134,9 +134,9 @@ ssize_t first_message_read(
     while (error == 0 && !reader.whole)
         error = read_some(greeting, &reader);
     if (error == -EMSGSIZE)
-        part(greeting, &reader.websocket, WEBSOCKET_TOO_BIG);
+        say_close(greeting, &reader.websocket, WEBSOCKET_TOO_BIG);
     else if (error != 0 && reader.websocket.phase == WEBSOCKET_ENDED)
-        part(greeting, &reader.websocket, 0);
+        say_close(greeting, &reader.websocket, 0);
     sodium_memzero(&reader.websocket, sizeof reader.websocket);
     *text = reader.text;
     return error == 0 ? (ssize_t)reader.done : error;

@@ -370,7 +370,7 @@ static void send_in_tls(const struct greeting *greeting, const void *words, size
         send_to_socket(greeting, sealed, (size_t)count);
 }
 
-/* ---- in TLS or not -------------------------------------------------------------- */
+/* ---- in TLS or not --------------------------------------------------------------- */
 
 ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size)
 {

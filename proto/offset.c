@@ -1,6 +1,7 @@
-/* Offset's relay: a node listens under its key; another connects to that key, is announced, and
- * waits; the node accepts it with a second connection, and the two become a tunnel. All of it goes
- * through a secure channel (channel.c), and is never answered but by a close. */
+/* Offset's relay. A node listens under its key. Another node connects to that key, is announced to
+ * the listener, and waits. The listener accepts it with a second connection, and the relay joins
+ * the two to a tunnel. All messages go through a secure channel (codec/channel.c). The relay's only
+ * answer to a fault is to close. */
 #include "codec/capnp.h"
 #include "codec/channel.h"
 #include "proto/greeting.h"
@@ -15,45 +16,45 @@
 #include <string.h>
 
 enum {
-    FIRST_SIZE = 8 + 4,        /* of a client's first frame: its version */
-    FIRST_FRAME_MAX = 1 << 17, /* one with an InitConnection: its padding is up to 64 KiB */
+    FIRST_SIZE = 8 + 4,        /* bytes of a client's first frame: its version */
+    FIRST_FRAME_MAX = 1 << 17, /* bytes of an InitConnection, with up to 64 KiB of padding */
     HALF_TUNNEL_TIME = 32000,  /* milliseconds for a connector to be accepted */
     SCRATCH_SIZE = 1024,
 };
 
 enum side {
-    SIDE_LISTENER = 1, /* also a connector's, whose other side is its acceptor's */
+    SIDE_LISTENER = 1, /* also of a node that connects */
     SIDE_ACCEPTOR,
 };
 
 /* ---- keys ------------------------------------------------------------------------ */
 
-static struct iovec part(const void *bytes, size_t size)
+static struct iovec key_part(const void *bytes, size_t size)
 {
     return (struct iovec){(void *)(uintptr_t)bytes, size};
 }
 
-/* Nodes come to a relay by its identity, so this relay's own key is part of every key: another one
- * that shares the table with us has its own listeners. */
+/* Nodes connect to a relay of a certain identity. So the relay's public key is part of every key,
+ * and relays of several identities can share a table. */
 static struct pair_key listener_key(const struct greeting *greeting, const uint8_t *node)
 {
     struct iovec parts[] = {
-        part(node, CAPNP_KEY_SIZE), part(greeting->identity->public_key, CAPNP_KEY_SIZE)};
+        key_part(node, CAPNP_KEY_SIZE), key_part(greeting->identity->public_key, CAPNP_KEY_SIZE)};
     return pair_key(greeting->table, greeting->protocol, parts, 2);
 }
 
 static struct pair_key tunnel_key(
     const struct greeting *greeting, const uint8_t *connector, const uint8_t *listener)
 {
-    struct iovec parts[] = {part(connector, CAPNP_KEY_SIZE), part(listener, CAPNP_KEY_SIZE),
-        part(greeting->identity->public_key, CAPNP_KEY_SIZE)};
+    struct iovec parts[] = {key_part(connector, CAPNP_KEY_SIZE), key_part(listener, CAPNP_KEY_SIZE),
+        key_part(greeting->identity->public_key, CAPNP_KEY_SIZE)};
     return pair_key(greeting->table, greeting->protocol, parts, 3);
 }
 
 /* ---- the greeting ---------------------------------------------------------------- */
 
-/* Reads one frame, header and all, to `frame`. Returns its size, or a negative errno: -EMSGSIZE if
- * its payload is more than `max`. */
+/* Reads one frame, with its header. Returns its size, or a negative errno: -EMSGSIZE if its payload
+ * is larger than `max`. */
 static ssize_t read_frame(const struct greeting *greeting, uint8_t *frame, size_t max)
 {
     int error = greeting_read(greeting, frame, CHANNEL_HEADER);
@@ -71,7 +72,7 @@ static enum pair_outcome outcome_of(ssize_t error)
     return error == -EMSGSIZE || error == -EBADMSG ? PAIR_ERRORY : PAIR_EMPTY;
 }
 
-static enum pair_outcome shake_hands(
+static enum pair_outcome open_channel(
     const struct greeting *greeting, struct channel_handshake *handshake)
 {
     uint8_t frame[CHANNEL_HEADER + CHANNEL_GREETING_MAX], send[CHANNEL_SEND_MAX];
@@ -91,9 +92,9 @@ static enum pair_outcome shake_hands(
     return PAIR_HAPPY;
 }
 
-/* Decodes one whole frame. PAIR_HAPPY when it was an InitConnection, PAIR_LONELY when something
- * else that may come before it. */
-static enum pair_outcome take_frame(const struct greeting *greeting, void *state, uint8_t *frame,
+/* Decodes one whole frame. PAIR_HAPPY: it was an InitConnection; PAIR_LONELY: something that may
+ * come before it. */
+static enum pair_outcome decode_frame(const struct greeting *greeting, void *state, uint8_t *frame,
     size_t size, struct init_connection *init)
 {
     uint8_t memory[SCRATCH_SIZE];
@@ -121,7 +122,7 @@ static enum pair_outcome take_frame(const struct greeting *greeting, void *state
     }
 }
 
-/* Reads up to the InitConnection and not beyond. */
+/* Reads up to the InitConnection, and nothing behind it. */
 static enum pair_outcome read_init(
     const struct greeting *greeting, struct channel_session *session, struct init_connection *init)
 {
@@ -136,7 +137,7 @@ static enum pair_outcome read_init(
     while (outcome == PAIR_LONELY) {
         ssize_t size = read_frame(greeting, buffer + CODEC_HEAD, FIRST_FRAME_MAX);
         outcome = size < 0 ? outcome_of(size)
-                           : take_frame(greeting, state, buffer + CODEC_HEAD, (size_t)size, init);
+                           : decode_frame(greeting, state, buffer + CODEC_HEAD, (size_t)size, init);
     }
     if (outcome == PAIR_HAPPY && channel_suspend(state, session) != 0)
         outcome = PAIR_ERRORY;
@@ -147,7 +148,7 @@ static enum pair_outcome read_init(
     return outcome;
 }
 
-static void make_request(const struct greeting *greeting, const uint8_t *node,
+static void request_by_keys(const struct greeting *greeting, const uint8_t *node,
     const struct init_connection *init, struct pair_request *request)
 {
     request->protocol = greeting->protocol;
@@ -172,9 +173,9 @@ static void make_request(const struct greeting *greeting, const uint8_t *node,
     }
 }
 
-/* Until the client's first frame is whole nothing is said; from there on every step is an answer.
- */
-static enum pair_outcome begin(const struct greeting *greeting)
+/* Waits for the client's first frame, so that the greeting can be given up before. The next steps
+ * are all answers to the client, and keep the worker. */
+static enum pair_outcome await_first_frame(const struct greeting *greeting)
 {
     uint8_t frame[FIRST_SIZE];
     bool peekable = greeting->records == NULL;
@@ -190,17 +191,17 @@ static enum pair_outcome offset_greet(
     struct init_connection init;
     if (greeting->identity == NULL)
         return PAIR_ERRORY;
-    enum pair_outcome outcome = begin(greeting);
+    enum pair_outcome outcome = await_first_frame(greeting);
     if (outcome != PAIR_HAPPY)
         return outcome;
-    outcome = shake_hands(greeting, &handshake);
+    outcome = open_channel(greeting, &handshake);
     if (outcome == PAIR_HAPPY)
         outcome = read_init(greeting, &handshake.session, &init);
     if (outcome == PAIR_HAPPY) {
-        make_request(greeting, handshake.session.peer, &init, request);
+        request_by_keys(greeting, handshake.session.peer, &init, request);
         handoff->codec = CODEC_CHANNEL;
         handoff->lobby = init.kind == INIT_LISTEN;
-        handoff->name_size = 2 * CAPNP_KEY_SIZE; /* the node's, and the relay's that it came to */
+        handoff->name_size = 2 * CAPNP_KEY_SIZE; /* the node's key, and the relay's */
         memcpy(handoff->name, handshake.session.peer, CAPNP_KEY_SIZE);
         memcpy(handoff->name + CAPNP_KEY_SIZE, greeting->identity->public_key, CAPNP_KEY_SIZE);
         handoff->session_size = sizeof handshake.session;
@@ -212,7 +213,7 @@ static enum pair_outcome offset_greet(
 
 /* ---- in the lobby ---------------------------------------------------------------- */
 
-/* IncomingConnection, to the one who listens. */
+/* Tells the listener: IncomingConnection. */
 static bool offset_announce(
     struct lobby *lobby, struct connection *listener, struct connection *caller)
 {
@@ -223,7 +224,7 @@ static bool offset_announce(
     return lobby_tell(lobby, listener, message, capnp_write_connection_key(&incoming, message));
 }
 
-/* RejectConnection, the only thing that a listener says. */
+/* A listener sends nothing but RejectConnection. */
 static bool offset_hear(struct lobby *lobby, struct connection *listener, const uint8_t *message,
     size_t size, bool text)
 {
@@ -237,8 +238,8 @@ static bool offset_hear(struct lobby *lobby, struct connection *listener, const 
     const uint8_t *name = lobby_name(listener, &name_size);
     if (name_size != (size_t)2 * CAPNP_KEY_SIZE)
         return false;
-    struct iovec parts[] = {part(rejected.public_key, sizeof rejected.public_key),
-        part(name, CAPNP_KEY_SIZE), part(name + CAPNP_KEY_SIZE, CAPNP_KEY_SIZE)};
+    struct iovec parts[] = {key_part(rejected.public_key, sizeof rejected.public_key),
+        key_part(name, CAPNP_KEY_SIZE), key_part(name + CAPNP_KEY_SIZE, CAPNP_KEY_SIZE)};
     struct connection *caller = lobby_caller(lobby, listener, parts, 3);
     if (caller != NULL)
         lobby_dismiss(lobby, caller);
@@ -250,7 +251,7 @@ static const struct lobby_rules rules = {
     .announce = offset_announce,
 };
 
-/* Nothing is ever said but by a close. */
+/* The relay has no words for its clients: it only closes. */
 static void offset_welcome(const uint8_t *name, size_t name_size, struct words *words)
 {
     (void)name;

@@ -1,7 +1,6 @@
-/* p2p-copy: one sender and one receiver meet by a code. The first message is a hello, a JSON
- * object:
- * {"type":"hello","code_hash_hex":"...","role":"sender"}; at the match the sender, and only the
- * sender, is told that all is ready; then whole messages go both ways. */
+/* p2p-copy: one sender and one receiver meet by a code. The first message of each is a hello, a
+ * JSON object: {"type":"hello","code_hash_hex":"...","role":"sender"}. When both are there, the
+ * sender, and only the sender, is told {"type":"ready"}; then messages go both ways. */
 #include "proto/p2pcopy.h"
 
 #include "codec/websocket.h"

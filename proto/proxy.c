@@ -55,7 +55,7 @@ static void set_inet6(struct sockaddr_storage *source, const void *address)
 
 /* ---- version 1 ------------------------------------------------------------------- */
 
-/* Cuts the next word, which ends at a single blank or the line's end, off *at. */
+/* Takes the next word off the front of *at: up to a single blank, or to the end of the line. */
 static const char *take_word(char **at)
 {
     char *word = *at;
@@ -91,8 +91,8 @@ static int parse_addresses(char *at, int family, struct sockaddr_storage *source
     return 0;
 }
 
-/* What follows `PROXY `, without its line end. */
-static int parse_text(char *text, struct sockaddr_storage *source, bool *own)
+/* text: what follows `PROXY `, without the end of the line. */
+static int parse_version_1(char *text, struct sockaddr_storage *source, bool *own)
 {
     if (strncmp(text, "TCP4 ", 5) == 0)
         return parse_addresses(text + 5, AF_INET, source);
@@ -102,7 +102,8 @@ static int parse_text(char *text, struct sockaddr_storage *source, bool *own)
     return *own ? 0 : -EPROTO;
 }
 
-static int read_text(const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
+static int read_version_1(
+    const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
 {
     char line[PROXY_LINE_MAX];
     bool more;
@@ -112,12 +113,12 @@ static int read_text(const struct greeting *greeting, struct sockaddr_storage *s
     if (size < 2 || line[size - 2] != '\r' || memchr(line, '\0', (size_t)size) != NULL)
         return -EPROTO;
     line[size - 2] = '\0';
-    return parse_text(line + sizeof text_start - 1, source, own);
+    return parse_version_1(line + sizeof text_start - 1, source, own);
 }
 
 /* ---- version 2 ------------------------------------------------------------------- */
 
-static int parse_binary(
+static int parse_version_2(
     uint8_t family, const uint8_t *rest, size_t size, struct sockaddr_storage *source, bool *own)
 {
     static const size_t sizes[] = {
@@ -141,7 +142,8 @@ static int parse_binary(
     return 0;
 }
 
-static int read_binary(const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
+static int read_version_2(
+    const struct greeting *greeting, struct sockaddr_storage *source, bool *own)
 {
     uint8_t header[HEAD_SIZE + PROXY_REST_MAX];
     int error = greeting_await(greeting, header, HEAD_SIZE);
@@ -157,10 +159,10 @@ static int read_binary(const struct greeting *greeting, struct sockaddr_storage 
     if (error != 0)
         return error;
     *own = command == COMMAND_LOCAL;
-    return *own ? 0 : parse_binary(family, header + HEAD_SIZE, size, source, own);
+    return *own ? 0 : parse_version_2(family, header + HEAD_SIZE, size, source, own);
 }
 
-/* ---- which of them --------------------------------------------------------------- */
+/* ---- either version -------------------------------------------------------------- */
 
 static bool begins_as(const uint8_t *bytes, size_t count, const void *start, size_t size)
 {
@@ -181,8 +183,8 @@ int proxy_read(const struct greeting *greeting, struct sockaddr_storage *source,
         if (!text && !binary)
             return -EPROTO;
         if (text && known >= sizeof text_start - 1)
-            return read_text(greeting, source, own);
+            return read_version_1(greeting, source, own);
         if (binary && known == sizeof signature)
-            return read_binary(greeting, source, own);
+            return read_version_2(greeting, source, own);
     }
 }

@@ -1,6 +1,6 @@
-/* The PROXY protocol, versions 1 and 2: by it a proxy in front says whose connection it passes on.
- * From those who are trusted a header must come, and from nobody else is one understood: there it
- * is the bad beginning of whatever protocol. */
+/* The PROXY protocol, versions 1 and 2: a header in which a proxy says whose connection it
+ * forwards. A trusted proxy has to send it. From any other address it is not understood, and the
+ * connection is refused like any bad handshake. */
 #ifndef RELAY_PROXY_H
 #define RELAY_PROXY_H
 
@@ -12,14 +12,15 @@
 struct greeting;
 
 enum {
-    PROXY_LINE_MAX = 107,  /* version 1, with its line feed */
-    PROXY_REST_MAX = 2048, /* version 2: addresses and what else it says, which is skipped */
+    PROXY_LINE_MAX = 107, /* version 1, with its line feed */
+    PROXY_REST_MAX =
+        2048, /* version 2: bytes behind the first 16; what follows the addresses is skipped */
 };
 
-/* Reads a header, and no byte more. *source becomes the address that it conveys, AF_UNSPEC when
- * that is no internet address; it stays as it is, and *own is true, when the proxy says that the
- * connection is its own (a health check). 0; -EPROTO: no header, or a bad one; -ECONNRESET or
- * -ETIMEDOUT: none came. */
+/* Reads a header, and nothing behind it. *source becomes the client's address, AF_UNSPEC when that
+ * is not an internet address. When the proxy says that the connection is its own (a health check),
+ * *own is true and *source stays as it is. 0; -EPROTO: no header, or a bad one; -ECONNRESET or
+ * -ETIMEDOUT: the header did not come. */
 int proxy_read(const struct greeting *greeting, struct sockaddr_storage *source, bool *own);
 
 #endif

@@ -1,10 +1,10 @@
-/* Which protocol a connection is of, by its first bytes. */
+/* Recognises the protocol of a connection by its first bytes. */
 #include "proto/greeting.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* What `head` says of a protocol that is known by its prefixes. */
+/* Compares the first bytes with the prefixes of a protocol. */
 static enum beginning compare_prefixes(
     const struct protocol *protocol, const uint8_t *head, size_t size)
 {
@@ -26,7 +26,8 @@ static enum beginning begins_as(const struct protocol *protocol, const uint8_t *
     return protocol->prefix_count == 0 ? BEGINNING_OURS : compare_prefixes(protocol, head, size);
 }
 
-/* The first protocol that `head` may begin; *undecided if more bytes may yet tell. */
+/* The first protocol in the list whose connections may begin like this. *undecided: more bytes are
+ * needed to be sure. */
 static const struct protocol *find_protocol(
     const uint8_t *head, size_t size, uint8_t *number, bool *undecided)
 {
@@ -51,7 +52,7 @@ const struct protocol *protocol_sniff(struct greeting *greeting)
         ssize_t count = greeting_peek_more(greeting, head, sizeof head, known);
         if ((count == -ECONNRESET || count == -ETIMEDOUT) && known > 0) {
             greeting->protocol = PROTOCOL_UNKNOWN;
-            return protocols[greeting->protocol]; /* it will say what half a beginning deserves */
+            return protocols[greeting->protocol]; /* which refuses half a beginning */
         }
         if (count <= 0)
             return NULL;

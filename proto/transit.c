@@ -1,6 +1,6 @@
-/* magic-wormhole's transit relay: one line, `please relay TOKEN [for side SIDE]`, then `ok` at the
- * match, and bytes. Over WebSocket the line is the first message, which is binary. See docs of
- * magic-wormhole, "transit". */
+/* magic-wormhole's transit relay. A client sends one line, `please relay TOKEN [for side SIDE]`,
+ * reads `ok` when its peer is there, and then exchanges bytes. Over WebSocket the line is the first
+ * message, which is binary. See "transit" in the documentation of magic-wormhole. */
 #include "codec/websocket.h"
 #include "proto/greeting.h"
 #include "proto/text.h"
@@ -16,7 +16,7 @@ enum {
     SIDE_SIZE = 16,
 };
 
-/* Python's \w over bytes, which is what the clients' own relay accepts. */
+/* The characters that the original relay accepts: Python's \w over bytes. */
 static bool is_word(const char *bytes, size_t size)
 {
     for (size_t i = 0; i < size; i++) {
@@ -50,7 +50,7 @@ static bool parse_line(struct text line, const char **token, const char **side)
     return text_is(line, "\n");
 }
 
-static void make_request(const struct greeting *greeting, const char *token, const char *side,
+static void request_by_token(const struct greeting *greeting, const char *token, const char *side,
     struct pair_request *request)
 {
     struct iovec part = {(void *)(uintptr_t)token, TOKEN_SIZE};
@@ -92,7 +92,7 @@ static enum pair_outcome transit_greet(
     bool early;
     enum pair_outcome outcome = PAIR_HAPPY;
     ssize_t size = text_read_line(greeting, line, sizeof line, &early);
-    (void)handoff; /* bytes are bytes */
+    (void)handoff; /* plain bytes need no codec */
     if (size < 0)
         outcome = size == -EMSGSIZE ? PAIR_ERRORY : PAIR_EMPTY;
     else if (!parse_line((struct text){line, (size_t)size}, &token, &side))
@@ -100,7 +100,7 @@ static enum pair_outcome transit_greet(
     else if (early)
         outcome = PAIR_IMPATIENT; /* what comes later, the forwarder notices */
     else
-        make_request(greeting, token, side, request);
+        request_by_token(greeting, token, side, request);
     sodium_memzero(line, sizeof line);
     return outcome;
 }
@@ -122,7 +122,7 @@ static void refuse_message(struct words *words)
     words->reason = "First frame must be hello text";
 }
 
-/* The line feed may be there, and need not. */
+/* The message may have a line feed at its end. */
 static enum pair_outcome transit_greet_message(struct greeting *greeting, const uint8_t *message,
     size_t size, struct pair_request *request, struct handoff *handoff)
 {
@@ -138,7 +138,7 @@ static enum pair_outcome transit_greet_message(struct greeting *greeting, const 
     if (size == 0 || line[size - 1] != '\n')
         line[size++] = '\n';
     if (parse_line((struct text){line, size}, &token, &side)) {
-        make_request(greeting, token, side, request);
+        request_by_token(greeting, token, side, request);
         outcome = PAIR_HAPPY;
     } else {
         refuse_message(&greeting->refusal);

@@ -1,5 +1,5 @@
-/* The way to a WebSocket: the request, the upgrade, and which protocol it is for: by its path, or
- * else by its first message. Also the page for a person who looks, and the health check. */
+/* HTTP: the request for a WebSocket, the upgrade, and the protocol that the WebSocket is for, by
+ * its path or else by its first message. Also the page for a browser, and the health check. */
 #include "codec/websocket.h"
 #include "proto/first_message.h"
 #include "proto/greeting.h"
@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum {
-    FIRST_MESSAGE_MAX = 8192, /* a hello, or a transit line */
+    FIRST_MESSAGE_MAX = 8192, /* bytes; p2p-copy's hello is the longest */
 };
 
 /* The protocol that claims a path, or NULL; *number: the protocol's. */
@@ -40,7 +40,7 @@ static const struct protocol *protocol_for_message(
     return NULL;
 }
 
-/* Whatever is not a WebSocket's beginning. */
+/* Answers a request that is not for a WebSocket. */
 static enum pair_outcome answer_request(
     struct greeting *greeting, enum http_answer answer, const struct http_request *request)
 {
@@ -54,8 +54,8 @@ static enum pair_outcome answer_request(
                : PAIR_ERRORY;
 }
 
-/* From the upgrade on, which is settled. */
-static enum pair_outcome first_message(
+/* Continues after the upgrade. */
+static enum pair_outcome greet_by_message(
     struct greeting *greeting, struct pair_request *request, struct handoff *handoff)
 {
     uint8_t message[FIRST_MESSAGE_MAX];
@@ -67,7 +67,7 @@ static enum pair_outcome first_message(
     const struct protocol *protocol =
         size < 0 ? NULL : protocol_for_message(message, (size_t)size, text, &greeting->protocol);
     if (protocol == NULL) {
-        greeting->codec = CODEC_PLAIN; /* all has been said */
+        greeting->codec = CODEC_PLAIN; /* the client has been told already */
         return outcome;
     }
     outcome = protocol->greet_message(greeting, message, (size_t)size, request, handoff);
@@ -80,7 +80,7 @@ static enum pair_outcome web_resume(
 {
     greeting->codec = CODEC_WEBSOCKET;
     handoff->codec = CODEC_WEBSOCKET;
-    return first_message(greeting, request, handoff);
+    return greet_by_message(greeting, request, handoff);
 }
 
 static enum pair_outcome web_greet(
@@ -118,10 +118,10 @@ static void web_farewell(enum pair_outcome outcome, enum pair_reason reason, str
 {
     (void)outcome;
     (void)reason;
-    (void)words; /* an answer was all */
+    (void)words; /* the HTTP answer has said it */
 }
 
-/* Also what is no request that is served here is to be told so in HTTP. */
+/* Claims bad requests, too: they are answered in HTTP. */
 static enum beginning web_begins(const uint8_t *head, size_t size)
 {
     return http_begins((const char *)head, size);
