@@ -1,11 +1,10 @@
-/* The request head and its answer. No packaged parser fits: Debian's only one for C, http-parser,
- * was given up by its authors in favour of one that Debian has no library of; it is made for a
- * stream of messages with bodies, and leaves to its callers what is most of the work here: lists
- * of tokens, headers that may come once only, and where a head ends so that nothing behind it is
- * read.
+/* The request head and its answer. No packaged parser fits. Debian's only one for C, http-parser,
+ * is no longer maintained, and its successor is not in Debian as a library. It is made for a stream
+ * of messages with bodies, and leaves to its caller what is most of the work here: lists of tokens,
+ * headers that may come only once, and the end of the head, behind which nothing may be read.
  *
- * Strict where a choice could be read in two ways (RFC 9112 sections 2.2, 3, 5): control
- * characters, folded lines, a space before the colon and bodies are refused. */
+ * The parser is strict where servers differ (RFC 9112 sections 2.2, 3, 5): it refuses control
+ * characters, folded lines, a space before the colon, and bodies. */
 #include "proto/http.h"
 
 #include "codec/utf8.h"
@@ -19,23 +18,23 @@
 
 enum {
     KEY_SIZE = 16,       /* of Sec-WebSocket-Key, decoded */
-    KEY_CHARACTERS = 24, /* and as it is sent */
-    METHOD_MAX = 24,     /* characters; the longest that is registered has 17 */
+    KEY_CHARACTERS = 24, /* encoded */
+    METHOD_MAX = 24,     /* characters; the longest registered method has 17 */
 };
 
-/* What the header lines have said. */
+/* What the header lines say. */
 struct fields {
     struct text host, key, version, subprotocols;
     size_t hosts, keys, versions;
-    bool upgrade;   /* `upgrade` is among the tokens of Connection */
-    bool websocket; /* and `websocket` among those of Upgrade */
+    bool upgrade;   /* Connection has the token `upgrade` */
+    bool websocket; /* Upgrade has the token `websocket` */
     bool body;
-    bool host_needed; /* HTTP/1.1; before it, there was neither Host nor Upgrade */
+    bool host_needed; /* HTTP/1.1; older versions have neither Host nor Upgrade */
 };
 
 /* ---- lines ----------------------------------------------------------------------- */
 
-/* Takes a line off the front, without its line feed or CR LF. */
+/* Takes a line off the front; its line feed or CR LF is taken, and not part of *line. */
 static bool take_line(struct text *rest, struct text *line)
 {
     const char *feed = memchr(rest->bytes, '\n', rest->size);
@@ -107,7 +106,7 @@ static bool list_has(struct text list, const char *token)
 
 /* ---- how it begins --------------------------------------------------------------- */
 
-/* What is known of whether `text` begins with these words. */
+/* Whether a text that may go on begins with these words. */
 static enum beginning compare_beginning(struct text text, const char *words)
 {
     size_t size = strlen(words);
@@ -117,7 +116,7 @@ static enum beginning compare_beginning(struct text text, const char *words)
     return common < size ? BEGINNING_UNDECIDED : BEGINNING_OURS;
 }
 
-/* A path, `*`, or a URL; the target of CONNECT is none of these. */
+/* A target is a path, `*`, or a URL; that of CONNECT is a host. */
 static enum beginning target_begins(struct text method, struct text target)
 {
     if (target.size == 0)
@@ -146,8 +145,8 @@ enum beginning http_begins(const char *bytes, size_t size)
 
 /* ---- the request line ------------------------------------------------------------ */
 
-/* The target without scheme, authority and query. A target in absolute form is as good as one
- * in origin form (RFC 9112 section 3.2.2). */
+/* Sets the path of the request: the target without scheme, authority and query. A target may be in
+ * absolute form or in origin form (RFC 9112 section 3.2.2). */
 static bool parse_target(struct text target, struct http_request *request)
 {
     static const char *const schemes[] = {"http://", "https://", "ws://", "wss://"};
@@ -195,7 +194,7 @@ static enum http_answer parse_request_line(
     fields->host_needed = line.bytes[7] != '0';
     request->bodiless = text_is(method, "HEAD");
     if (!request->bodiless && !text_is(method, "GET"))
-        return HTTP_NOT_ALLOWED; /* whose targets may have other forms */
+        return HTTP_NOT_ALLOWED; /* the targets of other methods may have other forms */
     return parse_target(target, request) ? HTTP_PAGE : HTTP_BAD_REQUEST;
 }
 
@@ -232,7 +231,7 @@ static bool parse_field(struct text line, struct fields *fields)
     return true;
 }
 
-/* Sec-WebSocket-Accept for a key, as it was sent (RFC 6455 section 4.2.2). */
+/* Computes Sec-WebSocket-Accept for a key (RFC 6455 section 4.2.2). False: the key is malformed. */
 static bool accept_key(struct text key, char accept[HTTP_ACCEPT_SIZE + 1])
 {
     static const char suffix[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -253,7 +252,7 @@ static bool accept_key(struct text key, char accept[HTTP_ACCEPT_SIZE + 1])
     return true;
 }
 
-/* The first of those that are offered. */
+/* The relay accepts the first subprotocol that the client offers. */
 static void choose_subprotocol(struct text offered, struct http_request *request)
 {
     if (offered.size == 0)
@@ -265,7 +264,7 @@ static void choose_subprotocol(struct text offered, struct http_request *request
     request->subprotocol_size = first.size;
 }
 
-/* Versions of HTTP before 1.1 know no upgrade, and one asked for in them is to be ignored. */
+/* Before HTTP/1.1 there is no upgrade, and a request for it is ignored. */
 static bool asks_for_websocket(const struct fields *fields, const struct http_request *request)
 {
     return fields->upgrade && fields->websocket && fields->host_needed && !request->bodiless;
@@ -369,7 +368,7 @@ static const char page[] =
 
 struct reply {
     const char *status;
-    const char *headers; /* beside those that every answer with a body has */
+    const char *headers; /* in addition to those that every answer has */
     const char *body;
 };
 

@@ -1,5 +1,5 @@
-/* As much HTTP/1.1 as the way to a WebSocket needs (RFC 9112, RFC 6455 section 4.2): one request
- * head, and one answer. Also the page for a person who looks, and the health check. */
+/* HTTP/1.1, as far as the way to a WebSocket needs it (RFC 9112, RFC 6455 section 4.2): one request
+ * head and one answer. Also the page for a browser, and the health check. */
 #ifndef RELAY_HTTP_H
 #define RELAY_HTTP_H
 
@@ -14,10 +14,10 @@ enum {
     HTTP_HEAD_MAX = 1 << 15,     /* bytes in a request head; more are answered 431 */
     HTTP_ANSWER_MAX = 2048,      /* bytes in any answer */
     HTTP_ACCEPT_SIZE = 28,       /* characters of Sec-WebSocket-Accept */
-    HTTP_SUBPROTOCOL_MAX = 1024, /* characters of one that is offered; a longer one is ignored */
+    HTTP_SUBPROTOCOL_MAX = 1024, /* characters; a longer one that a client offers is ignored */
 };
 
-/* What is said to a request. */
+/* The answer to a request. */
 enum http_answer {
     HTTP_SWITCH,           /* 101: a WebSocket from here on */
     HTTP_PAGE,             /* 200: the page that shows that the relay is up */
@@ -25,32 +25,31 @@ enum http_answer {
     HTTP_BAD_REQUEST,      /* 400 */
     HTTP_NOT_FOUND,        /* 404 */
     HTTP_NOT_ALLOWED,      /* 405: another method than GET or HEAD */
-    HTTP_UPGRADE_REQUIRED, /* 426: no WebSocket was asked for, or another version of it */
+    HTTP_UPGRADE_REQUIRED, /* 426: the WebSocket is of another version */
     HTTP_HEAD_TOO_LARGE,   /* 431 */
     HTTP_UNAVAILABLE,      /* 503: full, or shutting down */
     HTTP_OTHER_VERSION,    /* 505 */
 };
 
 struct http_request {
-    const char *path; /* valid as long as the head; without the query, percent-encoded yet */
+    const char *path; /* valid as long as the head; without the query, still percent-encoded */
     size_t path_size;
-    const char *subprotocol;           /* the first that is offered; taken in HTTP_SWITCH */
-    size_t subprotocol_size;           /* 0: there is none */
-    bool bodiless;                     /* HEAD: the answer has no body */
-    char accept[HTTP_ACCEPT_SIZE + 1]; /* HTTP_SWITCH: what proves that the key was read */
+    const char *subprotocol; /* the first that the client offers; HTTP_SWITCH accepts it */
+    size_t subprotocol_size; /* 0: none */
+    bool bodiless;           /* HEAD: the answer has no body */
+    char accept[HTTP_ACCEPT_SIZE + 1]; /* HTTP_SWITCH: Sec-WebSocket-Accept */
 };
 
-/* Whether a connection that begins so speaks HTTP: with an empty line, or with a method, which need
- * not be known, and the beginning of a target. No line of another protocol looks like that. */
+/* Whether a connection begins as HTTP: with an empty line, or with a method, known or not, and the
+ * beginning of a target. */
 enum beginning http_begins(const char *bytes, size_t size);
 
-/* Reads a whole request head, its last empty line included. Returns HTTP_SWITCH for a good
- * request for a WebSocket, HTTP_PAGE for a good request for anything else, or how it is to be
- * refused. */
+/* Reads a whole request head, with its last empty line. Returns HTTP_SWITCH for a good request for
+ * a WebSocket, HTTP_PAGE for any other good request, or the answer that refuses it. */
 enum http_answer http_parse(const char *head, size_t size, struct http_request *request);
 
-/* What a request that asks for no WebSocket gets: `/` the page, `/healthz` whether newcomers
- * are `welcome`, any other path HTTP_NOT_FOUND. */
+/* The answer to a good request that is not for a WebSocket: for `/` the page, for `/healthz`
+ * whether new clients are `welcome`, for any other path HTTP_NOT_FOUND. */
 enum http_answer http_resource(const struct http_request *request, bool welcome);
 
 /* Writes an answer, at most HTTP_ANSWER_MAX bytes, and returns how many. */
@@ -61,9 +60,9 @@ size_t http_write(enum http_answer answer, const struct http_request *request, c
  * percent-encoded UTF-8. */
 size_t http_segment(struct text *path, char *out, size_t size);
 
-/* In a greeting: reads one request head into `head` (HTTP_HEAD_MAX bytes), consuming nothing
- * behind it, and parses it. 0 or a negative errno: -ECONNRESET when the client closed before its
- * end, -ETIMEDOUT. */
+/* Reads one request head into `head` (HTTP_HEAD_MAX bytes), and nothing behind it; then parses it.
+ * 0 or a negative errno: -ECONNRESET when the client closed before the end of the head, -ETIMEDOUT.
+ */
 int http_read(const struct greeting *greeting, char *head, struct http_request *request,
     enum http_answer *answer);
 void http_say(

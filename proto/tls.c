@@ -1,8 +1,10 @@
-/* TLS by OpenSSL: the context that a certificate makes, and the handshake. From then on it is the
- * record layer alone, which records.c speaks, in this process and in the forwarder; or the kernel.
+/* TLS by OpenSSL: the context with the certificate, and the handshake. After the handshake only the
+ * record layer is left. It is done by tls/records.c, in the worker and in the forwarder, or by the
+ * kernel.
  *
- * Sessions are not resumed: the clients of a relay connect seldom, and the keys of tickets would
- * have to be shared by all workers, and be forgotten in time, lest they open what was recorded. */
+ * Sessions are not resumed. The clients of a relay connect seldom; and all workers would have to
+ * share the keys of the tickets, and to replace them often, because these keys open recorded
+ * traffic. */
 #include "proto/tls.h"
 
 #include "base/log.h"
@@ -30,30 +32,30 @@ enum {
 
 struct tls {
     const struct options *options;
-    SSL_CTX *context;                          /* NULL: no certificate could be used so far */
-    uint8_t version[CERTIFICATE_VERSION_SIZE]; /* of the certificate in it, else zeros */
-    struct certificate_stamp stamp;            /* of its files, before they were read */
-    int keeper;                                /* -1: none */
-    struct records records;                    /* of the connection being greeted */
+    SSL_CTX *context;                          /* NULL: there was no usable certificate so far */
+    uint8_t version[CERTIFICATE_VERSION_SIZE]; /* of its certificate; else zeros */
+    struct certificate_stamp stamp;            /* of the files, taken before they were read */
+    int keeper;                                /* socket to the certificate keeper; -1: none */
+    struct records records;                    /* of the connection that is greeted */
 };
 
-/* What is overheard of a handshake: the secrets of TLS 1.3, and how many records came and went
- * since each side changed its keys. */
+/* What OpenSSL's callbacks say of a handshake: the secrets of TLS 1.3, and how many records each
+ * side has sent since its last change of keys. */
 struct overheard {
     uint8_t client[RECORDS_SECRET_MAX], server[RECORDS_SECRET_MAX];
     size_t client_size, server_size;
     uint64_t in_records, out_records;
 };
 
-/* ---- what the handshake tells ---------------------------------------------------- */
+/* ---- what is overheard of a handshake ---------------------------------------- */
 
-/* The cheapest first, as most of what a pair costs is its ciphers; who asks for ChaCha20 first has
- * no AES in hardware. */
+/* The cheapest cipher first: ciphers are most of the cost of a pair. A client without AES in
+ * hardware puts ChaCha20 first, and gets it. */
 static const char ciphers_1_3[] =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 static const char ciphers_1_2[] = "ECDHE+AESGCM+AES128:ECDHE+AESGCM:ECDHE+CHACHA20";
 
-/* Takes a secret out of a line in the format of NSS: a label, the client's random, the secret. */
+/* Reads a secret from a line of a key log: a label, the client's random, the secret. */
 static void take_secret(
     const char *line, const char *label, uint8_t secret[static RECORDS_SECRET_MAX], size_t *size)
 {
@@ -66,7 +68,7 @@ static void take_secret(
         *size = 0;
 }
 
-/* OpenSSL has no other way to say them; it wipes the line. */
+/* OpenSSL hands out the secrets in no other way. It wipes the line. */
 static void hear_secret(const SSL *ssl, const char *line)
 {
     struct overheard *overheard = SSL_get_app_data(ssl);
@@ -76,8 +78,8 @@ static void hear_secret(const SSL *ssl, const char *line)
     take_secret(line, "SERVER_TRAFFIC_SECRET_0 ", overheard->server, &overheard->server_size);
 }
 
-/* A client may send its Finished in as many records as it likes, and ours is cut as short as it has
- * asked for: what follows is numbered after them. */
+/* Each side may send its Finished in several records. They count: the next record's number follows
+ * from them. */
 static void count_record(
     int written, int version, int type, const void *bytes, size_t size, SSL *ssl, void *argument)
 {
@@ -93,8 +95,8 @@ static void count_record(
         ++*records;
 }
 
-/* Once the version is settled. Of TLS 1.3, too, the kernel carries the bytes, but there a client
- * may change its keys at any time, which would end the connection. */
+/* Called when the version is known. The kernel can carry TLS 1.3 as well, but not a change of keys,
+ * which a client may make at any time: the connection would end. */
 static int let_kernel_carry(SSL *ssl, void *context)
 {
     (void)context;
@@ -105,7 +107,7 @@ static int let_kernel_carry(SSL *ssl, void *context)
 
 /* ---- the certificate ------------------------------------------------------------- */
 
-/* A key that needs a password has nobody to ask for it. */
+/* A key with a password cannot be used: there is nobody to ask for it. */
 static int refuse_password(char *buffer, int size, int writing, void *context)
 {
     (void)buffer;
@@ -126,7 +128,7 @@ static bool use_chain(SSL_CTX *context, BIO *bytes)
             X509_free(certificate);
     }
     if (good && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE)
-        ERR_clear_error(); /* that is how the file's end is told */
+        ERR_clear_error(); /* the end of the file */
     return good && ERR_peek_error() == 0;
 }
 
@@ -149,8 +151,8 @@ static bool use_certificate(SSL_CTX *context, const struct certificate *certific
     return good;
 }
 
-/* In words that say more than OpenSSL's, where those would puzzle. */
-static const char *reason(void)
+/* Why OpenSSL failed, in clearer words where its own are unclear. */
+static const char *openssl_reason(void)
 {
     unsigned long error = ERR_peek_error();
     const char *text = ERR_reason_error_string(error);
@@ -190,7 +192,7 @@ static SSL_CTX *make_context_or_log(
     SSL_CTX *context = make_context(certificate);
     if (context == NULL)
         log_error("cannot use the certificate %s with the key %s: %s",
-            options_shown(options->certfile), options_shown(options->keyfile), reason());
+            options_shown(options->certfile), options_shown(options->keyfile), openssl_reason());
     ERR_clear_error();
     return context;
 }
@@ -224,15 +226,16 @@ int tls_load(const struct options *options, struct tls **ret)
         tls_close(tls);
         return -1;
     }
-    (void)certificate_changed(options, &tls->stamp); /* it is taken for the first time */
+    (void)certificate_changed(
+        options, &tls->stamp); /* the first stamp, to compare later stamps with */
     if (certificate_read(options, &certificate) == 0)
-        (void)set_certificate(tls, &certificate); /* logged; without one TLS is refused */
+        (void)set_certificate(tls, &certificate); /* logged; without a certificate TLS is refused */
     sodium_memzero(&certificate, sizeof certificate);
     *ret = tls;
     return 0;
 }
 
-/* Whether now is within its time. Logs if it is not: clients will refuse it. */
+/* Whether the certificate is valid now. Logs if it is not: clients will refuse it. */
 static bool is_current(const struct options *options, const SSL_CTX *context)
 {
     const X509 *certificate = SSL_CTX_get0_certificate(context);
@@ -277,7 +280,7 @@ static bool is_usable(const struct options *options, const struct certificate *c
     SSL_CTX *context = make_context_or_log(options, certificate);
     bool usable = context != NULL;
     if (usable)
-        (void)is_current(options, context); /* logged; it is the operator's */
+        (void)is_current(options, context); /* logged; the operator may mean it so */
     SSL_CTX_free(context);
     return usable;
 }
@@ -298,20 +301,20 @@ pid_t tls_keep(struct tls *tls)
     return pid;
 }
 
-/* A renewed certificate serves this very connection. */
-static void renew(struct tls *tls)
+/* Takes a renewed certificate, so that it serves the connection that is greeted now. */
+static void renew_certificate(struct tls *tls)
 {
     struct certificate certificate;
     if (tls->keeper < 0)
         return;
     if (certificate_keeper_ask(tls->keeper, tls->version, &certificate) == 1)
-        (void)set_certificate(tls, &certificate); /* logged; the one before it stays */
+        (void)set_certificate(tls, &certificate); /* logged; the old certificate stays */
     sodium_memzero(&certificate, sizeof certificate);
 }
 
 /* ---- the handshake --------------------------------------------------------------- */
 
-static int shake_hands(SSL *ssl, const struct greeting *greeting)
+static int accept_handshake(SSL *ssl, const struct greeting *greeting)
 {
     for (;;) {
         ERR_clear_error();
@@ -330,14 +333,16 @@ static int shake_hands(SSL *ssl, const struct greeting *greeting)
     }
 }
 
-/* The client had the last word, and may hold back its next until that is acknowledged. */
+/* Acknowledges the client's last message of the handshake at once: some clients send nothing more
+ * before (Nagle's algorithm). */
 static void acknowledge(int fd)
 {
     int on = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on); /* not TCP: nothing is held */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on,
+        sizeof on); /* fails on sockets that are not TCP, which need it not */
 }
 
-/* Whether the kernel has taken over, both ways, with nothing left in here. */
+/* Whether the kernel carries TLS in both directions. */
 static bool kernel_carries(SSL *ssl)
 {
     return BIO_get_ktls_send(SSL_get_wbio(ssl)) && BIO_get_ktls_recv(SSL_get_rbio(ssl));
@@ -377,7 +382,7 @@ static int take_keys_1_3(SSL *ssl, const struct overheard *overheard, struct rec
     return records_start_1_3(records, suite_of(ssl), overheard->client, overheard->server);
 }
 
-/* What fits into one record, if the client has asked for less than is usual. */
+/* The most data in a record that the client accepts. */
 static uint16_t data_max(SSL *ssl)
 {
     uint8_t code = SSL_SESSION_get_max_fragment_length(SSL_get_session(ssl));
@@ -386,7 +391,8 @@ static uint16_t data_max(SSL *ssl)
                : RECORDS_DATA_MAX;
 }
 
-/* OpenSSL has read up to the end of the handshake and not beyond, and what comes is ours to open.
+/* Takes the keys out of OpenSSL, which has read up to the end of the handshake and nothing behind
+ * it.
  */
 static int take_keys(SSL *ssl, const struct overheard *overheard, struct greeting *greeting)
 {
@@ -402,8 +408,9 @@ static int take_keys(SSL *ssl, const struct overheard *overheard, struct greetin
     return error;
 }
 
-/* The handshake, and who carries the bytes from then on. Returns 0, -EPROTO for a bad handshake,
- * -ECONNRESET or -ETIMEDOUT for none, another negative errno for want of something. */
+/* Does the handshake, and gives its keys to the kernel or to greeting->records. Returns 0; -EPROTO:
+ * the handshake is bad; -ECONNRESET or -ETIMEDOUT: it did not come to its end; or another negative
+ * errno: the relay lacks something. */
 static int open_tls(struct tls *tls, struct greeting *greeting)
 {
     struct overheard overheard = {.client_size = 0};
@@ -415,7 +422,7 @@ static int open_tls(struct tls *tls, struct greeting *greeting)
     }
     SSL_set_msg_callback(ssl, count_record);
     SSL_set_msg_callback_arg(ssl, &overheard);
-    int status = shake_hands(ssl, greeting);
+    int status = accept_handshake(ssl, greeting);
     acknowledge(greeting->fd);
     if (status == 0 && !kernel_carries(ssl))
         status = take_keys(ssl, &overheard, greeting);
@@ -427,8 +434,8 @@ static int open_tls(struct tls *tls, struct greeting *greeting)
 
 /* ---- the protocol ---------------------------------------------------------------- */
 
-/* Waits until the first record is whole; OpenSSL judges one that is too long to be one. From there
- * on what comes is consumed. */
+/* Waits until the first record is whole, so that the greeting can be given up before. A record that
+ * is too long is left to OpenSSL, which refuses it. */
 static int await_hello(const struct greeting *greeting)
 {
     uint8_t record[RECORD_HEAD + HELLO_MAX];
@@ -446,7 +453,7 @@ static enum pair_outcome refuse_tls(const struct greeting *greeting)
     return PAIR_ERRORY;
 }
 
-static enum pair_outcome take_off(struct greeting *greeting)
+static enum pair_outcome unwrap(struct greeting *greeting)
 {
     int error = await_hello(greeting);
     if (error != 0)
@@ -473,10 +480,10 @@ static enum pair_outcome tls_greet(
 {
     if (greeting->tls == NULL || greeting->in_tls)
         return refuse_tls(greeting);
-    renew(greeting->tls);
+    renew_certificate(greeting->tls);
     if (greeting->tls->context == NULL)
         return refuse_tls(greeting);
-    enum pair_outcome outcome = take_off(greeting);
+    enum pair_outcome outcome = unwrap(greeting);
     if (outcome != PAIR_HAPPY)
         return outcome;
     const struct protocol *protocol = protocol_sniff(greeting);
@@ -491,7 +498,7 @@ static enum pair_outcome tls_greet(
     return outcome;
 }
 
-/* An alert was all. */
+/* TLS has no words: an alert says it. */
 static void tls_farewell(enum pair_outcome outcome, enum pair_reason reason, struct words *words)
 {
     (void)outcome;

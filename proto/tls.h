@@ -1,5 +1,5 @@
-/* TLS: a protocol whose greeting shakes hands, and then greets whatever is inside. What is read and
- * said there goes through records (greeting.c); no other greeting knows of it. */
+/* TLS, as a protocol: its greeting does the handshake, and then calls the greeting of the protocol
+ * inside. greeting.c reads and sends through TLS records; the other greetings do not notice. */
 #ifndef RELAY_TLS_H
 #define RELAY_TLS_H
 
@@ -11,19 +11,19 @@
 
 struct tls;
 
-/* Reads the certificate; *ret is NULL when none is configured. One that cannot be used is logged;
- * then TLS is refused until one comes that can (tls_keep()). Logs, returns -1 for want of memory
- * or of what OpenSSL is to have. */
+/* Reads the certificate; *ret is NULL when none is configured. A certificate that cannot be used is
+ * logged, and TLS is refused until a good one comes (tls_keep()). Logs and returns -1 when there is
+ * no memory, or OpenSSL lacks a cipher. */
 int tls_load(const struct options *options, struct tls **ret);
-/* Whether it has a certificate that can be used, and until when that is valid: seconds since the
- * epoch. */
+/* Whether there is a usable certificate. *until: when it expires, in seconds since the epoch. */
 bool tls_is_usable(const struct tls *tls, int64_t *until);
-/* Whether that certificate, if there is one, is valid at this time. Logs if it is not. */
+/* Whether the certificate, if there is one, is valid now. Logs if it is not. */
 bool tls_is_current(const struct tls *tls);
 void tls_close(struct tls *tls);
 
-/* Starts the process that notices a renewed certificate (certificate_keeper.h), for processes
- * forked from this one. Returns its process id; logs, returns -1 on failure. */
+/* Starts the certificate keeper (certificate_keeper.h), a process that notices a renewed
+ * certificate for all processes that are forked from this one later. Returns its process id, or -1
+ * after it has logged why not. */
 pid_t tls_keep(struct tls *tls);
 
 #endif
