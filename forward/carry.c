@@ -33,7 +33,7 @@ void carry_check(struct forwarder *forwarder)
         return;
     forwarder->table_fault = fault;
     if (fault != 0)
-        log_error("the table %s %s: pairs go on, and whoever comes next has it made anew",
+        log_error("the table %s %s: pairs go on, and the next connection has it made anew",
             pair_path(forwarder->table), what_happened(fault));
 }
 
@@ -111,8 +111,8 @@ static void carry_all(
             lost++;
         }
     }
-    log_warning(
-        "the table %s was made anew: %zu pairs and %zu who wait go on in it, %zu are closed",
+    log_warning("the table %s was made anew: %zu pairs and %zu waiting connections go on in it, "
+                "%zu are closed",
         pair_path(forwarder->table), pairs, waiting, lost);
     pair_set_forwarder(forwarder->table, HANDOFF_VERSION);
     for (uint32_t i = 0; i < count; i++) {

@@ -191,7 +191,6 @@ void connections_record(struct forwarder *forwarder, const struct usage_record *
     close(forwarder->recorder);
     forwarder->recorder = -1;
     forwarder->recorder_lost = forwarder->outdated = true;
-    log_error(
-        "the recorder is gone: another forwarder, with a recorder, takes this one's place once "
-        "it has no connection, or when it is ended");
+    log_error("the recorder is gone: another forwarder, with a recorder, takes this forwarder's "
+              "place once it has no connection, or when it is ended");
 }

@@ -1,5 +1,5 @@
-/* Documents and their holders. Peers and documents are found by their ids in an index; that a peer
- * holds a document, in a table of the peer's own. */
+/* Documents and the peers that hold them. Peers and documents are found by their ids in an index;
+ * the *holding* of a peer, which says that it holds a document, in a table that the peer has. */
 #include "forward/documents.h"
 
 #include "forward/index.h"
@@ -13,8 +13,8 @@
 
 enum {
     TABLE_MIN = 8,
-    DROPPED_AT_ONCE = 16, /* holdings of one who has left */
-    MEMORY_MIN = 1 << 14, /* of a peer's documents, when there is too much that others hold */
+    DROPPED_AT_ONCE = 16, /* holdings of a peer that has left */
+    MEMORY_MIN = 1 << 14, /* bytes of a peer's documents, when connections hold too much memory */
 };
 
 struct document {
@@ -23,11 +23,11 @@ struct document {
     char id[];
 };
 
-/* Whether its peer is still to be matched for a holding. */
+/* Whether a peer is still to be matched for a document that it holds. */
 enum fresh {
     FRESH_NOT,
     FRESH_NEW,
-    FRESH_AGAIN, /* it was held already when it was joined */
+    FRESH_AGAIN, /* the peer held the document already when it joined it */
 };
 
 struct holding {
@@ -36,7 +36,7 @@ struct holding {
     struct holding *next_holder, *prev_holder; /* of the document */
     struct holding *next, *prev;               /* of the peer, in the order of their numbers */
     struct holding *next_fresh, *prev_fresh;   /* of the peer */
-    uint64_t number;                           /* counts all that there ever were */
+    uint64_t number;                           /* of all holdings that were ever made */
     uint64_t match;                            /* the last that looked for its document's holders */
     enum fresh fresh;
 };
@@ -46,29 +46,29 @@ struct documents_peer {
     void *context;
     struct holding *first, *last;
     struct holding *first_fresh, *last_fresh;
-    struct holding **table; /* by document: open addressing, at most half full */
+    struct holding **table; /* hashed by document: open addressing, at most half full */
     size_t room;            /* a power of two, or 0 */
     size_t count;
     size_t bytes; /* of the ids of its documents */
-    bool gone;
-    /* Found by another peer's match, and to be introduced to it. */
+    bool gone;    /* it has left */
+    /* In the list of peers that a match has found, and is to introduce. */
     struct documents_peer *next, *prev;
-    uint64_t match; /* the last that found it */
+    uint64_t match; /* the number of the last match that found it */
     bool listed;
-    bool again; /* by documents alone that the other had held before */
+    bool again; /* found only by documents that the matched peer had held before */
     char id[];
 };
 
 static struct budget_account account = {.share = BUDGET_DOCUMENTS};
 static struct index peers, documents;
-static struct documents_peer *gone; /* by their `next` */
+static struct documents_peer *gone; /* peers that have left, by their `next` */
 
 /* The match in progress. */
 static struct {
-    struct documents_peer *peer; /* NULL: there is none */
-    struct documents_peer *first, *last;
-    uint64_t number; /* of this match */
-    uint64_t since;  /* the peer's holdings from this number on are new */
+    struct documents_peer *peer;         /* NULL: there is none */
+    struct documents_peer *first, *last; /* found, and not introduced yet */
+    uint64_t number;
+    uint64_t since; /* the peer's holdings from this number on are new */
     size_t found;
 } match;
 
@@ -115,8 +115,10 @@ static size_t place_of(const struct documents_peer *peer, const struct document 
     return (size_t)((address >> 4) * 0x9e3779b97f4a7c15u >> 32) & (peer->room - 1);
 }
 
-/* Where the holding of a document is, or would be. The table must have room. */
-static size_t find_place(const struct documents_peer *peer, const struct document *document)
+/* The place of a document's holding in the table, or the free place for it. The table must have
+ * room.
+ */
+static size_t find_table_place(const struct documents_peer *peer, const struct document *document)
 {
     size_t place = place_of(peer, document);
     while (peer->table[place] != NULL && peer->table[place]->document != document)
@@ -127,10 +129,10 @@ static size_t find_place(const struct documents_peer *peer, const struct documen
 static struct holding *find_holding(
     const struct documents_peer *peer, const struct document *document)
 {
-    return peer->room == 0 ? NULL : peer->table[find_place(peer, document)];
+    return peer->room == 0 ? NULL : peer->table[find_table_place(peer, document)];
 }
 
-static bool make_room(struct documents_peer *peer)
+static bool make_table_room(struct documents_peer *peer)
 {
     if (2 * (peer->count + 1) <= peer->room)
         return true;
@@ -143,11 +145,12 @@ static bool make_room(struct documents_peer *peer)
     peer->table = table;
     peer->room = room;
     for (struct holding *holding = peer->first; holding != NULL; holding = holding->next)
-        table[find_place(peer, holding->document)] = holding;
+        table[find_table_place(peer, holding->document)] = holding;
     return true;
 }
 
-/* Those behind it that it was in the way of move up. */
+/* Frees a place in the table, and moves up the holdings behind it that would have been put there.
+ */
 static void clear_place(struct documents_peer *peer, size_t place)
 {
     size_t mask = peer->room - 1;
@@ -210,7 +213,7 @@ static void link_holding(struct holding *holding)
     else
         peer->first = holding;
     peer->last = holding;
-    peer->table[find_place(peer, document)] = holding;
+    peer->table[find_table_place(peer, document)] = holding;
     peer->count++;
     peer->bytes += document->entry.size;
     budget_take(&account, sizeof *holding);
@@ -220,7 +223,7 @@ static void unlink_holding(struct holding *holding)
 {
     struct documents_peer *peer = holding->peer;
     unfreshen(holding);
-    clear_place(peer, find_place(peer, holding->document));
+    clear_place(peer, find_table_place(peer, holding->document));
     if (holding->next_holder != NULL)
         holding->next_holder->prev_holder = holding->prev_holder;
     if (holding->prev_holder != NULL)
@@ -248,7 +251,7 @@ static void drop_holding(struct holding *holding)
     drop_if_unheld(document);
 }
 
-/* What a peer's documents take, had it them for itself. */
+/* The memory that a peer's documents take, as if no other peer held them. */
 static size_t memory_of(const struct documents_peer *peer)
 {
     return peer->bytes + peer->count * (sizeof(struct holding) + sizeof(struct document));
@@ -259,7 +262,7 @@ static int add_holding(struct documents_peer *peer, struct documents_id id)
     if (peer->count == DOCUMENTS_PER_PEER || id.size > DOCUMENTS_BYTES - peer->bytes)
         return -ENOSPC;
     if (memory_of(peer) > budget_allowance(BUDGET_DOCUMENTS, MEMORY_MIN, SIZE_MAX) ||
-        !make_room(peer))
+        !make_table_room(peer))
         return -ENOMEM;
     struct document *document = find_or_make_document(id);
     if (document == NULL)
@@ -299,7 +302,7 @@ bool documents_is_to_be_matched(const struct documents_peer *peer)
     return peer->first_fresh != NULL || match.peer == peer;
 }
 
-/* ---- those who were found -------------------------------------------------------- */
+/* ---- peers that a match has found ------------------------------------------------ */
 
 static void list_found(struct documents_peer *other)
 {
@@ -377,7 +380,7 @@ bool documents_tidy(void)
     struct documents_peer *peer = gone;
     if (peer == NULL)
         return false;
-    /* The first has none before it, which the analyzer does not know. */
+    /* The analyzer does not know that the first holding has none before it. */
     for (int i = 0; i < DROPPED_AT_ONCE && peer->first != NULL; i++)
         drop_holding(peer->first); /* NOLINT(clang-analyzer-unix.Malloc) */
     if (peer->first == NULL) {
@@ -411,8 +414,9 @@ static void find_one(struct documents_peer *other, bool again)
     }
 }
 
-/* Finds those who hold one document that the peer has joined. Who joined it later than the peer did
- * for the first time finds the peer. */
+/* Finds the peers that hold a document which the matched peer has joined. If it has joined the
+ * document for the first time, peers that joined later are left out: their own match finds this
+ * peer. */
 static void find_holders(struct holding *own)
 {
     bool again = own->fresh == FRESH_AGAIN;
@@ -427,15 +431,16 @@ static void find_holders(struct holding *own)
             find_one(holding->peer, again);
 }
 
-/* What an introduction names, and how much of it there may be. */
+/* The documents that an introduction names, and how many it may name. */
 struct names {
     struct documents_id ids[DOCUMENTS_PER_PEER];
     size_t count, count_max;
     size_t bytes, bytes_max;
 };
 
-/* Names a document if the other holds it. False: there may be no more. */
-static bool name(struct names *names, const struct holding *own, const struct documents_peer *other)
+/* Names a document if the other peer holds it. False: no more may be named. */
+static bool name_document(
+    struct names *names, const struct holding *own, const struct documents_peer *other)
 {
     const struct index_entry *entry = &own->document->entry;
     if (find_holding(other, own->document) == NULL)
@@ -447,25 +452,25 @@ static bool name(struct names *names, const struct holding *own, const struct do
     return names->count < names->count_max;
 }
 
-/* All that is in common, beginning with what is new. */
+/* Names all documents in common, beginning with the new ones. */
 static void name_all(struct names *names, const struct documents_peer *other)
 {
     const struct holding *start = NULL, *own;
     for (own = match.peer->last; own != NULL && own->number >= match.since; own = own->prev)
         start = own;
     for (own = start; own != NULL; own = own->next)
-        if (!name(names, own, other))
+        if (!name_document(names, own, other))
             return;
     for (own = match.peer->first; own != start; own = own->next)
-        if (!name(names, own, other))
+        if (!name_document(names, own, other))
             return;
 }
 
-/* What was joined again, as far as it is in common. */
+/* Names the documents in common that were joined again. */
 static void name_joined(struct names *names, const struct documents_peer *other)
 {
     for (const struct holding *own = match.peer->first; own != NULL; own = own->next)
-        if (own->match == match.number && !name(names, own, other))
+        if (own->match == match.number && !name_document(names, own, other))
             return;
 }
 
@@ -482,7 +487,7 @@ static void introduce_first(documents_introducer *introduce, void *context)
         name_joined(&names, other);
     else
         name_all(&names, other);
-    if (names.count > 0) /* it may have left them meanwhile */
+    if (names.count > 0) /* the other may have removed all of them meanwhile */
         introduce(context, match.peer, other, names.ids, names.count, other->again);
 }
 
@@ -500,7 +505,7 @@ bool documents_match(struct documents_peer *peer, documents_introducer *introduc
     if (match.peer != peer)
         begin_match(peer);
     if (gone != NULL)
-        (void)documents_tidy(); /* they would be in the way */
+        (void)documents_tidy(); /* else find_holders() would count peers that are gone */
     else if (peer->first_fresh != NULL)
         find_holders(peer->first_fresh);
     else if (match.first != NULL)

@@ -228,7 +228,8 @@ void expiry_collect(struct forwarder *forwarder)
         struct connection *connection =
             (struct connection *)((char *)account - offsetof(struct connection, account));
         log_repeated(LOG_WARNING,
-            "closed a connection (%s): all hold too much, and it held %zu KiB, for long",
+            "closed a connection (%s): all together hold too much memory, and this one has held "
+            "%zu KiB for long",
             protocols[connection->protocol]->name, account->held >> 10);
         if (connection->state == CONNECTION_JOINED)
             lose_client(forwarder, connection);

@@ -59,8 +59,8 @@ static void judge_records(struct forwarder *forwarder)
     bool differ = forwarder->terms.records != forwarder->own_records;
     if (differ && !forwarder->outdated)
         log_warning(
-            "usage records are kept as this forwarder, process %d, was started to: those who "
-            "hand connections over have other options; another forwarder takes its place "
+            "usage records are kept as this forwarder, process %d, was started to: servers and "
+            "workers have other options by now; another forwarder takes its place "
             "once it has no connection, or when it is ended",
             (int)getpid());
     forwarder->outdated = differ || forwarder->recorder_lost;

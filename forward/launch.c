@@ -1,4 +1,4 @@
-/* How a forwarder comes to run, and to retire. */
+/* How a forwarder starts, and how it retires: see launch.h. */
 #include "forward/launch.h"
 
 #include "base/clock.h"
@@ -30,26 +30,26 @@
 
 enum {
     LOCK_WAIT = 1000, /* milliseconds for a forwarder that is just retiring */
-    PAUSE = 5,
+    PAUSE = 5,        /* milliseconds between two attempts */
 };
 
-/* What a name stands for. */
+/* The file at a path. */
 struct place {
     dev_t device;
     ino_t inode;
 };
 
-/* Whom a forwarder may leave. */
+/* What a forwarder looks at before it retires. */
 struct retirement {
     const struct runtime *runtime;
-    struct place name, lock; /* where its socket and its lock are, if they still have their names */
+    struct place name, lock; /* its socket and its lock, as long as they have their names */
     int socket;
-    int renewed; /* the socket that has the name now; -1: the first one */
-    int users_lock;
+    int renewed;     /* the socket that has the name now; -1: the first one */
+    int users_lock;  /* shared by all processes that use the forwarder */
     int recorder;    /* the parent's, -1: there is none */
-    bool own_socket; /* else systemd's, which starts us again when it is needed */
-    pid_t parent;    /* who has to be gone first; 0: nobody */
-    bool forsaken;   /* and who else has used it */
+    bool own_socket; /* else systemd's, which starts a forwarder again when it is needed */
+    pid_t parent;    /* it retires only after this process; 0: there is none */
+    bool forsaken;   /* no process uses the forwarder any more */
 };
 
 static void pause_briefly(void)
@@ -58,10 +58,10 @@ static void pause_briefly(void)
     nanosleep(&pause, NULL);
 }
 
-/* ---- its name -------------------------------------------------------------------- */
+/* ---- the socket's name ----------------------------------------------------------- */
 
-/* None, if nothing is there. */
-static struct place find_place(const char *path)
+/* inode 0: there is no file. */
+static struct place find_file(const char *path)
 {
     struct stat status;
     if (lstat(path, &status) < 0)
@@ -71,7 +71,7 @@ static struct place find_place(const char *path)
 
 static bool is_at(const struct place *place, const char *path)
 {
-    struct place found = find_place(path);
+    struct place found = find_file(path);
     return found.inode == place->inode && found.device == place->device && found.inode != 0;
 }
 
@@ -80,19 +80,20 @@ static bool has_parent(const struct retirement *retirement)
     return retirement->parent != 0 && getppid() == retirement->parent;
 }
 
-/* A name that leads to nobody is none: it is a socket's that one before us had. */
+/* A name that nobody answers at is the socket of a forwarder before this one. */
 static void remember_places(struct retirement *retirement)
 {
     const struct runtime *runtime = retirement->runtime;
     int socket = handoff_connect(runtime->socket, 0);
-    retirement->lock = find_place(runtime->forward_lock);
+    retirement->lock = find_file(runtime->forward_lock);
     if (socket < 0)
         return;
-    retirement->name = find_place(runtime->socket);
+    retirement->name = find_file(runtime->socket);
     close(socket);
 }
 
-/* Systemd's socket was started again, and so is its forwarder as soon as this one has ended. */
+/* Whether systemd's socket was started again: its forwarder starts as soon as this one has ended.
+ */
 static bool is_superseded(const struct retirement *retirement)
 {
     struct stat status;
@@ -100,22 +101,22 @@ static bool is_superseded(const struct retirement *retirement)
            lstat(retirement->runtime->socket, &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
-/* Whoever removes the socket, or takes its name, takes nothing from who comes later; but where the
- * lock is not there either, another forwarder may be, and the lock is the parent's to take anew. */
+/* Makes the socket anew if its name was removed or replaced, so that connections which come later
+ * find it. If the lock was removed, too, another forwarder may run already, unless the parent,
+ * which takes the lock anew, is there and the name is free. */
 static int renew_name(void *context)
 {
     struct retirement *retirement = context;
     const struct runtime *runtime = retirement->runtime;
     if (is_at(&retirement->name, runtime->socket))
         return -1;
-    bool missing = find_place(runtime->socket).inode == 0;
+    bool missing = find_file(runtime->socket).inode == 0;
     if (!is_at(&retirement->lock, runtime->forward_lock) && !(missing && has_parent(retirement)))
         return -1;
     if (is_superseded(retirement)) {
-        log_warning("another socket is at %s: leaving all connections to come to it, and ending "
-                    "those that are here",
+        log_warning("another socket is at %s: leaving new connections to it, and ending the others",
             runtime->socket);
-        (void)kill(getpid(), SIGTERM); /* this process may */
+        (void)kill(getpid(), SIGTERM); /* cannot fail */
         return -1;
     }
     int socket = handoff_listen(runtime->socket);
@@ -125,12 +126,12 @@ static int renew_name(void *context)
         return -1;
     }
     log_warning("the socket %s was removed or replaced: it was made anew", runtime->socket);
-    retirement->name = find_place(runtime->socket);
+    retirement->name = find_file(runtime->socket);
     retirement->renewed = socket;
     return socket;
 }
 
-/* One that is another's by now stays. */
+/* A name that is another socket's by now is left alone. */
 static void remove_name(const struct retirement *retirement)
 {
     const char *path = retirement->runtime->socket;
@@ -146,8 +147,10 @@ static bool has_handoffs(int socket)
     return poll(&entry, 1, 0) > 0;
 }
 
-/* Who may send a handoff holds users.lock, so when we get it for ourselves nobody is on the way
- * to us, and who comes later finds no socket and starts another forwarder. */
+/* A process that may send a handoff holds users.lock. So when this process gets the lock
+ * exclusively, no handoff is on its way, and a worker that comes later finds no socket and starts
+ * another forwarder.
+ */
 static bool retire(void *context)
 {
     struct retirement *retirement = context;
@@ -162,13 +165,13 @@ static bool retire(void *context)
         (void)flock(retirement->users_lock, LOCK_UN);
         return false;
     }
-    /* Should it stay, whoever connects to it is refused there, and starts another forwarder. */
+    /* If the name stays, workers that connect to it are refused, and start another forwarder. */
     remove_name(retirement);
     return true;
 }
 
-/* Whoever is about to use it holds users.lock, and whoever comes later waits for that until this
- * forwarder has ended. */
+/* A process that is about to use the forwarder holds users.lock; one that comes later waits for the
+ * lock until this forwarder has ended. */
 static bool is_forsaken(void *context)
 {
     struct retirement *retirement = context;
@@ -176,21 +179,21 @@ static bool is_forsaken(void *context)
     return retirement->forsaken;
 }
 
-static void shut(const struct runtime *runtime, int socket)
+static void shut_socket(const struct runtime *runtime, int socket)
 {
     if (shutdown(socket, SHUT_RD) < 0)
         log_warning_errno("cannot shut %s down", runtime->socket);
 }
 
-/* Whoever has connected to a socket that will be nobody's any more finds that out when it sends. */
-static void leave(void *context)
+/* If no forwarder will have the socket, a process that still sends to it gets an error. */
+static void leave_socket(void *context)
 {
     struct retirement *retirement = context;
     bool stays = has_parent(retirement) && !retirement->forsaken;
     if (retirement->renewed >= 0 || (retirement->own_socket && !stays))
         remove_name(retirement);
     if (retirement->own_socket && !stays)
-        shut(retirement->runtime, retirement->socket);
+        shut_socket(retirement->runtime, retirement->socket);
 }
 
 /* ---- running --------------------------------------------------------------------- */
@@ -203,7 +206,7 @@ static int open_users_lock(const struct runtime *runtime)
     return fd;
 }
 
-/* Unless the parent has one. */
+/* Starts a recorder, unless the parent has one or nothing is to be recorded. */
 static int start_recorder(const struct options *options, const struct runtime *runtime,
     struct pair_table *table, int *recorder)
 {
@@ -228,7 +231,7 @@ static int start_recorder(const struct options *options, const struct runtime *r
     return -1;
 }
 
-static int run(const struct options *options, struct retirement *retirement)
+static int run_forwarder(const struct options *options, struct retirement *retirement)
 {
     struct forward_setup setup = {
         .options = options,
@@ -237,7 +240,7 @@ static int run(const struct options *options, struct retirement *retirement)
         .descriptors_max = (size_t)descriptors_raise(),
         .retire = retire,
         .forsaken = retirement->parent != 0 ? is_forsaken : NULL,
-        .leave = leave,
+        .leave = leave_socket,
         .renew = renew_name,
         .context = retirement,
     };
@@ -321,10 +324,10 @@ void launch_abandon(const struct runtime *runtime, int socket)
 {
     if (unlink(runtime->socket) < 0 && errno != ENOENT)
         log_warning_errno("cannot remove %s", runtime->socket);
-    shut(runtime, socket);
+    shut_socket(runtime, socket);
 }
 
-/* The socket that systemd passed: -1 if there is none, -2 if it is none of ours. */
+/* The socket that systemd passed; -1: there is none; -2: it is of another kind. */
 static int passed_socket(void)
 {
     int count = sd_listen_fds(1);
@@ -362,7 +365,7 @@ static int forward(const struct options *options, int passed, bool on_demand)
             log_error_errno("cannot become the forwarder in %s", options->runtime_directory);
         return EXIT_RUN_TIME;
     }
-    int status = run(options, &retirement);
+    int status = run_forwarder(options, &retirement);
     close(retirement.socket);
     close(lock);
     return status;
@@ -390,17 +393,18 @@ int launch_child(const struct options *options, const struct runtime *runtime, i
         .parent = parent,
     };
     struct sigaction ignore = {.sa_handler = SIG_IGN};
-    /* An interrupt from the terminal is for the parent, which lets handshakes end before us. */
+    /* An interrupt from the terminal is for the parent, which ends its workers before the
+     * forwarder. */
     if (sigaction(SIGINT, &ignore, NULL) < 0) {
         log_error_errno("cannot start the forwarder");
         return EXIT_RUN_TIME;
     }
-    return run(options, &retirement);
+    return run_forwarder(options, &retirement);
 }
 
 /* ---- on demand ------------------------------------------------------------------- */
 
-/* Its names are looked up in the directory that this process was started in. */
+/* Relative names are looked up in the directory that this process was started in. */
 static bool names_are_relative(const struct options *options)
 {
     const char *database = options->usage.database;
@@ -410,14 +414,14 @@ static bool names_are_relative(const struct options *options)
 int launch_detached(const struct options *options)
 {
     int nowhere = process_open_nowhere();
-    (void)setsid(); /* it leads no group: its process id is new */
+    (void)setsid(); /* cannot fail: a new process leads no group */
     if (nowhere < 0 || dup2(nowhere, STDIN_FILENO) < 0 || dup2(nowhere, STDOUT_FILENO) < 0 ||
         (!names_are_relative(options) && chdir("/") < 0)) {
         log_error_errno("cannot start the forwarder");
         return EXIT_RUN_TIME;
     }
     descriptors_close_others(options->usage.log_fd, -1);
-    log_setup(options->debug); /* a connection of the log was one of them */
+    log_setup(options->debug); /* its connection to the journal was closed, too */
     return forward(options, -1, true);
 }
 
@@ -446,7 +450,7 @@ int launch_on_demand(
         int socket = handoff_connect(runtime->socket, timeout);
         if (socket >= 0 || clock_now() >= until)
             return socket;
-        /* One may be about to open its socket, or have just closed it. */
+        /* A forwarder may be about to open its socket, or have just closed it. */
         if (!started && !runtime_has_forwarder(runtime)) {
             int error = start_forwarder(become, context);
             if (error != 0)
