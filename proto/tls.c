@@ -226,8 +226,7 @@ int tls_load(const struct options *options, struct tls **ret)
         tls_close(tls);
         return -1;
     }
-    (void)certificate_changed(
-        options, &tls->stamp); /* the first stamp, to compare later stamps with */
+    (void)certificate_changed(options, &tls->stamp); /* takes the first stamp */
     if (certificate_read(options, &certificate) == 0)
         (void)set_certificate(tls, &certificate); /* logged; without a certificate TLS is refused */
     sodium_memzero(&certificate, sizeof certificate);
@@ -338,8 +337,7 @@ static int accept_handshake(SSL *ssl, const struct greeting *greeting)
 static void acknowledge(int fd)
 {
     int on = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on,
-        sizeof on); /* fails on sockets that are not TCP, which need it not */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on); /* only TCP needs it */
 }
 
 /* Whether the kernel carries TLS in both directions. */
@@ -391,8 +389,7 @@ static uint16_t data_max(SSL *ssl)
                : RECORDS_DATA_MAX;
 }
 
-/* Takes the keys out of OpenSSL, which has read up to the end of the handshake and nothing behind
- * it.
+/* Takes the keys out of OpenSSL. It has read up to the end of the handshake, and nothing behind it.
  */
 static int take_keys(SSL *ssl, const struct overheard *overheard, struct greeting *greeting)
 {
