@@ -1,5 +1,5 @@
-/* The usage database: see database.h. A rollback journal, and not a write-ahead log, as other users
- * may then read with no more than the right to read, and one file is all that is to be moved. */
+/* The usage database: see database.h. It has a rollback journal, not a write-ahead log: so other
+ * users need only the right to read, and the database is one file, which can be moved. */
 #include "usage/database.h"
 
 #include "base/log.h"
@@ -14,21 +14,21 @@
 
 enum {
     VERSION = 1,
-    /* Milliseconds to wait for others. While a transaction waits for those who read, newcomers
-     * cannot begin to, so this is short, and whoever calls tries again later. */
+    /* Milliseconds to wait for other users. While a transaction waits for readers to end, no new
+     * reader can begin, so this is short, and the caller tries again later. */
     BUSY_TIME = 100,
-    PRIMARY = 0xff, /* of an extended error code */
+    PRIMARY = 0xff, /* the part of an extended error code that is the primary code */
     NAME_SIZE = 64,
 };
 
-/* ---- what is wrong --------------------------------------------------------------- */
+/* ---- reasons of a failure -------------------------------------------------------- */
 
 bool database_is_busy(int error)
 {
     return (error & PRIMARY) == SQLITE_BUSY || (error & PRIMARY) == SQLITE_LOCKED;
 }
 
-/* The directory that a file is in, or is to be in. */
+/* The directory of a file. */
 static void name_directory(const char *path, char directory[static PATH_MAX])
 {
     const char *slash = strrchr(path, '/');
@@ -45,7 +45,8 @@ static void name_user(uid_t id, char name[static NAME_SIZE])
         (void)snprintf(name, NAME_SIZE, "%u", (unsigned int)id);
 }
 
-/* Says whose the file is, or what else stands between this process and it. */
+/* Describes why this process cannot open the file: its owner and mode, or those of its directory.
+ */
 static void describe_file(const char *path, char *text, size_t size)
 {
     char directory[PATH_MAX], owner[NAME_SIZE], self[NAME_SIZE];
@@ -78,8 +79,8 @@ static bool concerns_rights(int error)
     }
 }
 
-/* Keeps the reason of a failure in words, unless there are better ones already. */
-static int fail(struct database *database, int error)
+/* Notes the reason of a failure in words, unless a better one is noted already. */
+static int note_reason(struct database *database, int error)
 {
     char file[DATABASE_REASON_MAX / 2];
     const char *words = database->handle == NULL ? sqlite3_errstr(error & PRIMARY)
@@ -117,7 +118,7 @@ static int execute(struct database *database, const char *statement)
     return sqlite3_exec(database->handle, statement, NULL, NULL, NULL);
 }
 
-/* The one number that a query yields; -1: there is none. */
+/* The number that a query yields; -1: it yields no row. */
 static int query_number(struct database *database, const char *query, int *number)
 {
     sqlite3_stmt *statement;
@@ -128,11 +129,11 @@ static int query_number(struct database *database, const char *query, int *numbe
     error = sqlite3_step(statement);
     if (error == SQLITE_ROW)
         *number = sqlite3_column_int(statement, 0);
-    (void)sqlite3_finalize(statement); /* it repeats what the step has said */
+    (void)sqlite3_finalize(statement); /* repeats the error of the step */
     return error == SQLITE_ROW || error == SQLITE_DONE ? SQLITE_OK : error;
 }
 
-static int prepare(struct database *database)
+static int prepare_statements(struct database *database)
 {
     sqlite3 *handle = database->handle;
     int error = sqlite3_prepare_v2(handle, insert, -1, &database->insert, NULL);
@@ -140,7 +141,7 @@ static int prepare(struct database *database)
                               : sqlite3_prepare_v2(handle, update, -1, &database->update, NULL);
 }
 
-static int refuse(struct database *database, int version)
+static int refuse_tables(struct database *database, int version)
 {
     if (version >= 0 && version != VERSION)
         (void)snprintf(database->reason, sizeof database->reason, "its version is %d, expected %d",
@@ -150,9 +151,9 @@ static int refuse(struct database *database, int version)
     return SQLITE_MISMATCH;
 }
 
-/* A file without tables is a new one. Else it has to be of our version, and our statements have to
- * make sense in it: SQLITE_ERROR is that they do not. */
-static int judge_tables(struct database *database)
+/* Makes the tables in a new file, which has none. Another file has to be of our version, and our
+ * statements have to fit its tables: SQLITE_ERROR means that they do not. */
+static int check_tables(struct database *database)
 {
     int tables, version = -1;
     int error = query_number(database, "SELECT count(*) FROM sqlite_master", &tables);
@@ -161,9 +162,9 @@ static int judge_tables(struct database *database)
     if (error == SQLITE_OK)
         error = query_number(database, "SELECT version FROM version", &version);
     if (error == SQLITE_OK && version == VERSION)
-        error = prepare(database);
+        error = prepare_statements(database);
     if ((error & PRIMARY) == SQLITE_ERROR || (error == SQLITE_OK && version != VERSION))
-        return refuse(database, version);
+        return refuse_tables(database, version);
     return error;
 }
 
@@ -171,13 +172,14 @@ void database_close(struct database *database)
 {
     (void)sqlite3_finalize(database->insert);
     (void)sqlite3_finalize(database->update);
-    (void)sqlite3_close(database->handle); /* what was not committed is undone */
+    (void)sqlite3_close(database->handle); /* undoes what was not committed */
     database->insert = database->update = NULL;
     database->handle = NULL;
 }
 
-/* Of several who come first, one makes the tables, and everybody else finds them whole. */
-static int open_with(struct database *database, int busy_time)
+/* Opens the file, in one transaction: of several processes that open a new file, one makes all
+ * tables, and the others wait for it. */
+static int open_file(struct database *database, int busy_time)
 {
     mode_t mask = umask(0077);
     int error = sqlite3_open_v2(
@@ -190,37 +192,37 @@ static int open_with(struct database *database, int busy_time)
     if (error == SQLITE_OK)
         error = execute(database, "BEGIN IMMEDIATE");
     if (error == SQLITE_OK)
-        error = judge_tables(database);
+        error = check_tables(database);
     if (error == SQLITE_OK)
         error = execute(database, "COMMIT");
     if (error == SQLITE_OK)
         return SQLITE_OK;
-    (void)fail(database, error);
+    (void)note_reason(database, error);
     database_close(database);
     return error;
 }
 
 /* ---- writing --------------------------------------------------------------------- */
 
-/* Has it open under its path: another file may be there by now, or none. */
-static int make_ready(struct database *database)
+/* Opens the file, and opens it again if another file, or none, has its path by now. */
+static int open_or_reopen(struct database *database)
 {
     int moved = 0;
     if (database->handle != NULL && (sqlite3_file_control(database->handle, "main",
                                          SQLITE_FCNTL_HAS_MOVED, &moved) != SQLITE_OK ||
                                         moved != 0))
         database_close(database);
-    return database->handle != NULL ? SQLITE_OK : open_with(database, BUSY_TIME);
+    return database->handle != NULL ? SQLITE_OK : open_file(database, BUSY_TIME);
 }
 
 static int run_statement(sqlite3_stmt *statement)
 {
     int error = sqlite3_step(statement);
-    (void)sqlite3_reset(statement); /* it repeats what the step has said */
+    (void)sqlite3_reset(statement); /* repeats the error of the step */
     return error == SQLITE_DONE ? SQLITE_OK : error;
 }
 
-/* A column takes what is whole as an integer, and what is not as it is. */
+/* An INTEGER column stores a whole number as an integer, and another number as it is. */
 static int insert_record(sqlite3_stmt *statement, const struct usage_record *record)
 {
     int error = sqlite3_bind_double(statement, 1, (double)record->started / 1e6);
@@ -247,8 +249,8 @@ static int update_current(struct database *database, const struct database_curre
     return error == SQLITE_OK ? run_statement(database->update) : error;
 }
 
-static int write_all(struct database *database, const struct usage_record *records, size_t count,
-    const struct database_current *current)
+static int write_transaction(struct database *database, const struct usage_record *records,
+    size_t count, const struct database_current *current)
 {
     int error = execute(database, "BEGIN IMMEDIATE");
     for (size_t i = 0; error == SQLITE_OK && i < count; i++)
@@ -262,15 +264,15 @@ int database_write(struct database *database, const struct usage_record *records
     const struct database_current *current)
 {
     database->reason[0] = '\0';
-    int error = make_ready(database);
+    int error = open_or_reopen(database);
     if (error != SQLITE_OK)
         return error;
-    error = write_all(database, records, count, current);
+    error = write_transaction(database, records, count, current);
     if (error == SQLITE_OK)
         return SQLITE_OK;
-    (void)fail(database, error);
-    /* A transaction that stayed open would keep everybody else out; and what is wrong with the file
-     * may be that it is another one by now. */
+    (void)note_reason(database, error);
+    /* An open transaction would lock all other users out. Except when it was busy, the file is
+     * closed, as the cause may be that another file has its path by now. */
     bool undone =
         sqlite3_get_autocommit(database->handle) != 0 || execute(database, "ROLLBACK") == SQLITE_OK;
     if (!undone || !database_is_busy(error))

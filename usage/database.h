@@ -1,8 +1,8 @@
 /* The usage database: an SQLite file with the tables of magic-wormhole's transit relay.
  *
- * Others use it at the same time: whoever reads it for long, a dump, somebody who moves it away. So
- * any call may fail that succeeds a second later, and leaves nothing behind when it fails: no
- * transaction, and no lock. A file that was moved away or removed is made anew. */
+ * Other programs use the file at the same time: one reads for long, another makes a dump or moves
+ * the file away. So a call may fail and succeed a second later. A call that fails leaves no
+ * transaction and no lock behind. A file that was moved away or removed is made again. */
 #ifndef RELAY_DATABASE_H
 #define RELAY_DATABASE_H
 
@@ -19,7 +19,7 @@ enum {
 
 struct database {
     const char *path;
-    sqlite3 *handle; /* NULL: it is not open */
+    sqlite3 *handle; /* NULL: the file is not open */
     sqlite3_stmt *insert, *update;
     char reason[DATABASE_REASON_MAX]; /* why the last call failed */
 };
@@ -30,12 +30,13 @@ struct database_current {
     int64_t connected, waiting, incomplete_bytes;
 };
 
-/* Writes records and the current row in one transaction. 0, or SQLite's (extended) error code and
- * the reason in words: then nothing was written. Waits for others for an instant only. */
+/* Writes records and the current row in one transaction. Returns 0; or SQLite's extended error
+ * code, with the reason in words, and then nothing was written. Waits for other users only for a
+ * tenth of a second. */
 int database_write(struct database *database, const struct usage_record *records, size_t count,
     const struct database_current *current);
 
-/* Whether a failure is that somebody else is using it. */
+/* Whether a failure means that another program is using the database. */
 bool database_is_busy(int error);
 
 void database_close(struct database *database);

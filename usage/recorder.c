@@ -1,10 +1,10 @@
 /* The recorder: reads records from a pipe, and writes them as JSON lines and to SQLite, in batches.
- * It lives as long as somebody holds the pipe's other end, so what the last forwarder sent is
- * written down even when that was killed.
+ * It runs as long as a process has the pipe's write end open, so the records of a forwarder that
+ * was killed are written, too.
  *
- * What cannot be written yet (the database is locked, a disk is full, nobody reads the lines) is
- * kept in the backlog and tried again. The backlog is memory that the recorder shares with who
- * replaces it, so a recorder that is killed loses none of it. */
+ * Records that cannot be written yet (the database is locked, a disk is full, the lines are not
+ * read) are kept in the backlog and tried again. The backlog is shared memory, so that when a
+ * recorder is killed, the next one has all of it. */
 #include "usage/recorder.h"
 
 #include "base/clock.h"
@@ -29,43 +29,43 @@
 
 enum {
     BATCH = 1024,
-    BACKLOG = 256 * BATCH, /* records, 10 MiB: beyond that the oldest are lost */
+    BACKLOG = 256 * BATCH, /* records, 10 MiB; when it is full, the oldest are lost */
     PIPE_SIZE = 1 << 20,
-    CURRENT_PERIOD = 300 * 1000, /* milliseconds, at most, between two updates of `current` */
-    RETRY = 1000,                /* milliseconds, before what failed is tried again */
-    BUSY_SAID = 10 * 1000,       /* of somebody else's use of the database, before it is said */
-    LAST_TRIES = 10 * 1000,      /* milliseconds for what is left, once no more will come */
+    CURRENT_PERIOD = 300 * 1000, /* at most, in milliseconds, between two updates of `current` */
+    RETRY = 1000,                /* milliseconds before a write that failed is tried again */
+    BUSY_SAID = 10 * 1000,       /* milliseconds that the database is busy before that is logged */
+    LAST_TRIES = 10 * 1000,      /* milliseconds for the rest after the pipe's end */
     LINE = 256,
-    LINES_AT_ONCE = 16, /* no more bytes than a pipe takes whole: PIPE_BUF */
+    LINES_AT_ONCE = 16, /* no more bytes than a pipe takes in one piece: PIPE_BUF */
     PAGE = 4096,
-    PAUSE = 1, /* second, before a recorder that was killed is replaced */
+    PAUSE = 1, /* seconds before a recorder that was killed is replaced */
 };
 
-/* Records are numbered as they come. Each place that they are written to has the number of the next
- * one that it is to get. Zeroed memory is an empty backlog. */
+/* Records are numbered as they are read. For each of the two outputs, the lines and the database,
+ * there is the number of the next record to be written. Zeroed memory is an empty backlog. */
 struct backlog {
-    uint64_t origin;  /* the number of the record at the front of `records` */
-    uint64_t taken;   /* of the next one to come */
-    uint64_t cleared; /* 1 + the number of which the place was cleared, to be read into */
-    uint64_t printed, stored;
-    uint64_t unprinted, unstored; /* how many were lost since the last success */
-    size_t rest_size;             /* of a line of which a part was written */
+    uint64_t origin;              /* the number of the record at the front of `records` */
+    uint64_t taken;               /* the number of the next record to be read */
+    uint64_t cleared;             /* 1 + `taken` when the place to read into was zeroed; 0: none */
+    uint64_t printed, stored;     /* the next record for the lines, and for the database */
+    uint64_t unprinted, unstored; /* records lost there since the last success */
+    size_t rest_size;             /* bytes left of a line of which a part was written */
     char rest[LINE];
     _Alignas(PAGE) struct usage_record records[BACKLOG]; /* a ring */
 };
 
-/* What becomes of one of the places. */
+/* The failures of one output. */
 struct trouble {
     int error;     /* 0: none */
-    int64_t since; /* milliseconds, CLOCK_MONOTONIC, as all times here */
+    int64_t since; /* the first failure: milliseconds, CLOCK_MONOTONIC, as all times here */
     int64_t next;  /* when to try again */
-    bool said;
+    bool said;     /* it was logged */
 };
 
 struct recorder {
     const struct usage_options *options;
-    const char *directory; /* of which relay it is */
-    const char *table;     /* a path: another table may stand there by the next look */
+    const char *directory; /* the runtime directory, for ps */
+    const char *table; /* its path: it is opened for each count, as another table may be there */
     struct pair_stats counts;
     struct backlog *backlog;
     struct database database;
@@ -90,8 +90,8 @@ static bool has_rows(const struct recorder *recorder)
            recorder->backlog->stored < recorder->backlog->taken;
 }
 
-/* A place that is too far behind loses its oldest records. */
-static void hurry(uint64_t *number, uint64_t *lost, uint64_t least)
+/* An output that is too far behind loses its oldest records. */
+static void drop_oldest(uint64_t *number, uint64_t *lost, uint64_t least)
 {
     if (*number >= least)
         return;
@@ -99,22 +99,22 @@ static void hurry(uint64_t *number, uint64_t *lost, uint64_t least)
     *number = least;
 }
 
-/* The next place for records. Returns how many there is room for. */
-static size_t make_room(struct recorder *recorder, struct usage_record **room)
+/* The place in the ring to read into. Returns for how many records it has room. */
+static size_t find_room(struct recorder *recorder, struct usage_record **room)
 {
     struct backlog *backlog = recorder->backlog;
     size_t at = (size_t)((backlog->taken - backlog->origin) % BACKLOG);
     size_t count = BACKLOG - at < BATCH ? BACKLOG - at : BATCH;
     if (backlog->taken + count - backlog->origin > BACKLOG) {
         uint64_t least = backlog->taken + count - BACKLOG;
-        hurry(&backlog->printed, &backlog->unprinted, least);
-        hurry(&backlog->stored, &backlog->unstored, least);
+        drop_oldest(&backlog->printed, &backlog->unprinted, least);
+        drop_oldest(&backlog->stored, &backlog->unstored, least);
     }
     *room = &backlog->records[at];
     return count;
 }
 
-/* Copies records from this number on, as blurred as they are to be. Returns how many. */
+/* Copies records from this number on, and blurs the copies. Returns how many. */
 static size_t copy_records(
     const struct recorder *recorder, uint64_t number, struct usage_record *records, size_t most)
 {
@@ -127,8 +127,8 @@ static size_t copy_records(
     return count;
 }
 
-/* Starts at the front again when there is nothing left, so that little memory is ever touched. */
-static void settle(struct recorder *recorder)
+/* Starts at the front of the ring again when it is empty, so that little of its memory is used. */
+static void rewind_if_empty(struct recorder *recorder)
 {
     struct backlog *backlog = recorder->backlog;
     if (recorder->options->log_fd < 0)
@@ -138,15 +138,16 @@ static void settle(struct recorder *recorder)
     if (backlog->printed < backlog->taken || backlog->stored < backlog->taken)
         return;
     if (backlog->taken - backlog->origin > (size_t)2 * BATCH)
-        (void)madvise(backlog->records, sizeof backlog->records, MADV_REMOVE); /* or it stays */
+        (void)madvise(backlog->records, sizeof backlog->records,
+            MADV_REMOVE); /* else the memory stays in use */
     backlog->origin = backlog->taken;
 }
 
-/* The recorder before this one may have been killed between a read and counting what it gave. */
-static void recover(struct recorder *recorder)
+/* The recorder before this one may have been killed between a read and the update of `taken`. */
+static void recover_records(struct recorder *recorder)
 {
     struct usage_record *room;
-    size_t most = make_room(recorder, &room), count = 0;
+    size_t most = find_room(recorder, &room), count = 0;
     if (recorder->backlog->cleared != recorder->backlog->taken + 1)
         return;
     while (count < most && room[count].started != 0)
@@ -154,13 +155,13 @@ static void recover(struct recorder *recorder)
     recorder->backlog->taken += count;
 }
 
-/* Takes what is in the pipe. Writers write whole records, and reads are multiples of one, so none
- * comes in pieces. Returns false at its end. */
-static bool take(struct recorder *recorder)
+/* Reads records from the pipe. Writes are whole records, and reads are multiples of a record, so no
+ * record is read in pieces. Returns false at the end of the pipe. */
+static bool read_records(struct recorder *recorder)
 {
     struct backlog *backlog = recorder->backlog;
     struct usage_record *room;
-    size_t most = make_room(recorder, &room);
+    size_t most = find_room(recorder, &room);
     memset(room, 0, most * sizeof *room);
     backlog->cleared = backlog->taken + 1;
     ssize_t size = read(recorder->pipe, room, most * sizeof *room);
@@ -171,15 +172,15 @@ static bool take(struct recorder *recorder)
     return size > 0 || (size < 0 && (errno == EINTR || errno == EAGAIN));
 }
 
-/* ---- trouble --------------------------------------------------------------------- */
+/* ---- failures of an output ------------------------------------------------------- */
 
-static bool is_time(const struct trouble *trouble)
+static bool may_try(const struct trouble *trouble)
 {
     return trouble->error == 0 || clock_now() >= trouble->next;
 }
 
-/* Whether this failure is to be said: once for each reason, as it is tried again and again; and
- * what passes by itself, only when it has lasted for a while. */
+/* Notes a failure. Returns whether it is to be logged: once for each error, as it is tried again
+ * and again; a failure that `passes` by itself only after it has lasted for BUSY_SAID. */
 static bool note_failure(struct trouble *trouble, int error, bool passes)
 {
     int64_t now = clock_now();
@@ -195,7 +196,7 @@ static bool note_failure(struct trouble *trouble, int error, bool passes)
     return true;
 }
 
-/* The same for a success after failures. */
+/* Notes a success, and logs it after failures that were logged, or with losses. */
 static void note_success(struct trouble *trouble, const char *what, uint64_t *lost)
 {
     if (*lost > 0)
@@ -208,7 +209,7 @@ static void note_success(struct trouble *trouble, const char *what, uint64_t *lo
 
 /* ---- the database ---------------------------------------------------------------- */
 
-/* While there is no table, the counts are the last ones. */
+/* While there is no table, the last counts are used. */
 static struct database_current count_current(struct recorder *recorder)
 {
     struct pair_table *table;
@@ -226,14 +227,14 @@ static struct database_current count_current(struct recorder *recorder)
     };
 }
 
-/* Writes a batch, or the current row alone when it is due. */
-static void store(struct recorder *recorder)
+/* Writes a batch of records and the current row, or that row alone when it is due. */
+static void write_rows(struct recorder *recorder)
 {
     static struct usage_record records[BATCH];
     struct backlog *backlog = recorder->backlog;
     const char *path = recorder->options->database;
     int64_t now = clock_now();
-    if (path == NULL || !is_time(&recorder->rows) ||
+    if (path == NULL || !may_try(&recorder->rows) ||
         (!has_rows(recorder) && now < recorder->current_due))
         return;
     struct database_current current = count_current(recorder);
@@ -252,13 +253,13 @@ static void store(struct recorder *recorder)
 
 /* ---- JSON lines ------------------------------------------------------------------ */
 
-static bool takes_lines(const struct recorder *recorder)
+static bool has_room_for_lines(const struct recorder *recorder)
 {
     struct pollfd entry = {.fd = recorder->options->log_fd, .events = POLLOUT};
     return poll(&entry, 1, 0) > 0;
 }
 
-/* Formats the rest of a line, and the next ones. ends: behind each of the latter. */
+/* Formats the rest of a line, and the next lines. ends: where each of the next lines ends. */
 static size_t format_lines(
     const struct recorder *recorder, char *text, size_t ends[static LINES_AT_ONCE], size_t *count)
 {
@@ -269,13 +270,13 @@ static size_t format_lines(
     *count = copy_records(recorder, backlog->printed, records, LINES_AT_ONCE - 1);
     for (size_t i = 0; i < *count; i++) {
         int length = usage_format(&records[i], text + used, LINE);
-        used += length > 0 ? (size_t)length : 0; /* none is longer */
+        used += length > 0 ? (size_t)length : 0; /* no line is longer */
         ends[i] = used;
     }
     return used;
 }
 
-/* Once `done` of the formatted bytes are written: what is left of a line is kept as it is. */
+/* Counts the lines after `done` of the formatted bytes were written; the rest of a line is kept. */
 static void count_lines(
     struct backlog *backlog, const char *text, size_t done, const size_t *ends, size_t count)
 {
@@ -297,13 +298,13 @@ static void count_lines(
     backlog->printed += lines;
 }
 
-/* Writes as many lines as are taken at once. Returns whether there may be more to write. */
-static bool print_some(struct recorder *recorder)
+/* Writes some lines. Returns whether more may be written at once. */
+static bool write_some_lines(struct recorder *recorder)
 {
     char text[LINES_AT_ONCE * LINE];
     size_t ends[LINES_AT_ONCE], count;
     int fd = recorder->options->log_fd;
-    if (!has_lines(recorder) || !is_time(&recorder->lines) || !takes_lines(recorder))
+    if (!has_lines(recorder) || !may_try(&recorder->lines) || !has_room_for_lines(recorder))
         return false;
     size_t size = format_lines(recorder, text, ends, &count);
     ssize_t done = write(fd, text, size);
@@ -319,66 +320,67 @@ static bool print_some(struct recorder *recorder)
     return (size_t)done == size;
 }
 
-static void print(struct recorder *recorder)
+static void write_lines(struct recorder *recorder)
 {
-    for (int i = 0; i < BATCH / LINES_AT_ONCE && print_some(recorder); i++)
+    for (int i = 0; i < BATCH / LINES_AT_ONCE && write_some_lines(recorder); i++)
         continue;
 }
 
 /* ---- the process ----------------------------------------------------------------- */
 
-static int sooner(int timeout, int64_t at)
+static int shorten_timeout(int timeout, int64_t at)
 {
     int64_t left = at - clock_now();
     left = left < 0 ? 0 : left;
     return timeout < 0 || left < timeout ? (int)left : timeout;
 }
 
-/* Waits for records, for room for lines, and for the time to try again. Returns whether there are
- * records, or their end. */
+/* Waits for records, for room for lines, or for the time of the next try. Returns whether the pipe
+ * has records, or is at its end. */
 static bool wait_for_work(struct recorder *recorder)
 {
     struct pollfd entries[] = {{.fd = recorder->pipe, .events = POLLIN}, {.fd = -1}};
     int timeout = -1;
-    if (has_lines(recorder) && is_time(&recorder->lines))
+    if (has_lines(recorder) && may_try(&recorder->lines))
         entries[1] = (struct pollfd){.fd = recorder->options->log_fd, .events = POLLOUT};
     else if (has_lines(recorder))
-        timeout = sooner(timeout, recorder->lines.next);
+        timeout = shorten_timeout(timeout, recorder->lines.next);
     if (recorder->rows.error != 0)
-        timeout = sooner(timeout, recorder->rows.next);
+        timeout = shorten_timeout(timeout, recorder->rows.next);
     else if (recorder->options->database != NULL)
-        timeout = sooner(timeout, has_rows(recorder) ? clock_now() : recorder->current_due);
+        timeout =
+            shorten_timeout(timeout, has_rows(recorder) ? clock_now() : recorder->current_due);
     return poll(entries, 2, timeout) > 0 && entries[0].revents != 0;
 }
 
-static void write_down(struct recorder *recorder)
+static void write_outputs(struct recorder *recorder)
 {
-    print(recorder);
-    store(recorder);
-    settle(recorder);
+    write_lines(recorder);
+    write_rows(recorder);
+    rewind_if_empty(recorder);
 }
 
-static void run(struct recorder *recorder)
+static void record_until_end(struct recorder *recorder)
 {
     bool more = true;
     while (more) {
-        write_down(recorder);
+        write_outputs(recorder);
         if (wait_for_work(recorder))
-            more = take(recorder);
+            more = read_records(recorder);
     }
 }
 
-/* No more will come. What is left is tried for a while, then it is lost. */
-static void finish(struct recorder *recorder)
+/* After the pipe's end: the rest is tried for LAST_TRIES, then it is lost. */
+static void write_rest(struct recorder *recorder)
 {
     int64_t until = clock_now() + LAST_TRIES;
     struct pollfd none = {.fd = -1};
     recorder->current_due = 0;
-    write_down(recorder);
+    write_outputs(recorder);
     while ((has_lines(recorder) || has_rows(recorder)) && clock_now() < until) {
-        if (!is_time(&recorder->rows) || !has_rows(recorder))
+        if (!may_try(&recorder->rows) || !has_rows(recorder))
             (void)poll(&none, 1, RETRY / 10);
-        write_down(recorder);
+        write_outputs(recorder);
     }
     const struct backlog *backlog = recorder->backlog;
     if (has_lines(recorder) || has_rows(recorder))
@@ -387,18 +389,18 @@ static void finish(struct recorder *recorder)
                 (backlog->printed < backlog->stored ? backlog->printed : backlog->stored));
 }
 
-static _Noreturn void record(struct recorder *recorder)
+static _Noreturn void run_recorder(struct recorder *recorder)
 {
     process_name("relay-record", "recorder", recorder->directory);
-    recover(recorder);
-    run(recorder);
-    finish(recorder);
+    recover_records(recorder);
+    record_until_end(recorder);
+    write_rest(recorder);
     database_close(&recorder->database);
     _exit(EXIT_SUCCESS);
 }
 
-/* One that is killed is replaced; what was sent meanwhile is in the pipe. Signals to stop are for
- * the forwarder: the end of all this is the end of the pipe. */
+/* A recorder that is killed is replaced; records sent meanwhile are in the pipe. Signals to stop
+ * are ignored, as they are meant for the forwarder: both processes end at the end of the pipe. */
 _Noreturn void recorder_keep(const struct options *relay, const struct runtime *runtime, int pipe)
 {
     const struct usage_options *options = &relay->usage;
@@ -415,11 +417,11 @@ _Noreturn void recorder_keep(const struct options *relay, const struct runtime *
     int status = 0;
     process_name("relay-records", "keeper of the recorder", relay->runtime_directory);
     descriptors_close_others(pipe, options->log_fd < 0 ? pipe : options->log_fd);
-    log_setup(log_debugging()); /* its connection to syslog was one of them */
+    log_setup(log_debugging()); /* the descriptor of syslog was closed, too */
     (void)signal(SIGTERM, SIG_IGN);
     (void)signal(SIGINT, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is as a full disk */
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file at its size limit is treated as a full disk */
     if (recorder.backlog == MAP_FAILED) {
         log_error_errno("cannot start the recorder");
         _exit(EXIT_FAILURE);
@@ -427,7 +429,7 @@ _Noreturn void recorder_keep(const struct options *relay, const struct runtime *
     for (;;) {
         pid_t child = fork();
         if (child == 0)
-            record(&recorder);
+            run_recorder(&recorder);
         if (child < 0)
             log_error_errno("cannot start the recorder");
         while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
@@ -445,7 +447,7 @@ int recorder_open(int pipe[static 2])
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0)
         return -errno;
-    (void)fcntl(ends[1], F_SETPIPE_SZ, PIPE_SIZE); /* as large as we are allowed */
+    (void)fcntl(ends[1], F_SETPIPE_SZ, PIPE_SIZE); /* as large as this user may have */
     if (fcntl(ends[1], F_SETFL, O_NONBLOCK) < 0) {
         int error = -errno;
         close(ends[0]);

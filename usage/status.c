@@ -1,4 +1,4 @@
-/* What the relay is doing: counts only, and nothing of anybody. */
+/* `relay status`: see status.h. It shows counts only, and nothing about single clients. */
 #include "usage/status.h"
 
 #include "base/clock.h"
@@ -135,13 +135,13 @@ int status_openmetrics(FILE *out, const struct pair_stats *stats)
     return ferror(out) ? -EIO : 0;
 }
 
-/* ---- the role ---------------------------------------------------------------------- */
+/* ---- the command ----------------------------------------------------------------- */
 
 static const char start_one[] =
     "systemctl enable --now relay-prefork.socket, or relay serve, starts one";
 
-/* Why the table in a directory cannot be read. */
-static void explain(const char *directory, int error)
+/* Logs why the table in a directory cannot be read. */
+static void log_unreadable(const char *directory, int error)
 {
     struct stat status;
     if (error == -EACCES || error == -EPERM)
@@ -172,7 +172,7 @@ static void explain(const char *directory, int error)
         log_error("cannot show the relay in %s: %s", directory, strerror(-error));
 }
 
-static int print(const struct options *options, const struct pair_stats *stats)
+static int print_status(const struct options *options, const struct pair_stats *stats)
 {
     int error;
     if (options->openmetrics)
@@ -185,8 +185,8 @@ static int print(const struct options *options, const struct pair_stats *stats)
     return EXIT_RUN_TIME;
 }
 
-/* Reads the counts of the relay in a directory. Before its first client there is no table, and
- * nothing to count. 0 or a negative errno. */
+/* Reads the counts of the relay. A relay that runs and has had no client has no table; its counts
+ * are 0. Returns 0 or a negative errno. */
 static int read_stats(
     const struct options *options, const struct runtime *runtime, struct pair_stats *stats)
 {
@@ -194,7 +194,7 @@ static int read_stats(
     struct stat status;
     int error = pair_open_existing(runtime->table, &table);
     bool alive = error == -ENOENT && runtime_look(runtime) == RUNTIME_ALIVE;
-    /* Whoever has opened a table has left this lock. */
+    /* Each process that opens a table makes this lock file: there was a table. */
     if (alive && stat(runtime->users_lock, &status) == 0)
         return -EIDRM;
     if (alive) {
@@ -209,19 +209,19 @@ static int read_stats(
     pair_stats(table, stats);
     pair_close(table);
     if (!runtime_has_forwarder(runtime))
-        stats->forwarder = 0; /* it was the last one */
+        stats->forwarder = 0; /* that was the last forwarder's process id */
     return 0;
 }
 
-static int show(const struct options *options, const struct runtime *runtime)
+static int show_relay(const struct options *options, const struct runtime *runtime)
 {
     struct pair_stats stats;
     int error = read_stats(options, runtime, &stats);
     if (error != 0) {
-        explain(options->runtime_directory, error);
+        log_unreadable(options->runtime_directory, error);
         return EXIT_RUN_TIME;
     }
-    if (print(options, &stats) != 0)
+    if (print_status(options, &stats) != 0)
         return EXIT_RUN_TIME;
     if (runtime_look(runtime) != RUNTIME_DEAD)
         return 0;
@@ -230,9 +230,9 @@ static int show(const struct options *options, const struct runtime *runtime)
     return EXIT_RUN_TIME;
 }
 
-/* Nobody has said where to look, and this user has no part in the system's relay: is there one of
- * its own, or is it about the system's? */
-static int look_around(struct options *options, struct runtime *runtime)
+/* Without --runtime-dir, a user who has no access to the system's relay: chooses the user's own
+ * relay if there is one, else the system's. */
+static int choose_directory(struct options *options, struct runtime *runtime)
 {
     struct stat status;
     bool has_own = lstat(runtime->table, &status) == 0;
@@ -256,7 +256,7 @@ int status_main(const struct options *options)
     if (runtime_paths(&place, &runtime) < 0)
         return EXIT_RUN_TIME;
     bool is_elsewhere = strcmp(place.runtime_directory, OPTIONS_SYSTEM_DIRECTORY) != 0;
-    if (!place.runtime_directory_given && is_elsewhere && look_around(&place, &runtime) < 0)
+    if (!place.runtime_directory_given && is_elsewhere && choose_directory(&place, &runtime) < 0)
         return EXIT_RUN_TIME;
-    return show(&place, &runtime);
+    return show_relay(&place, &runtime);
 }

@@ -1,4 +1,4 @@
-/* Usage records as values: how they are made, blurred, printed and sent. */
+/* Usage records: making, blurring, formatting and sending one. */
 #include "usage/usage.h"
 
 #include "base/clock.h"
@@ -11,7 +11,7 @@
 
 enum {
     MICROSECONDS = 1000000,
-    GREETING_MAX = 60 * MICROSECONDS, /* of which a clock that is set meanwhile may be wrong */
+    GREETING_MAX = 60 * MICROSECONDS, /* a longer greeting is a clock that was set meanwhile */
     TIME_TEXT = 32
 };
 
@@ -95,7 +95,7 @@ void usage_blur(struct usage_record *record, uint32_t seconds)
     record->total_bytes = usage_blur_bytes(record->total_bytes);
 }
 
-/* Seconds with up to six decimals, and at least one. */
+/* Seconds with one to six decimals. */
 static void format_time(char text[static TIME_TEXT], int64_t time)
 {
     int length = snprintf(
@@ -120,7 +120,7 @@ int usage_format(const struct usage_record *record, char *line, size_t size)
 
 int usage_send(int pipe, const struct usage_record *record)
 {
-    /* Smaller than PIPE_BUF: it is written whole or not at all. */
+    /* A record is smaller than PIPE_BUF, so it is written whole or not at all. */
     ssize_t count = write(pipe, record, sizeof *record);
     return count == (ssize_t)sizeof *record ? 0 : count < 0 ? -errno : -EIO;
 }
