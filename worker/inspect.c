@@ -1,5 +1,5 @@
-/* What a role would use, and what is wrong with it: see inspect.h. Whatever is read is read by the
- * same functions as the role itself has, so both say the same. */
+/* What a role would use, and what is wrong with it: see inspect.h. It reads files with the same
+ * functions as the role itself, so both find the same faults. */
 #include "worker/inspect.h"
 
 #include "base/descriptors.h"
@@ -28,8 +28,8 @@
 struct check {
     const struct options *options;
     const char *role;
-    bool wrong;   /* somebody would miss something */
-    bool useless; /* nobody would be served */
+    bool wrong;   /* some clients or operators would miss something */
+    bool useless; /* no client would be served */
 };
 
 __attribute__((format(printf, 2, 3))) static void show(const char *name, const char *format, ...)
@@ -42,15 +42,15 @@ __attribute__((format(printf, 2, 3))) static void show(const char *name, const c
     putchar('\n');
 }
 
-static bool serves(const struct check *check)
+static bool serves_clients(const struct check *check)
 {
     return strcmp(check->role, "forward") != 0;
 }
 
 /* ---- files ----------------------------------------------------------------------- */
 
-/* Whether something can be made at `path`, which is not there; deep: with the directories above it
- * that are missing. */
+/* Whether a file or directory can be made at `path`, where there is none. deep: missing directories
+ * above it would be made, too. */
 static bool can_be_made(const char *path, bool deep)
 {
     char text[PATH_MAX];
@@ -63,8 +63,9 @@ static bool can_be_made(const char *path, bool deep)
     return access(above, W_OK | X_OK) == 0;
 }
 
-/* Asked while this is root yet, who makes it, or gives it away. Under systemd a unit has made it by
- * then. to_come: it will be the user's. */
+/* Called before root is given up, as root makes the directory, or gives it to the user. For a unit,
+ * systemd makes it first. to_come: it will be made or given, so its content cannot be judged yet.
+ */
 static bool find_directory(
     struct check *check, const char *name, const char *path, bool deep, bool *to_come)
 {
@@ -83,7 +84,7 @@ static bool find_directory(
     return false;
 }
 
-/* ---- what may take root ------------------------------------------------------------ */
+/* ---- what may need root ------------------------------------------------------------ */
 
 static void show_end(const char *file, int64_t until)
 {
@@ -96,7 +97,7 @@ static void show_end(const char *file, int64_t until)
     show("certificate", "%s, valid until %s UTC", file, text);
 }
 
-/* A unit's credentials are there for its service only. */
+/* Only the service itself can see its unit's credentials. */
 static bool is_missing_credential(const struct options *options)
 {
     return options->check_unit && strchr(options->certfile, '/') == NULL &&
@@ -133,7 +134,7 @@ static void check_certificate(struct check *check)
     check->useless = check->useless || (!usable && options->certificate_needed);
 }
 
-/* path: of a file that is there. */
+/* path: a file that exists. */
 static void check_identity(struct check *check, const char *path)
 {
     struct identity *identity;
@@ -167,7 +168,7 @@ static void check_default_identity(struct check *check, bool directory_is_to_com
     }
 }
 
-/* One that is there. */
+/* path: a directory that exists. */
 static void check_runtime_directory(struct check *check, const char *path)
 {
     struct stat status;
@@ -264,7 +265,7 @@ static void check_records(struct check *check)
     check->wrong = true;
 }
 
-/* While it is root, as it is written then. */
+/* Called before root is given up, as the file is written before that, too. */
 static void check_pid_file(struct check *check)
 {
     const char *path = check->options->pid_file;
@@ -310,11 +311,11 @@ int inspect_main(const struct options *options, const char *role)
 {
     struct check check = {.options = options, .role = role};
     bool runtime_is_to_come, state_is_to_come = false;
-    (void)setvbuf(stdout, NULL, _IOLBF, 0); /* what is wrong stands beside what it is about */
+    (void)setvbuf(stdout, NULL, _IOLBF, 0); /* each log line follows what it is about */
     if (!find_directory(
             &check, "runtime directory", options->runtime_directory, false, &runtime_is_to_come))
         check.useless = true;
-    if (serves(&check)) {
+    if (serves_clients(&check)) {
         (void)find_directory(
             &check, "state directory", options->state_directory, true, &state_is_to_come);
         check_certificate(&check);
@@ -324,7 +325,7 @@ int inspect_main(const struct options *options, const char *role)
     }
     check_pid_file(&check);
     check_user(&check);
-    if (serves(&check) && options->idfile == NULL)
+    if (serves_clients(&check) && options->idfile == NULL)
         check_default_identity(&check, state_is_to_come);
     check_runtime(&check, runtime_is_to_come);
     check_records(&check);

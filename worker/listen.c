@@ -1,4 +1,4 @@
-/* Listening sockets: parsing their addresses, opening them, tuning what they accept. */
+/* Listening sockets: see listen.h. */
 #include "worker/listen.h"
 
 #include "base/clock.h"
@@ -22,10 +22,10 @@
 
 enum {
     BACKLOG = 4096, /* the kernel caps it at net.core.somaxconn */
-    DEFER_TIME = 1, /* seconds for a client to speak, before a worker is woken for it anyway */
+    DEFER_TIME = 1, /* seconds for a client to send something, before a worker is woken anyway */
     HOST_MAX = 256,
-    TAKEN_TIME = 1000, /* milliseconds, at most, for workers of a dead server to let go */
-    TAKEN_PAUSE = 10,
+    TAKEN_TIME = 1000,   /* milliseconds for the workers of a dead server to close an address */
+    TAKEN_PAUSE = 10,    /* milliseconds between two attempts to bind it */
     KEEPALIVE_IDLE = 60, /* seconds of silence before the first probe */
     KEEPALIVE_INTERVAL = 15,
     KEEPALIVE_PROBES = 4,
@@ -75,7 +75,7 @@ bool listen_is_client(int fd)
 void listen_defer(int fd)
 {
     int defer = DEFER_TIME;
-    /* Only TCP has it, and it only spares time. */
+    /* Fails for other sockets than TCP. It only saves workers time. */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer, sizeof defer);
 }
 
@@ -100,8 +100,8 @@ uint64_t listen_source(const struct sockaddr_storage *peer, const struct pair_ta
     return pair_source(table, v6->s6_addr, 8);
 }
 
-/* Whether somebody listens on a Unix socket. */
-static bool answers(const char *path)
+/* Whether a process listens on a Unix socket. */
+static bool is_listened_on(const char *path)
 {
     int fd = unix_socket_connect(path, SOCK_STREAM | SOCK_NONBLOCK);
     if (fd >= 0)
@@ -109,14 +109,14 @@ static bool answers(const char *path)
     return fd != -ECONNREFUSED;
 }
 
-/* Removes a socket that was left by a process that is gone, be it this instant. */
+/* Removes the socket of a process that has ended, or is just ending. */
 static void remove_left_over(const char *path)
 {
     struct timespec pause = {0, TAKEN_PAUSE * 1000000L};
     int64_t until = clock_now() + TAKEN_TIME;
-    while (answers(path)) {
+    while (is_listened_on(path)) {
         if (clock_now() >= until)
-            return; /* it is in use: bind() will say so */
+            return; /* it is in use, and bind() will fail */
         nanosleep(&pause, NULL);
     }
     if (unlink(path) < 0)
@@ -137,7 +137,7 @@ static bool is_path_good(const char *path)
     return good;
 }
 
-/* As with a port, all may connect; those who may not are kept out by the directory. */
+/* All users may connect, as to a port; permissions of the directory can keep some out. */
 static int bind_for_all(int fd, const struct sockaddr_un *address)
 {
     mode_t mask = umask(0111);
@@ -146,7 +146,7 @@ static int bind_for_all(int fd, const struct sockaddr_un *address)
     return done;
 }
 
-static int open_unix(const char *path, int *sockets)
+static int open_unix_socket(const char *path, int *sockets)
 {
     struct sockaddr_un address;
     struct stat status;
@@ -173,19 +173,19 @@ static int open_unix(const char *path, int *sockets)
     return 1;
 }
 
-/* Digits and nothing else, which the resolver does not insist on: it takes a port modulo 65536. */
-static bool is_port(const char *text)
+/* Stricter than the resolver, which takes signs and spaces, and a port modulo 65536. */
+static bool is_port_number(const char *text)
 {
     size_t digits = strspn(text, "0123456789");
     return digits > 0 && digits <= 5 && text[digits] == '\0' &&
            strtol(text, NULL, 10) <= UINT16_MAX;
 }
 
-/* Takes HOST and PORT apart; an empty host means every address. */
-static bool find_parts(const char *address, char *host, size_t size, const char **port)
+/* Splits HOST:PORT; an empty host means every address. */
+static bool find_host_and_port(const char *address, char *host, size_t size, const char **port)
 {
     const char *colon = strrchr(address, ':');
-    if (colon == NULL || !is_port(colon + 1))
+    if (colon == NULL || !is_port_number(colon + 1))
         return false;
     const char *begin = address, *end = colon;
     if (*begin == '[') {
@@ -206,14 +206,14 @@ static bool find_parts(const char *address, char *host, size_t size, const char 
 
 static int split_address(const char *address, char *host, size_t size, const char **port)
 {
-    if (find_parts(address, host, size, port))
+    if (find_host_and_port(address, host, size, port))
         return 0;
     log_error("cannot listen on %s: expected HOST:PORT, [V6]:PORT, :PORT (0 to 65535) or unix:PATH",
         address);
     return -1;
 }
 
-/* An address that is taken may be so by workers of a server that was killed this instant. */
+/* Tries for a while, as workers of a server that was just killed may still hold the address. */
 static int bind_patiently(int fd, const struct sockaddr *address, socklen_t size)
 {
     struct timespec pause = {0, TAKEN_PAUSE * 1000000L};
@@ -226,7 +226,7 @@ static int bind_patiently(int fd, const struct sockaddr *address, socklen_t size
     return 0;
 }
 
-/* early: the machine may not have the address yet, as at boot. */
+/* early: the machine may not have the address yet, as while it boots. */
 static int open_internet(const struct addrinfo *info, bool early)
 {
     int on = 1;
@@ -247,7 +247,7 @@ static int open_internet(const struct addrinfo *info, bool early)
     return fd;
 }
 
-/* A name may stand for one address twice. */
+/* The resolver may list an address twice. */
 static bool came_before(const struct addrinfo *list, const struct addrinfo *info)
 {
     for (; list != info; list = list->ai_next)
@@ -257,8 +257,8 @@ static bool came_before(const struct addrinfo *list, const struct addrinfo *info
     return false;
 }
 
-/* Opens those of `list` that this machine has, or, when `early`, all that it might have one day.
- * Returns how many, -1 and errno on failure. */
+/* Opens the addresses of `list` that this machine has; if `early`, also those that it does not have
+ * yet. Returns how many, or -1 and errno. */
 static int open_list(const struct addrinfo *list, bool early, const struct options *options,
     int *sockets, size_t size)
 {
@@ -270,7 +270,7 @@ static int open_list(const struct addrinfo *list, bool early, const struct optio
         if (fd >= 0) {
             listen_tune(fd, options);
             sockets[count++] = fd;
-        } else if (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL) { /* without IPv6, say */
+        } else if (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL) { /* those: no IPv6, or early */
             int error = errno;
             while (count > 0)
                 close(sockets[--count]);
@@ -281,7 +281,7 @@ static int open_list(const struct addrinfo *list, bool early, const struct optio
     return (int)count;
 }
 
-/* Of HOST:PORT and the like. Logs, returns NULL if there is none. */
+/* The addresses of HOST:PORT. NULL (logged) on failure. */
 static struct addrinfo *resolve(const char *address)
 {
     char host[HOST_MAX];
@@ -350,7 +350,7 @@ void listen_remove(const struct options *options)
 int listen_open(const char *address, const struct options *options, int *sockets, size_t size)
 {
     if (is_unix(address))
-        return open_unix(address + 5, sockets);
+        return open_unix_socket(address + 5, sockets);
     struct addrinfo *list = resolve(address);
     if (list == NULL)
         return -1;

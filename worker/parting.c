@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 
 enum {
-    PARTING_BYTES = 1 << 16,
+    PARTING_BYTES = 1 << 16, /* dropped at most */
 };
 
 bool parting_drop(int fd, uint32_t *dropped)

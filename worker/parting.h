@@ -1,5 +1,6 @@
-/* Parting from a client that was told why it is refused, so that it reads that: a close while
- * something is unread would be a reset, which may overtake what was said. */
+/* Parting from a client that was told why it is refused. Closing a TCP socket with unread input
+ * resets the connection, and the reset may reach the client before it has read why. So the input is
+ * read and dropped first. */
 #ifndef RELAY_PARTING_H
 #define RELAY_PARTING_H
 
@@ -7,11 +8,11 @@
 #include <stdint.h>
 
 enum {
-    PARTING_TIME = 1000, /* milliseconds for the client to read it, and to close */
+    PARTING_TIME = 1000, /* milliseconds for the client to read why, and to close */
 };
 
-/* Drops what has come from the client, without waiting; *dropped counts the bytes. False: it may be
- * closed, as the client has gone, or goes on sending as if nothing had been said. */
+/* Drops the input that has come from the client, without waiting; *dropped counts its bytes. False:
+ * the connection is to be closed, as the client has closed, or sends on regardless. */
 bool parting_drop(int fd, uint32_t *dropped);
 
 #endif

@@ -1,8 +1,8 @@
-/* Places on the porch: see places.h.
+/* The places on the porch: see places.h.
  *
- * Those of one source are a crowd. Crowds are found by a hash table, and those of one size are a
- * ring, so that one of the largest is always at hand: a size changes by one at a time. Times are a
- * binary heap, the earliest on top. */
+ * The places of one source are a crowd. A hash table finds the crowd of a source. Crowds of equal
+ * size are a ring, so that one of the largest is always known, as a size changes only by one. The
+ * times are a binary heap, the earliest on top. */
 #include "worker/places.h"
 
 #include <stdlib.h>
@@ -11,7 +11,7 @@ struct crowd {
     uint64_t source;
     size_t size;
     struct place *first, *last;
-    struct crowd *chain;       /* the next in its bucket, or among those that are free */
+    struct crowd *chain;       /* the next in its bucket, or the next free one */
     struct crowd *next, *prev; /* the ring of crowds of this size */
 };
 
@@ -87,7 +87,7 @@ static struct crowd *find_crowd(const struct places *places, uint64_t source)
     return crowd;
 }
 
-/* There are as many crowds as places, so there is always one left for who has a place. */
+/* There are as many crowds as places, so a new place always finds a free crowd. */
 static struct crowd *make_crowd(struct places *places, uint64_t source)
 {
     struct crowd **bucket = &places->buckets[source & places->bucket_mask];
@@ -133,7 +133,7 @@ static void leave_ring(struct places *places, struct crowd *crowd)
     if (*ring == crowd)
         *ring = crowd->next == crowd ? NULL : crowd->next;
     if (crowd->size == places->largest && *ring == NULL)
-        places->largest--; /* where it goes, or nobody is left */
+        places->largest--; /* the crowd goes there; or none is left, and this is 0 */
 }
 
 static void join_crowd(struct places *places, struct place *place, uint64_t source)
@@ -177,18 +177,18 @@ static void leave_crowd(struct places *places, struct place *place)
 
 /* ---- times ----------------------------------------------------------------------- */
 
-static void put(struct places *places, size_t at, struct place *place)
+static void put_in_heap(struct places *places, size_t at, struct place *place)
 {
     places->heap[at] = place;
     place->alarm = at + 1;
 }
 
-/* Brings a place to where it belongs, from `at` towards the top or away from it. */
-static void settle(struct places *places, size_t at, struct place *place)
+/* Moves a place from `at` in the heap to where it belongs, up or down. */
+static void sift(struct places *places, size_t at, struct place *place)
 {
     size_t count = places->standing;
     while (at > 0 && places->heap[(at - 1) / 2]->wake_at > place->wake_at) {
-        put(places, at, places->heap[(at - 1) / 2]);
+        put_in_heap(places, at, places->heap[(at - 1) / 2]);
         at = (at - 1) / 2;
     }
     for (size_t below = 2 * at + 1; below < count; below = 2 * at + 1) {
@@ -196,16 +196,16 @@ static void settle(struct places *places, size_t at, struct place *place)
             below++;
         if (places->heap[below]->wake_at >= place->wake_at)
             break;
-        put(places, at, places->heap[below]);
+        put_in_heap(places, at, places->heap[below]);
         at = below;
     }
-    put(places, at, place);
+    put_in_heap(places, at, place);
 }
 
 void places_wake_at(struct places *places, struct place *place, int64_t at)
 {
     place->wake_at = at;
-    settle(places, place->alarm - 1, place);
+    sift(places, place->alarm - 1, place);
 }
 
 struct place *places_next(const struct places *places)
@@ -228,7 +228,7 @@ struct place *places_take(struct places *places, uint64_t source, int64_t wake_a
     join_crowd(places, place, source);
     place->wake_at = wake_at;
     places->standing++;
-    settle(places, places->standing - 1, place);
+    sift(places, places->standing - 1, place);
     return place;
 }
 
@@ -253,7 +253,7 @@ void places_dismiss(struct places *places, struct place *place)
     struct place *last = places->heap[--places->standing];
     place->alarm = 0;
     if (last != place)
-        settle(places, at, last);
+        sift(places, at, last);
     leave_crowd(places, place);
 }
 

@@ -21,44 +21,44 @@
 #include <unistd.h>
 
 enum {
-    ROOM_WAIT = 100,       /* milliseconds that a worker waits for the porch to take one */
-    ROOM_SIZE = 1 << 20,   /* bytes of socket buffer for those who are on their way in */
+    ROOM_WAIT = 100,       /* milliseconds that a worker waits for room in the socket */
+    ROOM_SIZE = 1 << 20,   /* bytes of that socket's buffer */
     RESERVED = 32,         /* descriptors for other things than connections */
-    GOING_MAX = 256,       /* who are sent back, and were not taken yet, beside those who stand */
+    GOING_MAX = 256,       /* connections that no worker has taken back yet, beside the waiting */
     EVENTS = 256,          /* taken at once */
-    RECEIVED_AT_ONCE = 64, /* before others have their turn */
+    RECEIVED_AT_ONCE = 64, /* connections, before other events have their turn */
     RETURN_PAUSE = 20,     /* milliseconds before the second return; it doubles with each */
     RETURN_PAUSE_MAX = 1000,
-    TURN_PAUSE = 100,        /* before one that waits for its turn is sent back */
+    TURN_PAUSE = 100,        /* milliseconds before the return to a busy pool of workers */
     DEADLINE_MAX = 86400000, /* milliseconds to the end of any greeting */
-    RETRY_PAUSE = 10,        /* before what the kernel had no memory for is tried again */
-    PULSE = 1000, /* milliseconds: it moves at least this often while anybody stands here */
+    RETRY_PAUSE = 10,        /* milliseconds before a send is tried again that lacked memory */
+    PULSE = 1000,            /* milliseconds between two moves, at most, while connections wait */
 };
 
-/* One that stands here, or is on its way back. */
-struct standing {
+/* A client that waits here, or is on its way back to a worker. */
+struct waiting {
     struct place place;
     struct visit visit;
     int fd;
-    int64_t not_before;              /* when it may be sent back */
-    bool heard;                      /* there is enough; it only waits for that time */
-    struct standing *sooner, *later; /* in the list of refused clients */
+    int64_t not_before;             /* when it may be sent back */
+    bool heard;                     /* enough has come; it only waits for that time */
+    struct waiting *sooner, *later; /* in the list of refused clients */
 };
 
-/* On their way back, in order. */
+/* Clients on their way back, in order. */
 struct queue {
     struct place *first, *last;
 };
 
-struct keeper_of_porch {
+struct porch_state {
     int enter, leave, epoll;
     struct places *places;
-    struct standing *refused,
-        *refused_last;         /* clients that only read why, the first one in front */
-    struct queue heard, ended; /* there is more to read; their time, or their place, is gone */
-    int64_t retry_at;          /* 0: not at all */
+    struct waiting *refused,
+        *refused_last;         /* clients that only read why they are refused, the first in front */
+    struct queue ready, ended; /* more has come; their time is over, or their place is taken */
+    int64_t retry_at;          /* 0: nothing is to be sent again */
     bool entry_open, leave_watched;
-    bool abandoned; /* nobody can send here any more */
+    bool abandoned; /* no process is left that could send here */
     struct porch_pulse *pulse;
 };
 
@@ -102,8 +102,8 @@ bool porch_is_wanted(const struct porch *porch)
     return poll(&entry, 1, 0) > 0;
 }
 
-/* Receives one visit: -EBADMSG for anything else. */
-static int receive(int socket, struct visit *visit, int *fd)
+/* -EBADMSG: it is no visit. */
+static int receive_visit(int socket, struct visit *visit, int *fd)
 {
     size_t dropped;
     ssize_t size =
@@ -122,12 +122,12 @@ static int receive(int socket, struct visit *visit, int *fd)
 
 int porch_take(const struct porch *porch, struct visit *visit, int *fd)
 {
-    return receive(porch->leave[1], visit, fd);
+    return receive_visit(porch->leave[1], visit, fd);
 }
 
 /* ---- on the porch: leaving ------------------------------------------------------- */
 
-static void append(struct queue *queue, struct place *place)
+static void append_to_queue(struct queue *queue, struct place *place)
 {
     place->next = NULL;
     if (queue->last != NULL)
@@ -137,7 +137,7 @@ static void append(struct queue *queue, struct place *place)
     queue->last = place;
 }
 
-static struct standing *take_first(struct queue *queue)
+static struct waiting *take_from_queue(struct queue *queue)
 {
     struct place *place = queue->first;
     if (place == NULL)
@@ -145,105 +145,106 @@ static struct standing *take_first(struct queue *queue)
     queue->first = place->next;
     if (queue->first == NULL)
         queue->last = NULL;
-    return (struct standing *)place;
+    return (struct waiting *)place;
 }
 
-static void set_low_water(const struct standing *one, uint64_t size)
+static void set_low_water(const struct waiting *client, uint64_t size)
 {
     int low_water = size > INT32_MAX ? INT32_MAX : (int)size;
-    /* Only TCP heeds it; elsewhere what there is is counted more often. */
-    (void)setsockopt(one->fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof low_water);
+    /* Only TCP obeys; for other sockets the bytes are counted at each arrival. */
+    (void)setsockopt(client->fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof low_water);
 }
 
-/* It stands no more, and is sent back as soon as there is room for it. */
-static void send_back(struct keeper_of_porch *keeper, struct standing *one, struct queue *queue)
+/* The client gives up its place, and is sent back as soon as there is room in the socket. */
+static void send_back(struct porch_state *state, struct waiting *client, struct queue *queue)
 {
-    places_dismiss(keeper->places, &one->place);
-    append(queue, &one->place);
+    places_dismiss(state->places, &client->place);
+    append_to_queue(queue, &client->place);
 }
 
-static void list_refused(struct keeper_of_porch *keeper, struct standing *one)
+static void list_refused(struct porch_state *state, struct waiting *client)
 {
-    one->sooner = keeper->refused_last;
-    one->later = NULL;
-    if (one->sooner != NULL)
-        one->sooner->later = one;
+    client->sooner = state->refused_last;
+    client->later = NULL;
+    if (client->sooner != NULL)
+        client->sooner->later = client;
     else
-        keeper->refused = one;
-    keeper->refused_last = one;
+        state->refused = client;
+    state->refused_last = client;
 }
 
-static void unlist_refused(struct keeper_of_porch *keeper, struct standing *one)
+static void unlist_refused(struct porch_state *state, struct waiting *client)
 {
-    if (one->sooner != NULL)
-        one->sooner->later = one->later;
+    if (client->sooner != NULL)
+        client->sooner->later = client->later;
     else
-        keeper->refused = one->later;
-    if (one->later != NULL)
-        one->later->sooner = one->sooner;
+        state->refused = client->later;
+    if (client->later != NULL)
+        client->later->sooner = client->sooner;
     else
-        keeper->refused_last = one->sooner;
+        state->refused_last = client->sooner;
 }
 
-/* The descriptor is not the last one of its connection, so the epoll instance would keep it. */
-static void release(struct keeper_of_porch *keeper, struct standing *one)
+/* The socket has other descriptors, in a worker or on its way there, so closing this one would
+ * leave it in the epoll instance. */
+static void release_client(struct porch_state *state, struct waiting *client)
 {
-    if (one->visit.parting)
-        unlist_refused(keeper, one);
-    (void)epoll_ctl(keeper->epoll, EPOLL_CTL_DEL, one->fd, NULL);
-    close(one->fd);
-    places_leave(keeper->places, &one->place);
+    if (client->visit.parting)
+        unlist_refused(state, client);
+    (void)epoll_ctl(state->epoll, EPOLL_CTL_DEL, client->fd, NULL);
+    close(client->fd);
+    places_leave(state->places, &client->place);
 }
 
-static void end_visit(struct keeper_of_porch *keeper, struct standing *one, int64_t now)
+static void end_client(struct porch_state *state, struct waiting *client, int64_t now)
 {
-    if (one->visit.parting) {
-        release(keeper, one);
+    if (client->visit.parting) {
+        release_client(state, client);
         return;
     }
-    if (one->visit.deadline > now)
-        one->visit.deadline = now;
-    send_back(keeper, one, &keeper->ended);
+    if (client->visit.deadline > now)
+        client->visit.deadline = now;
+    send_back(state, client, &state->ended);
 }
 
-static void watch(struct keeper_of_porch *keeper, int fd, uint32_t events)
+static void watch_socket(struct porch_state *state, int fd, uint32_t events)
 {
-    struct epoll_event event = {.events = events, .data.ptr = fd == keeper->enter ? NULL : keeper};
-    (void)epoll_ctl(keeper->epoll, EPOLL_CTL_MOD, fd, &event);
+    struct epoll_event event = {.events = events, .data.ptr = fd == state->enter ? NULL : state};
+    (void)epoll_ctl(state->epoll, EPOLL_CTL_MOD, fd, &event);
 }
 
-/* Sends one, or says that it is to be tried again. */
-static bool send_one(struct keeper_of_porch *keeper, struct standing *one, int64_t now)
+/* False: it has to be sent again later. */
+static bool send_client(struct porch_state *state, struct waiting *client, int64_t now)
 {
-    set_low_water(one, 1);
-    one->visit.returns++;
-    int error = pass_descriptor_send(
-        keeper->leave, &one->visit, sizeof one->visit, one->fd, MSG_DONTWAIT | MSG_NOSIGNAL);
+    set_low_water(client, 1);
+    client->visit.returns++;
+    int error = pass_descriptor_send(state->leave, &client->visit, sizeof client->visit, client->fd,
+        MSG_DONTWAIT | MSG_NOSIGNAL);
     if (error == 0)
         return true;
-    one->visit.returns--;
+    client->visit.returns--;
     if (error != -EAGAIN)
-        keeper->retry_at = now + RETRY_PAUSE;
+        state->retry_at = now + RETRY_PAUSE;
     return false;
 }
 
-/* As many as there is room for; those who may have said all first. */
-static void send_all(struct keeper_of_porch *keeper, int64_t now)
+/* Sends back as many clients as there is room for, those with more input first. */
+static void send_queues(struct porch_state *state, int64_t now)
 {
-    struct queue *queues[] = {&keeper->heard, &keeper->ended};
+    struct queue *queues[] = {&state->ready, &state->ended};
     bool full = false;
-    keeper->retry_at = 0;
+    state->retry_at = 0;
     for (size_t i = 0; i < 2 && !full; i++) {
         while (queues[i]->first != NULL && !full) {
-            full = !send_one(keeper, (struct standing *)queues[i]->first, now);
+            full = !send_client(state, (struct waiting *)queues[i]->first, now);
             if (!full)
-                release(keeper, take_first(queues[i]));
+                release_client(state, take_from_queue(queues[i]));
         }
     }
-    bool watched = full && keeper->retry_at == 0;
-    if (watched != keeper->leave_watched)
-        watch(keeper, keeper->leave, watched ? EPOLLOUT : 0);
-    keeper->leave_watched = watched;
+    bool watched = full && state->retry_at == 0;
+    if (watched != state->leave_watched)
+        watch_socket(state, state->leave, watched ? EPOLLOUT : 0);
+    state->leave_watched = watched;
 }
 
 /* ---- on the porch: standing ------------------------------------------------------ */
@@ -260,10 +261,10 @@ static int64_t pause_of(const struct visit *visit)
     return pause < RETURN_PAUSE_MAX ? pause : RETURN_PAUSE_MAX;
 }
 
-static bool has_enough(const struct standing *one)
+static bool has_enough(const struct waiting *client)
 {
     int count = 0;
-    return ioctl(one->fd, FIONREAD, &count) < 0 || (uint64_t)count >= one->visit.enough;
+    return ioctl(client->fd, FIONREAD, &count) < 0 || (uint64_t)count >= client->visit.enough;
 }
 
 static int64_t earlier(int64_t a, int64_t b)
@@ -271,177 +272,180 @@ static int64_t earlier(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Something has come, or the client has gone. */
-static void hear(struct keeper_of_porch *keeper, struct standing *one, uint32_t events, int64_t now)
+/* More has come, or the client has closed. */
+static void note_input(
+    struct porch_state *state, struct waiting *client, uint32_t events, int64_t now)
 {
-    if (one->visit.parting) {
-        if (one->place.crowd != NULL && !parting_drop(one->fd, &one->visit.dropped))
-            release(keeper, one);
+    if (client->visit.parting) {
+        if (client->place.crowd != NULL && !parting_drop(client->fd, &client->visit.dropped))
+            release_client(state, client);
         return;
     }
     bool gone = (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
-    if (one->place.crowd == NULL || one->heard || (!gone && !has_enough(one)))
+    if (client->place.crowd == NULL || client->heard || (!gone && !has_enough(client)))
         return;
-    if (now >= one->not_before) {
-        send_back(keeper, one, &keeper->heard);
+    if (now >= client->not_before) {
+        send_back(state, client, &state->ready);
         return;
     }
-    one->heard = true;
-    places_wake_at(keeper->places, &one->place, earlier(one->not_before, one->visit.deadline));
+    client->heard = true;
+    places_wake_at(
+        state->places, &client->place, earlier(client->not_before, client->visit.deadline));
 }
 
-static void wake(struct keeper_of_porch *keeper, int64_t now)
+static void wake_clients(struct porch_state *state, int64_t now)
 {
     for (;;) {
-        struct place *next = places_next(keeper->places);
+        struct place *next = places_next(state->places);
         if (next == NULL || next->wake_at > now)
             return;
-        struct standing *one = (struct standing *)next;
-        if (one->heard)
-            send_back(keeper, one, &keeper->heard);
+        struct waiting *client = (struct waiting *)next;
+        if (client->heard)
+            send_back(state, client, &state->ready);
         else
-            end_visit(keeper, one, now);
+            end_client(state, client, now);
     }
 }
 
 /* ---- on the porch: coming -------------------------------------------------------- */
 
-/* Has room for one more. A refused client has been told all, so it takes nobody's place, and gives
- * its own to whoever may yet be served. */
-static bool make_room(struct keeper_of_porch *keeper, const struct visit *visit, int64_t now)
+/* Makes room for one more client. A refused client takes no other client's place, and gives its own
+ * to a client that may still be served. False: there is no room. */
+static bool make_room_for(struct porch_state *state, const struct visit *visit, int64_t now)
 {
-    struct place *surplus = places_surplus(keeper->places, visit->crowd);
+    struct place *surplus = places_surplus(state->places, visit->crowd);
     if (surplus == NULL || visit->parting)
         return surplus == NULL;
-    if (keeper->refused != NULL) {
-        release(keeper, keeper->refused);
-        surplus = places_surplus(keeper->places, visit->crowd);
+    if (state->refused != NULL) {
+        release_client(state, state->refused);
+        surplus = places_surplus(state->places, visit->crowd);
     }
     if (surplus != NULL)
-        end_visit(keeper, (struct standing *)surplus, now);
+        end_client(state, (struct waiting *)surplus, now);
     return true;
 }
 
-static void stand(struct keeper_of_porch *keeper, const struct visit *visit, int fd, int64_t now)
+static void admit(struct porch_state *state, const struct visit *visit, int fd, int64_t now)
 {
-    if (!make_room(keeper, visit, now)) {
+    if (!make_room_for(state, visit, now)) {
         close(fd);
         return;
     }
     int64_t deadline =
         earlier(visit->deadline, now + (visit->parting ? PARTING_TIME : DEADLINE_MAX));
-    struct standing *one = (struct standing *)places_take(keeper->places, visit->crowd, deadline);
-    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = one};
-    one->visit = *visit;
-    one->visit.deadline = deadline;
-    one->fd = fd;
-    one->not_before = now + pause_of(visit);
-    one->heard = false;
+    struct waiting *client = (struct waiting *)places_take(state->places, visit->crowd, deadline);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = client};
+    client->visit = *visit;
+    client->visit.deadline = deadline;
+    client->fd = fd;
+    client->not_before = now + pause_of(visit);
+    client->heard = false;
     if (visit->parting)
-        list_refused(keeper, one);
-    set_low_water(one, visit->parting ? 1 : visit->enough);
-    if (epoll_ctl(keeper->epoll, EPOLL_CTL_ADD, fd, &event) < 0)
-        end_visit(keeper, one, now);
+        list_refused(state, client);
+    set_low_water(client, visit->parting ? 1 : visit->enough);
+    if (epoll_ctl(state->epoll, EPOLL_CTL_ADD, fd, &event) < 0)
+        end_client(state, client, now);
 }
 
-/* Takes those who come, while there is a place for each. */
-static void receive_some(struct keeper_of_porch *keeper, size_t capacity, int64_t now)
+/* Takes clients from the socket, as long as there are places. */
+static void receive_visits(struct porch_state *state, size_t capacity, int64_t now)
 {
-    for (size_t i = 0; i < RECEIVED_AT_ONCE && places_used(keeper->places) < capacity; i++) {
+    for (size_t i = 0; i < RECEIVED_AT_ONCE && places_used(state->places) < capacity; i++) {
         struct visit visit;
         int fd;
-        int error = receive(keeper->enter, &visit, &fd);
+        int error = receive_visit(state->enter, &visit, &fd);
         if (error == 0)
-            stand(keeper, &visit, fd, now);
+            admit(state, &visit, fd, now);
         else if (error == -EAGAIN)
             return;
         else if (error == -EPIPE)
-            keeper->abandoned = true;
-        else if (error == -EMFILE && places_first(keeper->places) != NULL)
-            /* The kernel has no more; the slot of the one that was lost ends with its time. */
-            end_visit(keeper, (struct standing *)places_first(keeper->places), now);
-        if (keeper->abandoned)
+            state->abandoned = true;
+        else if (error == -EMFILE && places_first(state->places) != NULL)
+            /* The kernel dropped this connection's descriptor; its slot ends at its deadline. */
+            end_client(state, (struct waiting *)places_first(state->places), now);
+        if (state->abandoned)
             return;
     }
 }
 
 /* ---- the process ----------------------------------------------------------------- */
 
-static volatile sig_atomic_t stopping;
+static volatile sig_atomic_t is_told_to_stop;
 
 static void stop_porch(int signal)
 {
     (void)signal;
-    stopping = 1;
+    is_told_to_stop = 1;
 }
 
-/* When to wake if nothing happens: INT64_MAX: never. While anybody stands here the parent is to
- * see it move. */
-static int64_t wake_time(const struct keeper_of_porch *keeper, int64_t now)
+/* When to wake if nothing happens; INT64_MAX: never. While clients wait here, the parent has to see
+ * the pulse. */
+static int64_t wake_time(const struct porch_state *state, int64_t now)
 {
-    const struct place *next = places_next(keeper->places);
-    int64_t at = places_used(keeper->places) > 0 ? now + PULSE : INT64_MAX;
+    const struct place *next = places_next(state->places);
+    int64_t at = places_used(state->places) > 0 ? now + PULSE : INT64_MAX;
     if (next != NULL)
         at = earlier(at, next->wake_at);
-    return keeper->retry_at == 0 ? at : earlier(at, keeper->retry_at);
+    return state->retry_at == 0 ? at : earlier(at, state->retry_at);
 }
 
-/* Sleeps until something happens, or it is time to wake. Returns the number of events. */
-static int rest(
-    struct keeper_of_porch *keeper, struct epoll_event *events, const sigset_t *while_waiting)
+/* Returns the number of events; 0: it is time to wake. */
+static int wait_for_events(
+    struct porch_state *state, struct epoll_event *events, const sigset_t *while_waiting)
 {
-    int64_t now = clock_now(), at = wake_time(keeper, now);
+    int64_t now = clock_now(), at = wake_time(state, now);
     int timeout = at == INT64_MAX ? -1 : at > now ? (int)(at - now) : 0;
-    atomic_store(&keeper->pulse->due, at);
-    int count = epoll_pwait(keeper->epoll, events, EVENTS, timeout, while_waiting);
-    atomic_store(&keeper->pulse->due, clock_now());
-    atomic_fetch_add(&keeper->pulse->turns, 1);
+    atomic_store(&state->pulse->due, at);
+    int count = epoll_pwait(state->epoll, events, EVENTS, timeout, while_waiting);
+    atomic_store(&state->pulse->due, clock_now());
+    atomic_fetch_add(&state->pulse->turns, 1);
     return count;
 }
 
-static void end_all(struct keeper_of_porch *keeper, int64_t now)
+static void end_all_clients(struct porch_state *state, int64_t now)
 {
     struct place *first;
-    while ((first = places_first(keeper->places)) != NULL)
-        end_visit(keeper, (struct standing *)first, now);
+    while ((first = places_first(state->places)) != NULL)
+        end_client(state, (struct waiting *)first, now);
 }
 
-static void turn(struct keeper_of_porch *keeper, size_t capacity, const sigset_t *mask)
+static void take_turn(struct porch_state *state, size_t capacity, const sigset_t *mask)
 {
     struct epoll_event events[EVENTS];
-    bool open = places_used(keeper->places) < capacity;
-    if (open != keeper->entry_open)
-        watch(keeper, keeper->enter, open ? EPOLLIN : 0);
-    keeper->entry_open = open;
-    int count = rest(keeper, events, mask);
+    bool open = places_used(state->places) < capacity;
+    if (open != state->entry_open)
+        watch_socket(state, state->enter, open ? EPOLLIN : 0);
+    state->entry_open = open;
+    int count = wait_for_events(state, events, mask);
     int64_t now = clock_now();
     for (int i = 0; i < count; i++) {
         void *what = events[i].data.ptr;
         if (what == NULL)
-            receive_some(keeper, capacity, now);
-        else if (what != keeper)
-            hear(keeper, what, events[i].events, now);
+            receive_visits(state, capacity, now);
+        else if (what != state)
+            note_input(state, what, events[i].events, now);
     }
-    wake(keeper, now);
-    if (stopping)
-        end_all(keeper, now);
-    send_all(keeper, now);
+    wake_clients(state, now);
+    if (is_told_to_stop)
+        end_all_clients(state, now);
+    send_queues(state, now);
 }
 
-/* It ends when nobody is left who could send or take, or once it was told to and is empty. */
-static void keep(struct keeper_of_porch *keeper, size_t capacity, const sigset_t *mask)
+/* Runs until no process is left that could send or take a client; or, once told to stop, until it
+ * is empty. */
+static void run_porch(struct porch_state *state, size_t capacity, const sigset_t *mask)
 {
-    while (!keeper->abandoned) {
-        turn(keeper, capacity, mask);
-        if (!stopping || places_used(keeper->places) > 0)
+    while (!state->abandoned) {
+        take_turn(state, capacity, mask);
+        if (!is_told_to_stop || places_used(state->places) > 0)
             continue;
-        receive_some(keeper, capacity, clock_now());
-        if (places_used(keeper->places) == 0)
+        receive_visits(state, capacity, clock_now());
+        if (places_used(state->places) == 0)
             return;
     }
 }
 
-/* How many of those that are wanted this process may have. */
+/* As many of the wanted descriptors as this process may have. */
 static size_t count_descriptors(size_t wanted)
 {
     uint64_t limit = descriptors_raise();
@@ -449,17 +453,17 @@ static size_t count_descriptors(size_t wanted)
     return most < wanted ? most : wanted;
 }
 
-static int prepare(
-    struct keeper_of_porch *keeper, size_t capacity, size_t standing, size_t per_source)
+static int prepare_porch(
+    struct porch_state *state, size_t capacity, size_t standing, size_t per_source)
 {
     struct epoll_event enter = {.events = EPOLLIN, .data.ptr = NULL};
-    struct epoll_event leave = {.events = 0, .data.ptr = keeper};
-    keeper->entry_open = true;
-    keeper->epoll = epoll_create1(EPOLL_CLOEXEC);
-    keeper->places = places_make(capacity, sizeof(struct standing), standing, per_source);
-    return keeper->epoll < 0 || keeper->places == NULL ||
-                   epoll_ctl(keeper->epoll, EPOLL_CTL_ADD, keeper->enter, &enter) < 0 ||
-                   epoll_ctl(keeper->epoll, EPOLL_CTL_ADD, keeper->leave, &leave) < 0
+    struct epoll_event leave = {.events = 0, .data.ptr = state};
+    state->entry_open = true;
+    state->epoll = epoll_create1(EPOLL_CLOEXEC);
+    state->places = places_make(capacity, sizeof(struct waiting), standing, per_source);
+    return state->epoll < 0 || state->places == NULL ||
+                   epoll_ctl(state->epoll, EPOLL_CTL_ADD, state->enter, &enter) < 0 ||
+                   epoll_ctl(state->epoll, EPOLL_CTL_ADD, state->leave, &leave) < 0
                ? -1
                : 0;
 }
@@ -467,15 +471,15 @@ static int prepare(
 int porch_run(
     const struct porch *porch, size_t standing, size_t per_source, struct porch_pulse *pulse)
 {
-    struct keeper_of_porch keeper = {
+    struct porch_state state = {
         .enter = porch->enter[0], .leave = porch->leave[0], .epoll = -1, .pulse = pulse};
     struct sigaction stop = {.sa_handler = stop_porch};
     sigset_t blocked, while_waiting;
     sigfillset(&blocked);
     while_waiting = blocked;
     sigdelset(&while_waiting, SIGTERM);
-    descriptors_close_others(keeper.enter, keeper.leave);
-    log_setup(log_debugging()); /* its connection to syslog was one of them */
+    descriptors_close_others(state.enter, state.leave);
+    log_setup(log_debugging()); /* its connection to syslog was closed, too */
     size_t capacity = count_descriptors(standing + GOING_MAX);
     if (standing > capacity - capacity / 8)
         standing = capacity - capacity / 8;
@@ -483,14 +487,14 @@ int porch_run(
         per_source = standing;
     int status = EXIT_RUN_TIME;
     if (sigprocmask(SIG_SETMASK, &blocked, NULL) < 0 || sigaction(SIGTERM, &stop, NULL) < 0 ||
-        prepare(&keeper, capacity, standing, per_source) < 0)
+        prepare_porch(&state, capacity, standing, per_source) < 0)
         log_error_errno("cannot start the porch");
     else if (sandbox_enter(SANDBOX_PORCH, -1) == 0) {
-        keep(&keeper, capacity, &while_waiting);
+        run_porch(&state, capacity, &while_waiting);
         status = 0;
     }
-    places_free(keeper.places);
-    if (keeper.epoll >= 0)
-        close(keeper.epoll);
+    places_free(state.places);
+    if (state.epoll >= 0)
+        close(state.epoll);
     return status;
 }

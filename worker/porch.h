@@ -1,18 +1,18 @@
-/* The porch: where connections wait whose greeting is not whole, so that none of them keeps a
- * worker.
+/* The porch: a small process beside the workers of `relay serve`, in which connections wait for the
+ * rest of their greeting, so that they do not hold a worker.
  *
- * It is one small process beside the workers of `relay serve`. A worker sends it a connection of
- * whose greeting nothing is consumed; the porch waits until there is more to read than the worker
- * has seen, reads nothing itself, and sends the connection back, to whichever worker is idle. One
- * that drips is sent back ever more seldom. At its deadline a connection is sent back for its end,
- * as all words to clients, and all counts, are the workers'; and so is, when there is no room, the
- * one that has stood longest from the source that has the most.
+ * A worker sends a connection to the porch without having consumed any of its greeting. The porch
+ * waits until more has come than the worker has seen, reads nothing itself, and sends the
+ * connection back to any idle worker. A client that sends its greeting in small pieces is sent back
+ * less and less often. At its deadline a connection is sent back to be ended, as only workers write
+ * to clients and count them. If the porch is full, the source with the most connections loses the
+ * one that has waited longest: it is sent back in the same way.
  *
- * A client that was refused waits here, too, until it has read why; from here it goes nowhere.
+ * A client that was refused waits here, too, until it has read why. The porch closes it.
  *
- * The two sockets belong to the parent, so what is in them outlives the porch: the next one, or a
- * worker, takes it. What stood on the porch is lost with it, as a worker's connection is lost with
- * the worker. */
+ * The parent owns the two sockets, so connections in them outlive the porch: the next porch, or a
+ * worker, takes them. Connections that wait on the porch are lost with it, as a worker's connection
+ * is lost with the worker. */
 #ifndef RELAY_PORCH_H
 #define RELAY_PORCH_H
 
@@ -29,53 +29,53 @@ struct visit {
     struct usage_start start;
     int64_t deadline; /* of its greeting: milliseconds, CLOCK_MONOTONIC */
 
-    struct sockaddr_storage address; /* who is at the other end; of no family: nobody asked */
+    struct sockaddr_storage address; /* the client's; of no family: it was not needed yet */
     uint64_t source;                 /* for --per-source: pair_source(); 0: not counted */
     bool is_proxy;                   /* a trusted proxy, for itself */
-    bool known; /* all of these three are settled, and a PROXY header is read */
+    bool known; /* the three above are settled, and a PROXY header has been read */
 
     uint8_t protocol; /* as it was recognised last */
-    bool resumed;     /* its protocol's resume() goes on, else its greeting begins */
+    bool resumed;     /* its protocol's resume() goes on; else its greeting begins anew */
 
-    uint64_t crowd;   /* from whom it takes a place on the porch */
-    uint64_t enough;  /* bytes that are to be there before another look is worth while */
+    uint64_t crowd;   /* the source whose share of the porch it takes from */
+    uint64_t enough;  /* bytes that have to be there before a worker looks again */
     uint32_t returns; /* how often it was sent back */
-    bool crowded;     /* it waits for its turn, not for the client */
+    bool crowded;     /* it waits for a worker that it may hold, not for the client */
 
-    bool parting;     /* it was refused, and only waits until the client has read that: parting.h */
-    uint32_t dropped; /* bytes that have come since */
+    bool parting;     /* refused: it only waits until the client has read why: parting.h */
+    uint32_t dropped; /* bytes that have come since it was refused */
 };
 
 struct porch {
-    int enter[2]; /* where workers send to, [1], and the porch receives, [0] */
-    int leave[2]; /* where workers receive, [1], what the porch sends back, [0] */
+    int enter[2]; /* workers send to [1], the porch receives from [0] */
+    int leave[2]; /* the porch sends to [0], workers receive from [1] */
 };
 
-/* What the porch tells the parent, in memory that both share. */
+/* Signs of life for the parent, in memory that both share. */
 struct porch_pulse {
-    _Atomic uint32_t turns; /* counted as long as it moves */
-    _Atomic int64_t due;    /* when it moves next, whatever comes: milliseconds, CLOCK_MONOTONIC;
-                               INT64_MAX: nobody stands there */
+    _Atomic uint32_t turns; /* counts the porch's moves */
+    _Atomic int64_t due;    /* when it moves next at the latest: milliseconds, CLOCK_MONOTONIC;
+                               INT64_MAX: no connection waits there */
 };
 
 /* Makes the sockets. 0 or a negative errno. */
 int porch_open(struct porch *porch);
 void porch_close(struct porch *porch);
 
-/* In a process of its own: keeps the porch, where so many may stand, and so many from one source,
- * or as many as its limit on descriptors allows. Keeps *pulse true. Closes all other descriptors.
- * Returns the exit status, when nobody can send to it any more; or after SIGTERM, once everybody
- * was sent back for their end. */
+/* Runs the porch, in a process of its own, whose other descriptors it closes. At most `standing`
+ * connections wait there, and at most `per_source` from one source; fewer, if the limit on
+ * descriptors is lower. Keeps *pulse true. Returns the exit status when no process can send to it
+ * any more; after SIGTERM, when all connections have been sent back to be ended. */
 int porch_run(
     const struct porch *porch, size_t standing, size_t per_source, struct porch_pulse *pulse);
-/* In the parent: whether a connection waits for the porch to take it. */
+/* In the parent: whether a connection is in the socket for the porch to take. */
 bool porch_is_wanted(const struct porch *porch);
 
-/* In a worker: sends a connection to the porch; the caller keeps its own descriptor. Waits a moment
- * for room, and no longer. 0 or a negative errno. */
+/* In a worker: sends a connection to the porch; the caller keeps its own descriptor. Waits only a
+ * moment for room in the socket. 0 or a negative errno. */
 int porch_enter(const struct porch *porch, const struct visit *visit, int fd);
-/* Receives one that the porch has sent back, without waiting. 0, with *fd the caller's, or a
- * negative errno: -EAGAIN when there is none. */
+/* Receives a connection that the porch has sent back, without waiting. 0, with *fd the caller's, or
+ * a negative errno: -EAGAIN when there is none. */
 int porch_take(const struct porch *porch, struct visit *visit, int *fd);
 
 #endif
