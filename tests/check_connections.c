@@ -1,5 +1,5 @@
-/* What becomes of those whom the forwarder holds (connections.c): from each of the states in which
- * one can be, whatever its client does next leads out, and so does time, unless all is well. */
+/* The connections that the forwarder holds (connections.c and the files around it): whatever a
+ * client does next leads out of each state, and so does time, unless all is well. */
 #include "holding.h"
 #include "suite.h"
 
@@ -7,12 +7,12 @@ enum {
     WALKERS = 6,
     STEPS = 60,
     WALKS = 150,
-    AWAY = 1 << 26, /* bytes: more than anybody takes in */
+    AWAY = 1 << 26, /* bytes: more than sockets and the relay can hold */
 };
 
 static struct client first = {.fd = -1}, second = {.fd = -1};
 
-/* ---- who is held ----------------------------------------------------------------- */
+/* ---- clients --------------------------------------------------------------------- */
 
 static struct pair_request request_of(const char *key, const char *side, enum pair_rule rule)
 {
@@ -38,37 +38,37 @@ static void make_pair(enum carrier carrier)
     hand_over(&first);
     ck_assert_int_eq(come(&second, carrier, "key", "b"), PAIR_MATCHES);
     hand_over(&second);
-    ck_assert_int_eq(end_of(&first)->state, CONNECTION_JOINED);
-    ck_assert_int_eq(end_of(&second)->state, CONNECTION_JOINED);
+    ck_assert_int_eq(connection_of(&first)->state, CONNECTION_JOINED);
+    ck_assert_int_eq(connection_of(&second)->state, CONNECTION_JOINED);
 }
 
-/* Sends until what has come of it waits for `to`, who does not read. */
+/* Sends until bytes wait for `to`, which does not read. */
 static void flood(struct client *from, const struct client *to)
 {
     static const uint8_t bytes[10000];
-    for (size_t sent = 0; !transfer_pending(end_of(to)); sent += sizeof bytes) {
+    for (size_t sent = 0; !transfer_pending(connection_of(to)); sent += sizeof bytes) {
         ck_assert_uint_lt(sent, AWAY);
         (void)say(from, bytes, sizeof bytes);
         settle();
     }
 }
 
-/* ---- the states of an end -------------------------------------------------------- */
+/* ---- the states of a connection -------------------------------------------------- */
 
 static void waits(enum carrier carrier)
 {
     ck_assert_int_eq(come(&first, carrier, "key", "a"), PAIR_WAITS);
     hand_over(&first);
-    ck_assert_int_eq(end_of(&first)->state, CONNECTION_PARKED);
+    ck_assert_int_eq(connection_of(&first)->state, CONNECTION_PARKED);
 }
 
-static void waits_and_is_not_read_any_more(enum carrier carrier)
+static void waits_with_all_held_that_may_be(enum carrier carrier)
 {
     static const uint8_t bytes[10000];
     waits(carrier);
     while (say(&first, bytes, sizeof bytes))
         settle();
-    ck_assert(messages_are_full(end_of(&first)));
+    ck_assert(messages_are_full(connection_of(&first)));
 }
 
 static void waits_for_the_descriptor_of_its_peer(enum carrier carrier)
@@ -77,7 +77,7 @@ static void waits_for_the_descriptor_of_its_peer(enum carrier carrier)
     ck_assert_int_eq(come(&second, carrier, "key", "b"), PAIR_MATCHES);
     ck_assert_int_eq(pair_sent(table, second.ref), 0);
     connections_look(&forwarder, first.ref);
-    ck_assert_ptr_eq(end_of(&first)->phase.list, &forwarder.arriving);
+    ck_assert_ptr_eq(connection_of(&first)->phase.list, &forwarder.arriving);
     close(second.relayed);
 }
 
@@ -89,22 +89,22 @@ static void waits_for_news(enum carrier carrier)
     first.handoff.lobby = true;
     ck_assert_int_eq(meet(&first, &request), PAIR_WAITS);
     hand_over(&first);
-    ck_assert_int_eq(end_of(&first)->state, CONNECTION_LOBBY);
+    ck_assert_int_eq(connection_of(&first)->state, CONNECTION_LOBBY);
 }
 
 static void waits_for_news_and_is_in_debt(enum carrier carrier)
 {
     waits_for_news(carrier);
-    end_of(&first)->coded->paid = INT64_MAX / 2;
+    connection_of(&first)->coded->paid = INT64_MAX / 2;
     (void)say(&first, "what is not read", 16);
     settle();
-    ck_assert_ptr_eq(end_of(&first)->phase.list, &forwarder.resting);
+    ck_assert_ptr_eq(connection_of(&first)->phase.list, &forwarder.resting);
 }
 
-/* Others hold so much that one may hold no more than the least; it is let go of at the end. */
+/* Memory that other connections hold: so much that each may hold only the least. */
 static struct budget_account others;
 
-static void waits_for_news_and_is_not_read_any_more(enum carrier carrier)
+static void waits_for_news_with_all_held_that_may_be(enum carrier carrier)
 {
     static const uint8_t bytes[10000];
     waits_for_news(carrier);
@@ -112,7 +112,7 @@ static void waits_for_news_and_is_not_read_any_more(enum carrier carrier)
     (void)send_frame(&first, BINARY_FRAME & 0xf, bytes, sizeof bytes);
     while (send_frame(&first, 0, bytes, sizeof bytes))
         settle();
-    ck_assert(messages_are_full(end_of(&first)));
+    ck_assert(messages_are_full(connection_of(&first)));
 }
 
 static void is_half_of_a_pair(enum carrier carrier)
@@ -120,12 +120,12 @@ static void is_half_of_a_pair(enum carrier carrier)
     make_pair(carrier);
 }
 
-static void has_said_more_than_its_peer_reads(enum carrier carrier)
+static void has_sent_more_than_its_peer_reads(enum carrier carrier)
 {
-    waits_and_is_not_read_any_more(carrier);
+    waits_with_all_held_that_may_be(carrier);
     ck_assert_int_eq(come(&second, carrier, "key", "b"), PAIR_MATCHES);
     hand_over(&second);
-    ck_assert(messages_are_held(end_of(&first)));
+    ck_assert(messages_are_held(connection_of(&first)));
 }
 
 static void send_half(struct client *client)
@@ -139,21 +139,21 @@ static void send_half(struct client *client)
     settle();
 }
 
-static void has_sent_half_of_something(enum carrier carrier)
+static void has_sent_half_of_a_message(enum carrier carrier)
 {
     make_pair(carrier);
     send_half(&first);
 }
 
-static void has_got_half_of_something(enum carrier carrier)
+static void has_received_half_of_a_message(enum carrier carrier)
 {
     make_pair(carrier);
     (void)send_frame(&first, BINARY_FRAME & 0xf, "half", 4);
     settle();
-    ck_assert(end_of(&second)->coded->speaking);
+    ck_assert(connection_of(&second)->coded->speaking);
 }
 
-static void has_come_to_its_end(enum carrier carrier)
+static void has_ended_its_direction(enum carrier carrier)
 {
     make_pair(carrier);
     finish(&first);
@@ -166,25 +166,25 @@ static void has_a_peer_that_does_not_read(enum carrier carrier)
     flood(&first, &second);
 }
 
-static void reads_as_little_as_its_peer(enum carrier carrier)
+static void does_not_read_and_neither_does_its_peer(enum carrier carrier)
 {
     make_pair(carrier);
     flood(&first, &second);
     flood(&second, &first);
 }
 
-static void is_told_why_it_is_closed(enum carrier carrier)
+static void has_been_sent_a_farewell(enum carrier carrier)
 {
     waits(carrier);
-    connections_dismiss(&forwarder, end_of(&first), PAIR_LONELY, PAIR_NO_REASON);
+    connections_dismiss(&forwarder, connection_of(&first), PAIR_LONELY, PAIR_NO_REASON);
     settle();
 }
 
-static void is_told_so_behind_what_it_does_not_read(enum carrier carrier)
+static void has_a_farewell_waiting_behind_unread_bytes(enum carrier carrier)
 {
     make_pair(carrier);
     flood(&first, &second);
-    connections_part(&forwarder, end_of(&first));
+    connections_part(&forwarder, connection_of(&first));
     settle();
 }
 
@@ -208,7 +208,7 @@ static void has_broken_its_protocol(enum carrier carrier)
     break_protocol(&first);
 }
 
-static void has_broken_its_protocol_behind_what_it_does_not_read(enum carrier carrier)
+static void has_broken_its_protocol_and_does_not_read(enum carrier carrier)
 {
     make_pair(carrier);
     flood(&second, &first);
@@ -216,42 +216,44 @@ static void has_broken_its_protocol_behind_what_it_does_not_read(enum carrier ca
 }
 
 enum {
-    /* Who carries what gets there at all, as a set of enum carrier. */
+    /* Which carriers reach a state at all: sets of enum carrier. */
     IN_FRAMES = 1 << FRAMED | 1 << (FRAMED | SECURE),
     MESSAGES = IN_FRAMES | 1 << CHANNEL | 1 << (CHANNEL | SECURE),
     NOT_PLAIN = MESSAGES | 1 << SECURE,
     ANY = NOT_PLAIN | 1 << PLAIN,
-    NOBODY = 0,
+    NONE = 0,
 };
 
-/* Time leads out where a client is owed something, or owes it. Where both live, and the protocol
- * has no questions to ask, they may go on for ever; and so may one that reads slowly. */
+/* Time leads out of a state where the relay waits for a client, or has something for one. A pair of
+ * two clients that live may last for ever, if the protocol has no pings; and so may a slow reader.
+ */
 static const struct state {
     const char *name;
     void (*make)(enum carrier carrier);
     unsigned int carriers, until_a_deadline;
 } states[] = {
     {"waits", waits, ANY, ANY},
-    {"waits, and is not read any more", waits_and_is_not_read_any_more, MESSAGES, MESSAGES},
+    {"waits, with all held that may be", waits_with_all_held_that_may_be, MESSAGES, MESSAGES},
     {"waits for the descriptor of its peer", waits_for_the_descriptor_of_its_peer, ANY, ANY},
     {"waits for news", waits_for_news, IN_FRAMES, IN_FRAMES},
     {"waits for news, and is in debt", waits_for_news_and_is_in_debt, IN_FRAMES, IN_FRAMES},
-    {"waits for news, and is not read any more", waits_for_news_and_is_not_read_any_more, IN_FRAMES,
-        NOBODY},
+    {"waits for news, with all held that may be", waits_for_news_with_all_held_that_may_be,
+        IN_FRAMES, NONE},
     {"is half of a pair", is_half_of_a_pair, ANY, MESSAGES},
-    {"has said more than its peer reads before that came", has_said_more_than_its_peer_reads,
-        MESSAGES, MESSAGES},
-    {"has sent half of something", has_sent_half_of_something, NOT_PLAIN, MESSAGES},
-    {"has got half of something", has_got_half_of_something, IN_FRAMES, IN_FRAMES},
-    {"has come to its end", has_come_to_its_end, ANY, ANY},
+    {"has sent more than its peer reads", has_sent_more_than_its_peer_reads, MESSAGES, MESSAGES},
+    {"has sent half of a message", has_sent_half_of_a_message, NOT_PLAIN, MESSAGES},
+    {"has received half of a message", has_received_half_of_a_message, IN_FRAMES, IN_FRAMES},
+    {"has ended its direction", has_ended_its_direction, ANY, ANY},
     {"has a peer that does not read", has_a_peer_that_does_not_read, ANY, MESSAGES},
-    {"reads as little as its peer", reads_as_little_as_its_peer, ANY, NOBODY},
-    {"is told why it is closed", is_told_why_it_is_closed, ANY, ANY},
-    {"is told so behind what it does not read", is_told_so_behind_what_it_does_not_read, ANY, ANY},
+    {"does not read, and neither does its peer", does_not_read_and_neither_does_its_peer, ANY,
+        NONE},
+    {"has been sent a farewell", has_been_sent_a_farewell, ANY, ANY},
+    {"has a farewell waiting behind unread bytes", has_a_farewell_waiting_behind_unread_bytes, ANY,
+        ANY},
     {"is cut", is_cut, ANY, ANY},
     {"has broken its protocol", has_broken_its_protocol, NOT_PLAIN, NOT_PLAIN},
-    {"has broken its protocol, and does not read",
-        has_broken_its_protocol_behind_what_it_does_not_read, NOT_PLAIN, NOT_PLAIN},
+    {"has broken its protocol, and does not read", has_broken_its_protocol_and_does_not_read,
+        NOT_PLAIN, NOT_PLAIN},
 };
 
 typedef void leads_out(void);
@@ -271,7 +273,8 @@ static void for_each_state(leads_out *leave, bool by_time)
             leave();
             budget_give(&others, others.held);
             ck_assert_msg(forwarder.held == 0 && pair_used(table) == 0 && bytes_held() == 0,
-                "one that %s (carrier %d) has no way out: %zu ends, %u slots, %zu bytes",
+                "a connection that %s (carrier %d) has no way out: %zu connections, %u slots, %zu "
+                "bytes",
                 state->name, (int)carrier, forwarder.held, pair_used(table), bytes_held());
             hang_up(&first);
             hang_up(&second);
@@ -282,8 +285,8 @@ static void for_each_state(leads_out *leave, bool by_time)
 
 /* ---- ways out -------------------------------------------------------------------- */
 
-/* What was to come of a descriptor that never does is the table's. */
-static void forget_who_never_came(void)
+/* Frees the slot of a client whose descriptor never comes, as a sweep of the table would. */
+static void forget_client_that_never_came(void)
 {
     struct pair_ref stranded;
     struct pair_view view;
@@ -296,12 +299,12 @@ static void both_close(void)
     hang_up(&first);
     hang_up(&second);
     settle();
-    forget_who_never_came();
+    forget_client_that_never_came();
     for (int i = 0; i < HOLDING_LAPSES; i++)
         let_deadlines_lapse();
 }
 
-/* One that is cut is looked at every few milliseconds. */
+/* A connection that is cut is looked at every few milliseconds. */
 static void both_are_reset_at_once(void)
 {
     reset(&first);
@@ -309,7 +312,7 @@ static void both_are_reset_at_once(void)
     settle();
     lapse(&forwarder.delivering);
     settle();
-    forget_who_never_came();
+    forget_client_that_never_came();
 }
 
 static void one_closes_and_then_the_other(void)
@@ -318,14 +321,15 @@ static void one_closes_and_then_the_other(void)
     settle();
     hang_up(&first);
     settle();
-    forget_who_never_came();
+    forget_client_that_never_came();
     for (int i = 0; i < HOLDING_LAPSES; i++)
         let_deadlines_lapse();
 }
 
-static void both_are_lost_before_anything_is_done(void)
+static void both_are_lost_at_once(void)
 {
-    struct connection *ends[] = {end_of(&first), second.fd < 0 ? NULL : end_of(&second)};
+    struct connection *ends[] = {
+        connection_of(&first), second.fd < 0 ? NULL : connection_of(&second)};
     for (size_t i = 0; i < 2; i++) {
         if (ends[i] == NULL || ends[i]->state == CONNECTION_LEAVING)
             continue;
@@ -353,34 +357,34 @@ START_TEST(from_every_state_both_clients_may_be_reset_at_once)
 }
 END_TEST
 
-START_TEST(from_every_state_one_may_close_and_then_the_other)
+START_TEST(from_every_state_one_client_may_close_and_then_the_other)
 {
     for_each_state(one_closes_and_then_the_other, false);
 }
 END_TEST
 
-START_TEST(from_every_state_both_may_be_found_lost_before_anything_else_happens)
+START_TEST(from_every_state_writes_to_both_clients_may_fail_at_once)
 {
-    for_each_state(both_are_lost_before_anything_is_done, false);
+    for_each_state(both_are_lost_at_once, false);
 }
 END_TEST
 
-START_TEST(a_deadline_ends_every_state_in_which_something_is_owed)
+START_TEST(a_deadline_ends_every_state_in_which_the_relay_waits_for_a_client)
 {
     for_each_state(time_passes, true);
 }
 END_TEST
 
-START_TEST(one_that_the_table_does_not_know_any_more_waits_no_longer_than_others)
+START_TEST(a_connection_whose_slot_is_gone_waits_no_longer_than_others)
 {
     struct pair_ref stranded;
     start_forwarder();
     waits_for_the_descriptor_of_its_peer(PLAIN);
     ck_assert_int_eq(pair_leave(table, first.ref, &stranded), 0);
     let_deadlines_lapse();
-    ck_assert_ptr_eq(end_of(&first)->phase.list, &forwarder.waiting[PROTOCOL_P2PCOPY]);
+    ck_assert_ptr_eq(connection_of(&first)->phase.list, &forwarder.waiting[PROTOCOL_P2PCOPY]);
     time_passes();
-    forget_who_never_came();
+    forget_client_that_never_came();
     expect_nobody_held();
     hang_up(&first);
     hang_up(&second);
@@ -390,12 +394,12 @@ END_TEST
 
 /* ---- leaving --------------------------------------------------------------------- */
 
-START_TEST(who_is_told_to_go_keeps_its_slot_until_it_has_gone)
+START_TEST(a_leaving_connection_keeps_its_slot_until_it_is_closed)
 {
     start_forwarder();
-    is_told_why_it_is_closed(FRAMED);
+    has_been_sent_a_farewell(FRAMED);
     ck_assert_uint_eq(pair_used(table), 1);
-    ck_assert_int_eq(come(&second, FRAMED, "key", "b"), PAIR_WAITS); /* and meets nobody */
+    ck_assert_int_eq(come(&second, FRAMED, "key", "b"), PAIR_WAITS); /* and meets no peer */
     hand_over(&second);
     finish(&first);
     settle();
@@ -408,14 +412,14 @@ START_TEST(who_is_told_to_go_keeps_its_slot_until_it_has_gone)
 }
 END_TEST
 
-START_TEST(of_who_is_told_to_go_only_so_much_is_read)
+START_TEST(a_leaving_connection_is_read_up_to_a_bound)
 {
     static const uint8_t bytes[FRAME_MAX];
     for (size_t i = 0; i < CARRIERS; i++) {
         size_t sent = 0;
         start_forwarder();
         make_pair(carriers[i]);
-        connections_part(&forwarder, end_of(&first));
+        connections_part(&forwarder, connection_of(&first));
         while (sent < AWAY && send_raw(&first, bytes, sizeof bytes)) {
             sent += sizeof bytes;
             settle();
@@ -432,13 +436,14 @@ END_TEST
 
 /* ---- walks ----------------------------------------------------------------------- */
 
-/* What is missing if nothing that a client does not do led out of an end's state; NULL: nothing. */
+/* Says what is wrong with a connection whose client could keep it in its state for ever by doing
+ * nothing. NULL: nothing is. */
 static const char *missing(const struct connection *connection)
 {
     const struct connection *peer = connection->peer;
     if (connection->state != CONNECTION_LEAVING && connection->coded != NULL &&
         !deadline_is_set(&connection->coded->silent))
-        return "is never asked for a sign of life";
+        return "is never sent a ping";
     switch ((enum connection_state)connection->state) {
     case CONNECTION_PARKED:
         return deadline_is_set(&connection->phase) ? NULL : "waits for ever";
@@ -446,7 +451,7 @@ static const char *missing(const struct connection *connection)
         return NULL;
     case CONNECTION_JOINED:
         if (peer->peer != connection || peer->state != CONNECTION_JOINED)
-            return "has a peer that is none";
+            return "has a peer that has another peer";
         return (!connection->ended && !connection->finished && !connection->hung_up) ||
                        deadline_is_set(&connection->phase) || deadline_is_set(&peer->phase)
                    ? NULL
@@ -477,7 +482,7 @@ static void worker_dies(struct client *client)
     settle();
 }
 
-/* Those who wait for news are of the key without a rule. */
+/* Clients that wait for news have the key "news". */
 static void come_somehow(struct client *client)
 {
     static const char *const keys[] = {"sides", "roles", "newest", "news"};
@@ -547,7 +552,7 @@ static void step(struct client *client)
         do_something(client);
 }
 
-START_TEST(whoever_is_held_has_a_way_out_whatever_has_been_done)
+START_TEST(every_connection_has_a_way_out_after_any_steps)
 {
     struct client clients[WALKERS];
     walk_seed = (unsigned int)_i + 1;
@@ -560,7 +565,8 @@ START_TEST(whoever_is_held_has_a_way_out_whatever_has_been_done)
             const struct connection *connection = forwarder.slots[k];
             const char *what = connection == NULL ? NULL : missing(connection);
             if (what != NULL)
-                ck_abort_msg("after step %d, one in state %d %s", i, connection->state, what);
+                ck_abort_msg(
+                    "after step %d, a connection in state %d %s", i, connection->state, what);
         }
     }
     for (size_t i = 0; i < WALKERS; i++) {
@@ -576,19 +582,18 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("ends");
+    Suite *suite = suite_create("connections");
     TCase *test_case = tcase_create("states");
     tcase_set_timeout(test_case, 60);
     tcase_add_test(test_case, from_every_state_both_clients_may_close);
     tcase_add_test(test_case, from_every_state_both_clients_may_be_reset_at_once);
-    tcase_add_test(test_case, from_every_state_one_may_close_and_then_the_other);
-    tcase_add_test(test_case, from_every_state_both_may_be_found_lost_before_anything_else_happens);
-    tcase_add_test(
-        test_case, one_that_the_table_does_not_know_any_more_waits_no_longer_than_others);
-    tcase_add_test(test_case, who_is_told_to_go_keeps_its_slot_until_it_has_gone);
-    tcase_add_test(test_case, of_who_is_told_to_go_only_so_much_is_read);
-    tcase_add_loop_test(test_case, whoever_is_held_has_a_way_out_whatever_has_been_done, 0, WALKS);
-    tcase_add_test(test_case, a_deadline_ends_every_state_in_which_something_is_owed);
+    tcase_add_test(test_case, from_every_state_one_client_may_close_and_then_the_other);
+    tcase_add_test(test_case, from_every_state_writes_to_both_clients_may_fail_at_once);
+    tcase_add_test(test_case, a_connection_whose_slot_is_gone_waits_no_longer_than_others);
+    tcase_add_test(test_case, a_leaving_connection_keeps_its_slot_until_it_is_closed);
+    tcase_add_test(test_case, a_leaving_connection_is_read_up_to_a_bound);
+    tcase_add_loop_test(test_case, every_connection_has_a_way_out_after_any_steps, 0, WALKS);
+    tcase_add_test(test_case, a_deadline_ends_every_state_in_which_the_relay_waits_for_a_client);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);
 }

@@ -1,5 +1,5 @@
-/* Those who wait for news (lobby.c): the peers of @localfirst/relay, who are introduced to each
- * other, and Offset's listeners, to whom those who call are announced. */
+/* Connections that wait for news (lobby.c): peers of @localfirst/relay, which are introduced to
+ * each other, and Offset's listeners, to which callers are announced. */
 #include "codec/capnp.h"
 #include "forward/lobby.h"
 #include "holding.h"
@@ -11,7 +11,7 @@ enum {
     NEWS_MAX = 1 << 20,
     PING_FRAME = 0x89,
     PING_SIZE = 2,
-    BOUND = 1 << 20, /* of what is not read */
+    BOUND = 1 << 20, /* bytes that may wait for a client */
 };
 
 static struct client alice, bob, carol;
@@ -48,7 +48,7 @@ static void come_for_introductions(struct client *client, const char *name)
     memcpy(client->handoff.name, name, strlen(name));
     ck_assert_int_eq(meet(client, &request), PAIR_WAITS);
     hand_over(client);
-    ck_assert_int_eq(end_of(client)->state, CONNECTION_LOBBY);
+    ck_assert_int_eq(connection_of(client)->state, CONNECTION_LOBBY);
 }
 
 /* A message in MessagePack about one document: its type and the document's id are short. */
@@ -80,21 +80,21 @@ static void leave(struct client *client, const char *document)
     settle();
 }
 
-/* ---- what they are told ---------------------------------------------------------- */
+/* ---- what peers are sent --------------------------------------------------------- */
 
 /* The payload of the next message; NULL: there is none. */
-static const uint8_t *next_message(const uint8_t **at, const uint8_t *connection, size_t *size)
+static const uint8_t *next_message(const uint8_t **at, const uint8_t *end, size_t *size)
 {
-    while (*at < connection && **at == PING_FRAME)
+    while (*at < end && **at == PING_FRAME)
         *at += PING_SIZE;
-    if (*at == connection)
+    if (*at == end)
         return NULL;
     size_t head = (*at)[1] == 126 ? 4 : 2;
     ck_assert_uint_eq((*at)[0], BINARY_FRAME);
     *size = head == 4 ? (size_t)(*at)[2] << 8 | (*at)[3] : (*at)[1];
     const uint8_t *payload = *at + head;
     *at = payload + *size;
-    ck_assert(*at <= connection);
+    ck_assert(*at <= end);
     return payload;
 }
 
@@ -110,7 +110,7 @@ static void note(struct news *news, const uint8_t *bytes, size_t size)
     news->size += size;
 }
 
-/* Notes a short string, and what is to stand behind it. */
+/* Notes a short string, and this character behind it. */
 static const uint8_t *note_text(struct news *news, const uint8_t *at, char behind)
 {
     size_t size = *at & 0x1f;
@@ -141,10 +141,9 @@ static void expect_introductions(const struct client *client, const char *expect
 {
     uint8_t bytes[4096];
     struct news news = {.size = 0};
-    const uint8_t *at = bytes, *connection = bytes + take_all(client, bytes, sizeof bytes),
-                  *payload;
+    const uint8_t *at = bytes, *end = bytes + take_all(client, bytes, sizeof bytes), *payload;
     size_t size;
-    while ((payload = next_message(&at, connection, &size)) != NULL)
+    while ((payload = next_message(&at, end, &size)) != NULL)
         note_introduction(&news, payload);
     ck_assert_uint_eq(news.size, strlen(expected));
     ck_assert_mem_eq(news.text, expected, news.size);
@@ -153,16 +152,16 @@ static void expect_introductions(const struct client *client, const char *expect
 static size_t count_news(const struct client *client)
 {
     static uint8_t bytes[NEWS_MAX];
-    const uint8_t *at = bytes, *connection = bytes + take_all(client, bytes, sizeof bytes);
+    const uint8_t *at = bytes, *end = bytes + take_all(client, bytes, sizeof bytes);
     size_t size, count = 0;
-    while (next_message(&at, connection, &size) != NULL)
+    while (next_message(&at, end, &size) != NULL)
         count++;
     return count;
 }
 
 /* ---- introductions --------------------------------------------------------------- */
 
-START_TEST(two_who_join_a_document_are_introduced_to_each_other)
+START_TEST(two_peers_that_join_a_document_are_introduced_to_each_other)
 {
     come_for_introductions(&alice, "alice");
     come_for_introductions(&bob, "bob");
@@ -176,7 +175,7 @@ START_TEST(two_who_join_a_document_are_introduced_to_each_other)
 }
 END_TEST
 
-START_TEST(what_is_joined_at_once_is_one_introduction)
+START_TEST(documents_that_are_joined_at_once_make_one_introduction)
 {
     come_for_introductions(&alice, "alice");
     come_for_introductions(&bob, "bob");
@@ -190,7 +189,7 @@ START_TEST(what_is_joined_at_once_is_one_introduction)
 }
 END_TEST
 
-START_TEST(who_joins_again_is_introduced_again)
+START_TEST(a_peer_that_joins_again_is_introduced_again)
 {
     come_for_introductions(&alice, "alice");
     come_for_introductions(&bob, "bob");
@@ -203,7 +202,7 @@ START_TEST(who_joins_again_is_introduced_again)
 }
 END_TEST
 
-START_TEST(who_has_left_or_gone_is_introduced_to_nobody)
+START_TEST(a_peer_that_has_left_or_closed_is_not_introduced)
 {
     come_for_introductions(&alice, "alice");
     come_for_introductions(&bob, "bob");
@@ -219,26 +218,27 @@ START_TEST(who_has_left_or_gone_is_introduced_to_nobody)
 }
 END_TEST
 
-START_TEST(the_newest_connection_of_a_peer_speaks_for_it)
+START_TEST(the_newest_connection_of_a_peer_is_the_one_that_counts)
 {
     come_for_introductions(&alice, "alice");
     join(&alice, "doc");
     come_for_introductions(&bob, "alice");
     come_for_introductions(&carol, "carol");
     join(&carol, "doc");
-    expect_introductions(&carol, ""); /* what the older one has joined is forgotten */
+    expect_introductions(&carol, ""); /* the documents of the older connection are forgotten */
     join(&alice, "doc");
     expect_introductions(&carol, "");
     join(&bob, "doc");
     expect_introductions(&bob, "carol:doc,;");
     expect_introductions(&alice, "");
-    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LOBBY); /* it would only come again */
+    ck_assert_int_eq(
+        connection_of(&alice)->state, CONNECTION_LOBBY); /* if closed, it would come again */
 }
 END_TEST
 
 /* ---- messages -------------------------------------------------------------------- */
 
-START_TEST(a_message_in_fragments_is_heard_once_it_is_whole)
+START_TEST(a_fragmented_message_is_heard_once_it_is_whole)
 {
     uint8_t message[MESSAGE_MAX];
     come_for_introductions(&alice, "alice");
@@ -260,18 +260,18 @@ START_TEST(a_message_that_is_too_long_ends_its_connection)
     come_for_introductions(&alice, "alice");
     uint8_t head = BINARY_FRAME & 0xf;
     for (size_t sent = 0; sent <= LOBBY_MESSAGE_MAX; sent += sizeof bytes) {
-        ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LOBBY);
+        ck_assert_int_eq(connection_of(&alice)->state, CONNECTION_LOBBY);
         ck_assert(send_frame(&alice, head, bytes, sizeof bytes));
         settle();
         head = 0;
     }
-    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LEAVING);
+    ck_assert_int_eq(connection_of(&alice)->state, CONNECTION_LEAVING);
 }
 END_TEST
 
-/* ---- what it costs --------------------------------------------------------------- */
+/* ---- debt ------------------------------------------------------------------------ */
 
-START_TEST(who_repeats_itself_is_not_heard_before_it_has_paid)
+START_TEST(a_peer_that_repeats_itself_is_not_read_until_it_has_paid)
 {
     come_for_introductions(&alice, "alice");
     come_for_introductions(&bob, "bob");
@@ -284,33 +284,33 @@ START_TEST(who_repeats_itself_is_not_heard_before_it_has_paid)
     }
     ck_assert_uint_gt(told, 0);
     ck_assert_uint_lt(told, REPEATS / 2);
-    ck_assert_ptr_eq(end_of(&bob)->phase.list, &forwarder.resting);
-    ck_assert_int_eq(end_of(&bob)->state, CONNECTION_LOBBY);
+    ck_assert_ptr_eq(connection_of(&bob)->phase.list, &forwarder.resting);
+    ck_assert_int_eq(connection_of(&bob)->state, CONNECTION_LOBBY);
 }
 END_TEST
 
-START_TEST(who_rests_is_heard_again_once_it_has_paid)
+START_TEST(a_peer_in_debt_is_read_again_once_it_has_paid)
 {
     come_for_introductions(&alice, "alice");
     come_for_introductions(&bob, "bob");
     join(&alice, "doc");
-    end_of(&bob)->coded->paid = INT64_MAX / 2;
+    connection_of(&bob)->coded->paid = INT64_MAX / 2;
     join(&bob, "doc");
     expect_introductions(&alice, "");
     let_deadlines_lapse();
     expect_introductions(&alice, "");
-    ck_assert_ptr_eq(end_of(&bob)->phase.list, &forwarder.resting);
-    end_of(&bob)->coded->paid = 0;
+    ck_assert_ptr_eq(connection_of(&bob)->phase.list, &forwarder.resting);
+    connection_of(&bob)->coded->paid = 0;
     let_deadlines_lapse();
     expect_introductions(&alice, "bob:doc,;");
-    ck_assert(!deadline_is_set(&end_of(&bob)->phase));
+    ck_assert(!deadline_is_set(&connection_of(&bob)->phase));
 }
 END_TEST
 
-START_TEST(who_rests_and_goes_is_gone)
+START_TEST(a_peer_in_debt_that_closes_is_noticed)
 {
     come_for_introductions(&alice, "alice");
-    end_of(&alice)->coded->paid = INT64_MAX / 2;
+    connection_of(&alice)->coded->paid = INT64_MAX / 2;
     join(&alice, "doc");
     hang_up(&alice);
     settle();
@@ -318,11 +318,11 @@ START_TEST(who_rests_and_goes_is_gone)
 }
 END_TEST
 
-START_TEST(who_does_not_read_is_told_so_much_and_stays)
+START_TEST(a_peer_that_does_not_read_is_sent_a_bounded_amount_and_stays)
 {
     static const uint8_t news[1000];
     come_for_introductions(&alice, "alice");
-    struct connection *connection = end_of(&alice);
+    struct connection *connection = connection_of(&alice);
     size_t told = 0;
     while (lobby_tell(forwarder.lobby, connection, news, sizeof news))
         ck_assert_uint_lt(told += sizeof news, 4 * BOUND);
@@ -332,7 +332,7 @@ START_TEST(who_does_not_read_is_told_so_much_and_stays)
 }
 END_TEST
 
-/* ---- listeners and those who call them ------------------------------------------- */
+/* ---- listeners and callers ------------------------------------------------------- */
 
 static const uint8_t relay_key[CAPNP_KEY_SIZE] = "relay", listener_key[CAPNP_KEY_SIZE] = "listener",
                      caller_key[CAPNP_KEY_SIZE] = "caller", other_key[CAPNP_KEY_SIZE] = "other";
@@ -353,7 +353,7 @@ static void greet_node(struct client *client, const uint8_t *key)
     memcpy(client->handoff.name + CAPNP_KEY_SIZE, relay_key, CAPNP_KEY_SIZE);
 }
 
-/* Its descriptor is to be handed over yet. */
+/* Its descriptor is not handed over yet. */
 static void begin_to_listen(struct client *client)
 {
     struct pair_request request = {.rule = PAIR_LISTEN,
@@ -369,7 +369,7 @@ static void listen_there(struct client *client)
 {
     begin_to_listen(client);
     hand_over(client);
-    ck_assert_int_eq(end_of(client)->state, CONNECTION_LOBBY);
+    ck_assert_int_eq(connection_of(client)->state, CONNECTION_LOBBY);
 }
 
 static enum pair_result call_as(struct client *client, const uint8_t *key, enum pair_rule rule)
@@ -393,15 +393,15 @@ static void expect_announced(const struct client *listener, const uint8_t *key)
 {
     uint8_t bytes[1024], message[CAPNP_SMALL_MAX];
     struct connection_key incoming;
-    const uint8_t *at = bytes, *connection = bytes + take_all(listener, bytes, sizeof bytes);
+    const uint8_t *at = bytes, *end = bytes + take_all(listener, bytes, sizeof bytes);
     size_t size;
     memcpy(incoming.public_key, key, CAPNP_KEY_SIZE);
     size_t expected = capnp_write_connection_key(&incoming, message);
-    const uint8_t *payload = next_message(&at, connection, &size);
+    const uint8_t *payload = next_message(&at, end, &size);
     ck_assert_ptr_nonnull(payload);
     ck_assert_uint_eq(size, expected);
     ck_assert_mem_eq(payload, message, size);
-    ck_assert_ptr_eq(at, connection);
+    ck_assert_ptr_eq(at, end);
 }
 
 static void reject(struct client *listener, const uint8_t *key)
@@ -415,11 +415,11 @@ static void reject(struct client *listener, const uint8_t *key)
 
 static bool is_waiting(const struct client *client)
 {
-    const struct connection *connection = end_of(client);
+    const struct connection *connection = connection_of(client);
     return connection != NULL && connection->state == CONNECTION_PARKED;
 }
 
-START_TEST(who_calls_is_announced_to_the_listener)
+START_TEST(a_caller_is_announced_to_the_listener)
 {
     listen_there(&alice);
     call(&bob, caller_key);
@@ -428,7 +428,7 @@ START_TEST(who_calls_is_announced_to_the_listener)
 }
 END_TEST
 
-START_TEST(who_called_before_the_descriptor_of_the_listener_came_is_announced_when_it_has)
+START_TEST(a_caller_that_is_earlier_than_the_listeners_descriptor_is_announced_when_that_comes)
 {
     begin_to_listen(&alice);
     call(&bob, caller_key);
@@ -439,7 +439,7 @@ START_TEST(who_called_before_the_descriptor_of_the_listener_came_is_announced_wh
 }
 END_TEST
 
-START_TEST(who_called_early_and_has_gone_is_announced_to_nobody)
+START_TEST(an_early_caller_that_has_closed_is_not_announced)
 {
     uint8_t byte;
     begin_to_listen(&alice);
@@ -451,7 +451,7 @@ START_TEST(who_called_early_and_has_gone_is_announced_to_nobody)
 }
 END_TEST
 
-START_TEST(who_is_rejected_goes_and_nobody_else)
+START_TEST(a_rejected_caller_is_closed_and_no_other)
 {
     listen_there(&alice);
     call(&bob, caller_key);
@@ -459,13 +459,13 @@ START_TEST(who_is_rejected_goes_and_nobody_else)
     reject(&alice, other_key);
     ck_assert(is_waiting(&bob));
     ck_assert(!is_waiting(&carol));
-    reject(&alice, listener_key); /* who never called */
+    reject(&alice, listener_key); /* a node that never called */
     ck_assert(is_waiting(&bob));
-    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LOBBY);
+    ck_assert_int_eq(connection_of(&alice)->state, CONNECTION_LOBBY);
 }
 END_TEST
 
-START_TEST(who_is_accepted_is_joined_to_who_accepts_and_outlives_the_listener)
+START_TEST(an_accepted_caller_is_joined_to_the_acceptor_and_outlives_the_listener)
 {
     listen_there(&alice);
     call(&bob, caller_key);
@@ -473,12 +473,12 @@ START_TEST(who_is_accepted_is_joined_to_who_accepts_and_outlives_the_listener)
     hang_up(&alice); /* while the acceptor is on its way */
     settle();
     hand_over(&carol);
-    ck_assert_int_eq(end_of(&bob)->state, CONNECTION_JOINED);
-    ck_assert_ptr_eq(end_of(&bob)->peer, end_of(&carol));
+    ck_assert_int_eq(connection_of(&bob)->state, CONNECTION_JOINED);
+    ck_assert_ptr_eq(connection_of(&bob)->peer, connection_of(&carol));
 }
 END_TEST
 
-START_TEST(those_who_call_go_with_their_listener)
+START_TEST(callers_end_with_their_listener)
 {
     listen_there(&alice);
     call(&bob, caller_key);
@@ -489,14 +489,14 @@ START_TEST(those_who_call_go_with_their_listener)
 }
 END_TEST
 
-/* It has a slot as long as it is told why, but is no listener any more. */
-START_TEST(who_calls_one_that_leaves_is_refused)
+/* A leaving listener keeps its slot until it is closed, but cannot be called any more. */
+START_TEST(a_caller_of_a_leaving_listener_is_refused)
 {
     listen_there(&alice);
     ck_assert_int_eq(call_as(&bob, caller_key, PAIR_CONNECT), PAIR_WAITS);
     ck_assert(send_frame(&alice, 0x83, "what is no message", 18));
     settle();
-    ck_assert_int_eq(end_of(&alice)->state, CONNECTION_LEAVING);
+    ck_assert_int_eq(connection_of(&alice)->state, CONNECTION_LEAVING);
     hand_over(&bob);
     ck_assert(!is_waiting(&bob));
     ck_assert_int_eq(call_as(&carol, other_key, PAIR_CONNECT), PAIR_REFUSED);
@@ -511,27 +511,27 @@ int main(void)
     Suite *suite = suite_create("lobby");
     TCase *introductions = tcase_create("introductions"), *calls = tcase_create("calls");
     tcase_add_checked_fixture(introductions, set_up, tear_down);
-    tcase_add_test(introductions, two_who_join_a_document_are_introduced_to_each_other);
-    tcase_add_test(introductions, what_is_joined_at_once_is_one_introduction);
-    tcase_add_test(introductions, who_joins_again_is_introduced_again);
-    tcase_add_test(introductions, who_has_left_or_gone_is_introduced_to_nobody);
-    tcase_add_test(introductions, the_newest_connection_of_a_peer_speaks_for_it);
-    tcase_add_test(introductions, a_message_in_fragments_is_heard_once_it_is_whole);
+    tcase_add_test(introductions, two_peers_that_join_a_document_are_introduced_to_each_other);
+    tcase_add_test(introductions, documents_that_are_joined_at_once_make_one_introduction);
+    tcase_add_test(introductions, a_peer_that_joins_again_is_introduced_again);
+    tcase_add_test(introductions, a_peer_that_has_left_or_closed_is_not_introduced);
+    tcase_add_test(introductions, the_newest_connection_of_a_peer_is_the_one_that_counts);
+    tcase_add_test(introductions, a_fragmented_message_is_heard_once_it_is_whole);
     tcase_add_test(introductions, a_message_that_is_too_long_ends_its_connection);
-    tcase_add_test(introductions, who_repeats_itself_is_not_heard_before_it_has_paid);
-    tcase_add_test(introductions, who_rests_is_heard_again_once_it_has_paid);
-    tcase_add_test(introductions, who_rests_and_goes_is_gone);
-    tcase_add_test(introductions, who_does_not_read_is_told_so_much_and_stays);
+    tcase_add_test(introductions, a_peer_that_repeats_itself_is_not_read_until_it_has_paid);
+    tcase_add_test(introductions, a_peer_in_debt_is_read_again_once_it_has_paid);
+    tcase_add_test(introductions, a_peer_in_debt_that_closes_is_noticed);
+    tcase_add_test(introductions, a_peer_that_does_not_read_is_sent_a_bounded_amount_and_stays);
     suite_add_tcase(suite, introductions);
     tcase_add_checked_fixture(calls, set_up, tear_down);
-    tcase_add_test(calls, who_calls_is_announced_to_the_listener);
+    tcase_add_test(calls, a_caller_is_announced_to_the_listener);
     tcase_add_test(
-        calls, who_called_before_the_descriptor_of_the_listener_came_is_announced_when_it_has);
-    tcase_add_test(calls, who_called_early_and_has_gone_is_announced_to_nobody);
-    tcase_add_test(calls, who_is_rejected_goes_and_nobody_else);
-    tcase_add_test(calls, who_is_accepted_is_joined_to_who_accepts_and_outlives_the_listener);
-    tcase_add_test(calls, those_who_call_go_with_their_listener);
-    tcase_add_test(calls, who_calls_one_that_leaves_is_refused);
+        calls, a_caller_that_is_earlier_than_the_listeners_descriptor_is_announced_when_that_comes);
+    tcase_add_test(calls, an_early_caller_that_has_closed_is_not_announced);
+    tcase_add_test(calls, a_rejected_caller_is_closed_and_no_other);
+    tcase_add_test(calls, an_accepted_caller_is_joined_to_the_acceptor_and_outlives_the_listener);
+    tcase_add_test(calls, callers_end_with_their_listener);
+    tcase_add_test(calls, a_caller_of_a_leaving_listener_is_refused);
     suite_add_tcase(suite, calls);
     return run_suite(suite);
 }

@@ -1,5 +1,4 @@
-/* What waits for a slow reader (transfer.c), over a real socket: an outlet that is never emptied.
- */
+/* The outlet of a connection whose client reads slowly (transfer.c), over a real socket. */
 #include "forward/transfer.h"
 
 #include "base/budget.h"
@@ -13,15 +12,15 @@
 
 enum {
     PART = 10000,
-    WAITS = 100000,    /* bytes that wait for the reader all the time */
-    PASSED = 16 << 20, /* bytes in all, of which none may be kept once they are read */
+    WAITS = 100000,    /* bytes that wait for the client all the time */
+    PASSED = 16 << 20, /* bytes in all */
     BOUND = 2 * (WAITS + 2 * PART),
 };
 
 static struct transfer transfer;
 static struct connection connection;
 static int client;
-static uint64_t written, read_back; /* bytes, each of which says its own place */
+static uint64_t written, read_back; /* bytes; the value of each is made of its place */
 
 static void setup(void)
 {
@@ -65,7 +64,7 @@ static void write_part(says *say, size_t size)
     written += size;
 }
 
-/* The client reads so much at most, and the event that says so comes. */
+/* The client reads `size` bytes at most, and the forwarder gets the event for that. */
 static void read_some(size_t size)
 {
     uint8_t part[PART], expected[PART];
@@ -84,7 +83,7 @@ static size_t waiting(void)
     return connection.outlet.size - connection.outlet.start;
 }
 
-/* Writes as long as the reader is not too far behind, and reads without ever catching up. */
+/* Keeps WAITS bytes waiting while PASSED bytes are written and read. */
 static void pass(says *say, size_t part)
 {
     while (waiting() < WAITS)
@@ -110,21 +109,21 @@ static void read_all(void)
     ck_assert_uint_eq(budget_used(connection.account.share), 0);
 }
 
-START_TEST(an_outlet_that_is_never_emptied_stays_within_what_waits_in_it)
+START_TEST(an_outlet_that_is_never_emptied_stays_about_as_large_as_its_contents)
 {
     pass(transfer_say, PART);
     read_all();
 }
 END_TEST
 
-START_TEST(the_same_in_small_parts_that_are_gathered)
+START_TEST(so_does_one_that_is_filled_in_small_parts)
 {
     pass(transfer_gather, 777);
     read_all();
 }
 END_TEST
 
-START_TEST(what_waits_for_a_reader_that_is_lost_counts_no_more)
+START_TEST(the_bytes_that_wait_for_a_lost_client_are_dropped)
 {
     while (waiting() < WAITS)
         write_part(transfer_say, PART);
@@ -137,13 +136,13 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("flow");
+    Suite *suite = suite_create("transfer");
     TCase *test_case = tcase_create("all");
     tcase_set_timeout(test_case, 60);
     tcase_add_checked_fixture(test_case, setup, teardown);
-    tcase_add_test(test_case, an_outlet_that_is_never_emptied_stays_within_what_waits_in_it);
-    tcase_add_test(test_case, the_same_in_small_parts_that_are_gathered);
-    tcase_add_test(test_case, what_waits_for_a_reader_that_is_lost_counts_no_more);
+    tcase_add_test(test_case, an_outlet_that_is_never_emptied_stays_about_as_large_as_its_contents);
+    tcase_add_test(test_case, so_does_one_that_is_filled_in_small_parts);
+    tcase_add_test(test_case, the_bytes_that_wait_for_a_lost_client_are_dropped);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);
 }

@@ -258,7 +258,7 @@ static inline void hand_over(struct client *client)
 }
 
 /* NULL: it is not held any more. */
-static inline struct connection *end_of(const struct client *client)
+static inline struct connection *connection_of(const struct client *client)
 {
     return connections_held(&forwarder, client->ref);
 }
