@@ -1,9 +1,9 @@
 /* Identity files: see ident.h. Relies on libsodium for keys, base64 and guarded memory, and on
  * jansson for JSON.
  *
- * A private key passes through jansson's memory, which is wiped whenever jansson frees any. What
- * that leaves out: the few bytes that its lexer has at hand at a time on the stack, and what the
- * compiler may have spilled there. */
+ * A private key passes through jansson's memory, which is wiped whenever jansson frees it. Not
+ * wiped are a few bytes that jansson's lexer has on the stack, and values that the compiler may
+ * have spilled there. */
 #include "ident.h"
 
 #include "base/files.h"
@@ -31,8 +31,8 @@ static struct identity *new_identity(void)
     return sodium_malloc(sizeof(struct identity));
 }
 
-/* The seed, in place at the front of the secret key, makes the rest of the identity. */
-static int complete(struct identity *identity)
+/* Derives the rest of the identity from the seed, which is at the front of the secret key. */
+static int derive_keys(struct identity *identity)
 {
     uint8_t seed[IDENT_KEY_SIZE];
     memcpy(seed, identity->secret_key, sizeof seed);
@@ -47,7 +47,7 @@ struct identity *ident_generate(void)
     if (identity == NULL)
         return NULL;
     randombytes_buf(identity->secret_key, IDENT_KEY_SIZE);
-    if (complete(identity) == 0)
+    if (derive_keys(identity) == 0)
         return identity;
     ident_free(identity);
     return NULL;
@@ -66,8 +66,7 @@ void ident_key_text(const uint8_t key[IDENT_KEY_SIZE], char text[IDENT_TEXT_SIZE
         text, IDENT_TEXT_SIZE, key, IDENT_KEY_SIZE, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
 }
 
-/* Padding is tolerated, as stmgr does; other lengths, and set bits behind the last byte, are not.
- */
+/* Accepts padding, as stmgr does, but no other length, and no set bits behind the last byte. */
 static int decode_key(const char *text, size_t length, uint8_t key[IDENT_KEY_SIZE])
 {
     size_t size;
@@ -79,11 +78,11 @@ static int decode_key(const char *text, size_t length, uint8_t key[IDENT_KEY_SIZ
         sodium_base64_VARIANT_URLSAFE_NO_PADDING);
 }
 
-static const char *take_key(const char *text, size_t size, uint8_t key[IDENT_KEY_SIZE])
+static const char *parse_key(const char *text, size_t size, uint8_t key[IDENT_KEY_SIZE])
 {
     const char *wrong = NULL;
     json_error_t error;
-    /* NUL is for strings that are ignored: a key has none. */
+    /* JSON_ALLOW_NUL: other strings in the file may hold NUL; a key with NUL is not decoded. */
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     const json_t *value = json_object_get(root, "privateKey");
     if (root == NULL)
@@ -97,7 +96,7 @@ static const char *take_key(const char *text, size_t size, uint8_t key[IDENT_KEY
              decode_key(json_string_value(value), json_string_length(value), key) < 0)
         wrong = "its privateKey is not 32 bytes in URL-safe base64";
     json_decref(root);
-    sodium_memzero(&error, sizeof error); /* quotes the text near the error */
+    sodium_memzero(&error, sizeof error); /* it quotes the text near the error */
     return wrong;
 }
 
@@ -106,8 +105,8 @@ const char *ident_parse(const char *text, size_t size, struct identity **identit
     *identity = new_identity();
     if (*identity == NULL)
         return "no memory for it";
-    const char *wrong = take_key(text, size, (*identity)->secret_key);
-    if (wrong == NULL && complete(*identity) < 0)
+    const char *wrong = parse_key(text, size, (*identity)->secret_key);
+    if (wrong == NULL && derive_keys(*identity) < 0)
         wrong = "its memory cannot be protected";
     if (wrong == NULL)
         return NULL;
@@ -176,8 +175,8 @@ int ident_write(const char *path, const struct identity *identity)
     return -1;
 }
 
-/* Of several who make one at once, the first has made it for all. */
-static int make(const char *path)
+/* If several processes make it at the same time, the first one makes it for all. */
+static int make_identity(const char *path)
 {
     char key[IDENT_TEXT_SIZE];
     struct identity *identity = ident_generate();
@@ -197,7 +196,7 @@ static int make(const char *path)
 int ident_find_or_make(const char *path, struct identity **identity)
 {
     *identity = NULL;
-    if (access(path, F_OK) != 0 && errno == ENOENT && make(path) < 0)
+    if (access(path, F_OK) != 0 && errno == ENOENT && make_identity(path) < 0)
         return -1;
     return ident_read(path, identity);
 }

@@ -1,5 +1,5 @@
-/* Ticket files: see ticket.h. An identity wipes jansson's memory, so there is one before there is
- * any JSON here. */
+/* Ticket files: see ticket.h. Their callers have made an identity before, and since then jansson's
+ * memory is wiped when it is freed. */
 #include "ticket.h"
 
 #include "base/files.h"
@@ -13,11 +13,11 @@
 #include <sys/stat.h>
 
 enum {
-    PUBLIC_MODE = 0644, /* as far as the umask lets others read it */
+    PUBLIC_MODE = 0644, /* less the umask */
     SECRET_MODE = 0600,
 };
 
-/* NULL, after saying why. */
+/* Logs, returns NULL if the address cannot be used. */
 static json_t *address_json(const char *address)
 {
     size_t length = strlen(address);
@@ -32,7 +32,7 @@ static json_t *address_json(const char *address)
     return value;
 }
 
-/* The original writes the escapes of control characters in small letters. */
+/* Offset's stmgr writes the escapes of control characters in lower case. */
 static void lower_escapes(char *text)
 {
     for (char *at = strchr(text, '\\'); at != NULL; at = strchr(at + 2, '\\'))
@@ -47,7 +47,7 @@ static mode_t public_mode(void)
     return (PUBLIC_MODE & ~mask) | SECRET_MODE;
 }
 
-/* Takes over `root`; NULL: there was no memory for it. */
+/* Writes and frees `root`; NULL: there was no memory for it. */
 static int create_json(const char *path, mode_t mode, json_t *root)
 {
     int error = -ENOMEM;

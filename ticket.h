@@ -1,11 +1,11 @@
-/* Tickets: what tells Offset's programs of one another. JSON files, byte for byte those that
- * stmgr writes:
+/* Tickets: files by which Offset's programs learn of each other. They are JSON, byte for byte as
+ * Offset's stmgr writes them:
  *
  *      relay, index and node ticket    publicKey, address
  *      app ticket                      publicKey, permissions
  *      node entry                      nodePublicKey, nodeAddress, appPrivateKey
  *
- * All create a file and never replace one; log, return -1 on failure. */
+ * All functions create a file and never replace one; they log, and return -1, on failure. */
 #ifndef RELAY_TICKET_H
 #define RELAY_TICKET_H
 
@@ -14,7 +14,7 @@
 #include <stdbool.h>
 
 enum {
-    TICKET_ADDRESS_MAX = 256 /* bytes; it is neither parsed nor resolved */
+    TICKET_ADDRESS_MAX = 256 /* bytes; an address is neither parsed nor resolved */
 };
 
 struct ticket_permissions {
@@ -24,7 +24,7 @@ struct ticket_permissions {
 int ticket_write(const char *path, const struct identity *identity, const char *address);
 int ticket_write_app(const char *path, const struct identity *identity,
     const struct ticket_permissions *permissions);
-/* With the app's private key, hence mode 0600. */
+/* The file holds the app's private key, so its mode is 0600. */
 int ticket_write_node_entry(
     const char *path, const struct identity *node, const struct identity *app, const char *address);
 

@@ -39,7 +39,7 @@ static void open_newline(int ready)
     if (ready >= 0 && fcntl(ready, F_SETFD, FD_CLOEXEC) == 0)
         return;
     if (ready >= 0)
-        log_error_errno("cannot tell descriptor %d that it is ready", ready);
+        log_error_errno("cannot tell on descriptor %d that the service is ready", ready);
     newline = -1;
 }
 
@@ -52,7 +52,8 @@ void notify_open(int ready)
         return;
     socklen_t size = make_address(name, &address);
     if (size == 0) {
-        log_error("cannot notify the service manager: $NOTIFY_SOCKET is no address of a socket");
+        log_error(
+            "cannot notify the service manager: $NOTIFY_SOCKET is not the address of a socket");
         return;
     }
     manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -84,9 +85,10 @@ static void write_newline(void)
     struct pollfd entry = {.fd = newline, .events = POLLOUT};
     bool room = poll(&entry, 1, 0) == 1 && (entry.revents & POLLOUT) != 0;
     if (!room)
-        log_error("cannot tell descriptor %d that it is ready: nobody reads there", newline);
+        log_error(
+            "cannot tell on descriptor %d that the service is ready: nobody reads it", newline);
     else if (write(newline, "\n", 1) != 1)
-        log_error_errno("cannot tell descriptor %d that it is ready", newline);
+        log_error_errno("cannot tell on descriptor %d that the service is ready", newline);
     close(newline);
     newline = -1;
 }

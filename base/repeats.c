@@ -135,7 +135,7 @@ static struct repeat *count_line(
     if (repeat->text[0] == '\0') {
         repeat->priority = priority;
         (void)snprintf(repeat->text, sizeof repeat->text, "%s",
-            repeat == &repeats->others ? "lines of more kinds than are told apart" : key);
+            repeat == &repeats->others ? "lines of other texts, counted together" : key);
     }
     if (__builtin_add_overflow(repeat->count, times, &repeat->count))
         repeat->count = UINT32_MAX;

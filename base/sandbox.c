@@ -225,8 +225,8 @@ static int add_rules_for(scmp_filter_ctx filter, enum sandbox_role role, int han
 static int log_unfiltered(int error)
 {
     errno = -error;
-    log_error_errno("cannot filter system calls (seccomp), without which nobody is served unless "
-                    "--no-sandbox says so");
+    log_error_errno("cannot filter system calls (seccomp), and without the filter no client is "
+                    "served unless --no-sandbox is given");
     return -1;
 }
 
@@ -260,24 +260,24 @@ int sandbox_check(void)
 {
     int status;
     if (!is_filtered) {
-        log_repeated(LOG_WARNING, "system calls are not filtered, as --no-sandbox says");
+        log_repeated(LOG_WARNING, "system calls are not filtered, as --no-sandbox is given");
         return 0;
     }
     pid_t child = fork();
     if (child == 0)
         _exit(sandbox_enter(SANDBOX_WORKER, -1) == 0 ? 0 : 1);
     if (child < 0) {
-        log_error_errno("cannot try whether system calls can be filtered");
+        log_error_errno("cannot start a process that tries to filter system calls");
         return -1;
     }
     while (waitpid(child, &status, 0) < 0) {
         if (errno == EINTR)
             continue;
-        log_error_errno("cannot learn whether system calls can be filtered");
+        log_error_errno("cannot wait for the process that tries to filter system calls");
         return -1;
     }
     if (WIFSIGNALED(status))
-        log_error("cannot filter system calls: a process that did was killed by signal %d",
+        log_error("cannot filter system calls: the process that tried was killed by signal %d",
             WTERMSIG(status));
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
 }

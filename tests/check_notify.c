@@ -163,7 +163,7 @@ START_TEST(a_descriptor_that_takes_nothing_is_logged)
     close(ends[0]);
     notify_open(ends[1]);
     notify_ready("Serving");
-    scratch_expect_line("cannot tell descriptor");
+    scratch_expect_line("cannot tell on descriptor");
 }
 END_TEST
 
@@ -171,7 +171,8 @@ START_TEST(a_descriptor_that_is_closed_is_logged)
 {
     notify_open(1000);
     notify_ready("Serving");
-    scratch_expect_line("cannot tell descriptor 1000 that it is ready: Bad file descriptor");
+    scratch_expect_line(
+        "cannot tell on descriptor 1000 that the service is ready: Bad file descriptor");
 }
 END_TEST
 

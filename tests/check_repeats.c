@@ -129,7 +129,7 @@ START_TEST(more_kinds_than_are_told_apart_are_one_kind)
         repeats_add(LOG_INFO, text, NOW, say);
     }
     ck_assert_uint_eq(said_count, REPEATS_KINDS + 1);
-    ck_assert_str_eq(said[REPEATS_KINDS], "<6>lines of more kinds than are told apart");
+    ck_assert_str_eq(said[REPEATS_KINDS], "<6>lines of other texts, counted together");
     said_count = 0;
     repeats_add(LOG_INFO, "a later text", NOW + MINUTE, say);
     ck_assert_str_eq(said[0], "<6>a later text");

@@ -167,7 +167,7 @@ static void stop_asking(void)
 {
     atomic_store(quiet_until, clock_now() + RETRY_TIME);
     log_repeated(LOG_WARNING,
-        "the keeper of the certificate does not answer: TLS goes on with the one that is in use");
+        "the keeper of the certificate does not answer: TLS goes on with the certificate in use");
 }
 
 int certificate_keeper_ask(

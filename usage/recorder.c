@@ -242,7 +242,7 @@ static void write_rows(struct recorder *recorder)
     int error = database_write(&recorder->database, records, count, &current);
     if (error != 0) {
         if (note_failure(&recorder->rows, error, database_is_busy(error)))
-            log_error("cannot write to the usage database %s, records wait: %s", path,
+            log_error("cannot write to the usage database %s, records are kept: %s", path,
                 recorder->database.reason);
         return;
     }
@@ -312,7 +312,7 @@ static bool write_some_lines(struct recorder *recorder)
         return false;
     if (done < 0) {
         if (note_failure(&recorder->lines, errno, false))
-            log_error_errno("cannot write usage records to descriptor %d, they wait", fd);
+            log_error_errno("cannot write usage records to descriptor %d, they are kept", fd);
         return false;
     }
     count_lines(recorder->backlog, text, (size_t)done, ends, count);
@@ -384,7 +384,7 @@ static void write_rest(struct recorder *recorder)
     }
     const struct backlog *backlog = recorder->backlog;
     if (has_lines(recorder) || has_rows(recorder))
-        log_error("the forwarder is gone, and %" PRIu64 " usage records could not be written",
+        log_error("the forwarder has ended, and %" PRIu64 " usage records could not be written",
             backlog->taken -
                 (backlog->printed < backlog->stored ? backlog->printed : backlog->stored));
 }

@@ -154,19 +154,19 @@ static void log_unreadable(const char *directory, int error)
     else if (error == -ENOENT)
         log_error("no relay has run in %s; %s", directory, start_one);
     else if (error == -EIDRM)
-        log_error("cannot show the relay in %s, which runs: its table was removed; the next client "
-                  "has it made anew",
+        log_error("cannot show the relay in %s, which runs: its table was removed, and is made "
+                  "again for the next client",
             directory);
     else if (error == -EPROTO)
         log_error(
             "cannot show the relay in %s: it is of another version than this command", directory);
     else if (error == -EBADMSG)
-        log_error("cannot show the relay in %s: its table is damaged; the next process of it makes "
-                  "another",
+        log_error("cannot show the relay in %s: its table is damaged; the relay's next process "
+                  "makes another",
             directory);
     else if (error == -ESTALE)
-        log_error("no relay runs in %s: its table was left from before the machine was started, or "
-                  "was given up; %s",
+        log_error("no relay runs in %s: its table is from before the machine was started, or was "
+                  "given up; %s",
             directory, start_one);
     else
         log_error("cannot show the relay in %s: %s", directory, strerror(-error));
@@ -238,8 +238,8 @@ static int choose_directory(struct options *options, struct runtime *runtime)
     bool has_own = lstat(runtime->table, &status) == 0;
     bool has_system = stat(OPTIONS_SYSTEM_DIRECTORY, &status) == 0;
     if (has_own && has_system)
-        log_info("showing the relay in %s; that in " OPTIONS_SYSTEM_DIRECTORY
-                 " is shown by --runtime-dir=" OPTIONS_SYSTEM_DIRECTORY ", to root",
+        log_info("showing the relay in %s; --runtime-dir=" OPTIONS_SYSTEM_DIRECTORY
+                 " shows the relay there, to root",
             options->runtime_directory);
     else if (has_own)
         log_info("showing the relay in %s", options->runtime_directory);
