@@ -347,6 +347,7 @@ def options_that_have_not_changed_are_not_logged():
 @behaviour()
 def of_different_options_those_of_the_server_started_last_hold():
     with Relay(options=["--wait-timeout=1000"]) as relay:
+        exchange(*make_pair(relay))  # its forwarder has read its options
         relay.options.append("--wait-timeout=2000")
         with another_server(relay) as server:
             waiting = [server.connect().send(line(new_token()))]
