@@ -1,4 +1,4 @@
-/* Deadlines: they expire in order, can be moved and cleared at any place of their list. */
+/* Deadlines: they expire in order, and can be moved and cleared at any place of their list. */
 #include "forward/deadline.h"
 #include "suite.h"
 
@@ -13,7 +13,7 @@ enum {
 static struct deadline deadlines[COUNT];
 static struct deadline_list list;
 
-/* One each millisecond, from 0 on. */
+/* Sets one deadline each millisecond, from 0 on. */
 static void set_all(void)
 {
     list = (struct deadline_list){.length = LENGTH};
@@ -29,7 +29,7 @@ static void expect_expiry(int64_t now, int index)
     ck_assert_ptr_eq(due, index < 0 ? NULL : &deadlines[index]);
 }
 
-START_TEST(each_expires_when_its_time_has_come_and_once)
+START_TEST(each_deadline_expires_once_when_its_time_has_come)
 {
     for (int i = 0; i < COUNT; i++) {
         expect_expiry(LENGTH + i - 1, -1);
@@ -41,7 +41,7 @@ START_TEST(each_expires_when_its_time_has_come_and_once)
 }
 END_TEST
 
-START_TEST(late_ones_expire_in_their_order)
+START_TEST(overdue_deadlines_expire_in_their_order)
 {
     for (int i = 0; i < COUNT; i++)
         expect_expiry(10 * LENGTH, i);
@@ -49,7 +49,7 @@ START_TEST(late_ones_expire_in_their_order)
 }
 END_TEST
 
-START_TEST(another_length_holds_for_those_that_are_set_and_keeps_their_order)
+START_TEST(another_length_holds_for_deadlines_that_are_set_and_keeps_their_order)
 {
     deadline_set_length(&list, LENGTH / 2);
     ck_assert_int_eq(deadline_next(&list, -1), LENGTH / 2);
@@ -62,13 +62,13 @@ START_TEST(another_length_holds_for_those_that_are_set_and_keeps_their_order)
 }
 END_TEST
 
-START_TEST(any_can_be_cleared_and_the_others_stay)
+START_TEST(any_deadline_can_be_cleared_and_the_others_stay)
 {
     for (int cleared = 0; cleared < COUNT; cleared++) {
         set_all();
         deadline_clear(&deadlines[cleared]);
         ck_assert(!deadline_is_set(&deadlines[cleared]));
-        deadline_clear(&deadlines[cleared]); /* once more does no harm */
+        deadline_clear(&deadlines[cleared]); /* a second time does no harm */
         for (int i = 0; i < COUNT; i++)
             if (i != cleared)
                 expect_expiry(INT64_MAX, i);
@@ -77,7 +77,7 @@ START_TEST(any_can_be_cleared_and_the_others_stay)
 }
 END_TEST
 
-START_TEST(one_that_is_set_anew_is_the_last)
+START_TEST(a_deadline_that_is_set_anew_is_the_last)
 {
     for (int again = 0; again < COUNT; again++) {
         set_all();
@@ -91,7 +91,7 @@ START_TEST(one_that_is_set_anew_is_the_last)
 }
 END_TEST
 
-START_TEST(one_moves_from_list_to_list)
+START_TEST(a_deadline_moves_from_list_to_list)
 {
     struct deadline_list other = {.length = 7};
     deadline_set(&deadlines[0], &other, 1000);
@@ -118,12 +118,12 @@ int main(void)
     Suite *suite = suite_create("deadline");
     TCase *tests = tcase_create("list");
     tcase_add_checked_fixture(tests, set_all, NULL);
-    tcase_add_test(tests, each_expires_when_its_time_has_come_and_once);
-    tcase_add_test(tests, late_ones_expire_in_their_order);
-    tcase_add_test(tests, another_length_holds_for_those_that_are_set_and_keeps_their_order);
-    tcase_add_test(tests, any_can_be_cleared_and_the_others_stay);
-    tcase_add_test(tests, one_that_is_set_anew_is_the_last);
-    tcase_add_test(tests, one_moves_from_list_to_list);
+    tcase_add_test(tests, each_deadline_expires_once_when_its_time_has_come);
+    tcase_add_test(tests, overdue_deadlines_expire_in_their_order);
+    tcase_add_test(tests, another_length_holds_for_deadlines_that_are_set_and_keeps_their_order);
+    tcase_add_test(tests, any_deadline_can_be_cleared_and_the_others_stay);
+    tcase_add_test(tests, a_deadline_that_is_set_anew_is_the_last);
+    tcase_add_test(tests, a_deadline_moves_from_list_to_list);
     tcase_add_test(tests, the_next_of_several_lists_is_the_earliest);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

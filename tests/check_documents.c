@@ -1,4 +1,4 @@
-/* Who holds which documents, and who is introduced to whom (documents.c). */
+/* Which peers hold which documents, and which peers are introduced to each other (documents.c). */
 #include "forward/documents.h"
 
 #include "base/budget.h"
@@ -16,7 +16,7 @@ enum {
 };
 
 static struct documents_peer *peers[PEERS_MAX];
-static int numbers[PEERS_MAX]; /* what a peer is known to its caller by */
+static int numbers[PEERS_MAX]; /* the contexts of peers */
 
 static struct documents_id id_of(const char *text)
 {
@@ -44,8 +44,8 @@ static void add(int number, const char *document)
     ck_assert_int_eq(documents_add(peers[number], id_of(document)), 0);
 }
 
-/* Every introduction of a match, as "NUMBER:DOCUMENT,DOCUMENT;" in the order in which they came,
- * with a star behind the number of who was introduced before. */
+/* All introductions of a match, as "NUMBER:DOCUMENT,DOCUMENT;" in the order in which they came,
+ * with a star behind the number of a peer that was introduced before. */
 struct introductions {
     char text[4096];
     size_t count;
@@ -108,7 +108,7 @@ static void leave_all(void)
     ck_assert_uint_eq(budget_used(BUDGET_DOCUMENTS), 0);
 }
 
-START_TEST(peers_are_introduced_for_all_that_they_have_in_common)
+START_TEST(peers_are_introduced_for_all_documents_in_common)
 {
     enter(0);
     enter(1);
@@ -126,8 +126,8 @@ START_TEST(peers_are_introduced_for_all_that_they_have_in_common)
 }
 END_TEST
 
-/* In whatever order they are matched. */
-START_TEST(two_who_joined_before_either_was_matched_are_introduced_once)
+/* The order in which they are matched does not matter. */
+START_TEST(two_peers_that_joined_before_either_was_matched_are_introduced_once)
 {
     for (int i = 0; i < 5; i++) {
         enter(i);
@@ -141,7 +141,7 @@ START_TEST(two_who_joined_before_either_was_matched_are_introduced_once)
 }
 END_TEST
 
-START_TEST(joining_again_introduces_again_for_what_was_joined_again)
+START_TEST(joining_documents_again_introduces_again_for_these_alone)
 {
     enter(0);
     enter(1);
@@ -158,7 +158,7 @@ START_TEST(joining_again_introduces_again_for_what_was_joined_again)
 }
 END_TEST
 
-START_TEST(what_is_new_is_named_before_what_was_in_common_already)
+START_TEST(new_documents_are_named_before_older_ones_in_common)
 {
     enter(0);
     enter(1);
@@ -176,7 +176,7 @@ START_TEST(what_is_new_is_named_before_what_was_in_common_already)
 }
 END_TEST
 
-START_TEST(a_peer_is_to_be_matched_once_it_has_joined_something)
+START_TEST(a_peer_is_to_be_matched_once_it_has_joined_a_document)
 {
     enter(0);
     ck_assert(!documents_is_to_be_matched(peers[0]));
@@ -201,7 +201,7 @@ static void enter_many(int count)
     }
 }
 
-START_TEST(who_leaves_amid_a_match_is_not_introduced_any_more)
+START_TEST(a_peer_that_leaves_during_a_match_is_not_introduced)
 {
     enter_many(10);
     ck_assert_str_eq(begin_match(0, 2).text, "9:a,b;8:a,b;");
@@ -216,11 +216,11 @@ START_TEST(who_leaves_amid_a_match_is_not_introduced_any_more)
 }
 END_TEST
 
-START_TEST(those_who_have_left_are_not_in_the_way_of_others)
+START_TEST(peers_that_have_left_do_not_keep_others_from_being_found)
 {
     enter_many(PEERS_MAX);
     for (int i = 2; i < PEERS_MAX; i++)
-        leave(i); /* and nobody tidies up */
+        leave(i); /* and documents_tidy() is not called */
     ck_assert_str_eq(match(0).text, "1:a,b;");
 }
 END_TEST
@@ -237,7 +237,7 @@ START_TEST(a_match_ends_when_its_peer_leaves_and_when_another_is_matched)
 }
 END_TEST
 
-START_TEST(what_is_joined_and_left_amid_a_match_is_heeded)
+START_TEST(documents_joined_and_left_during_a_match_are_heeded)
 {
     enter_many(10);
     (void)begin_match(0, 1);
@@ -250,8 +250,8 @@ START_TEST(what_is_joined_and_left_amid_a_match_is_heeded)
 }
 END_TEST
 
-/* However much somebody holds, and however many hold the same. */
-START_TEST(a_step_introduces_one_and_forgets_a_few)
+/* However many documents a peer holds, and however many peers hold the same. */
+START_TEST(a_step_introduces_one_peer_or_forgets_a_few_documents)
 {
     char document[TEXT_MAX];
     struct introductions introductions = {.count = 0};
@@ -326,7 +326,7 @@ START_TEST(the_ids_of_a_peers_documents_are_bounded_together)
 }
 END_TEST
 
-START_TEST(what_is_left_is_not_in_common_any_more)
+START_TEST(a_document_that_was_left_is_not_in_common_any_more)
 {
     enter(0);
     enter(1);
@@ -346,7 +346,7 @@ START_TEST(what_is_left_is_not_in_common_any_more)
 }
 END_TEST
 
-START_TEST(who_is_gone_is_not_introduced_and_holds_nothing)
+START_TEST(a_peer_that_is_gone_is_not_introduced_and_holds_nothing)
 {
     enter_many(3);
     leave(1);
@@ -370,7 +370,7 @@ START_TEST(a_peer_is_found_by_its_id_until_it_leaves)
 }
 END_TEST
 
-START_TEST(ids_are_bytes_and_told_apart_by_their_length)
+START_TEST(ids_are_bytes_and_differ_also_by_length)
 {
     enter(0);
     enter(1);
@@ -383,7 +383,7 @@ START_TEST(ids_are_bytes_and_told_apart_by_their_length)
 }
 END_TEST
 
-START_TEST(a_peer_holds_so_many_documents_and_no_more)
+START_TEST(the_documents_of_a_peer_are_bounded)
 {
     char document[TEXT_MAX];
     enter(0);
@@ -399,7 +399,7 @@ START_TEST(a_peer_holds_so_many_documents_and_no_more)
 }
 END_TEST
 
-START_TEST(a_match_introduces_so_many_peers_the_latest_first)
+START_TEST(a_match_introduces_a_bounded_number_of_peers_the_latest_first)
 {
     enter_many(PEERS_MAX);
     struct introductions introductions = match(0);
@@ -407,7 +407,7 @@ START_TEST(a_match_introduces_so_many_peers_the_latest_first)
     (void)snprintf(first, sizeof first, "%d:a,b;", PEERS_MAX - 1);
     ck_assert_uint_eq(introductions.count, DOCUMENTS_INTRODUCED);
     ck_assert_int_eq(strncmp(introductions.text, first, strlen(first)), 0);
-    /* Who was left out in one match is not left out of the next. */
+    /* A peer that one match has left out is found by the next. */
     for (int i = 2; i < PEERS_MAX; i++)
         leave(i);
     add(0, "a");
@@ -415,7 +415,7 @@ START_TEST(a_match_introduces_so_many_peers_the_latest_first)
 }
 END_TEST
 
-START_TEST(many_documents_of_many_peers_are_weighed_up_to_a_bound)
+START_TEST(the_documents_named_by_all_introductions_of_a_match_are_bounded)
 {
     char document[TEXT_MAX];
     for (int i = 1; i <= 100; i++) {
@@ -433,7 +433,7 @@ START_TEST(many_documents_of_many_peers_are_weighed_up_to_a_bound)
 }
 END_TEST
 
-START_TEST(a_peer_may_join_some_documents_whatever_others_hold_and_no_more_then)
+START_TEST(a_peer_may_join_a_few_documents_however_much_others_hold)
 {
     struct budget_account others = {.share = BUDGET_DOCUMENTS};
     char document[TEXT_MAX];
@@ -458,26 +458,26 @@ int main(void)
     Suite *suite = suite_create("documents");
     TCase *test_case = tcase_create("all");
     tcase_add_checked_fixture(test_case, NULL, leave_all);
-    tcase_add_test(test_case, peers_are_introduced_for_all_that_they_have_in_common);
-    tcase_add_test(test_case, two_who_joined_before_either_was_matched_are_introduced_once);
-    tcase_add_test(test_case, joining_again_introduces_again_for_what_was_joined_again);
-    tcase_add_test(test_case, what_is_new_is_named_before_what_was_in_common_already);
-    tcase_add_test(test_case, a_peer_is_to_be_matched_once_it_has_joined_something);
-    tcase_add_test(test_case, who_leaves_amid_a_match_is_not_introduced_any_more);
-    tcase_add_test(test_case, those_who_have_left_are_not_in_the_way_of_others);
+    tcase_add_test(test_case, peers_are_introduced_for_all_documents_in_common);
+    tcase_add_test(test_case, two_peers_that_joined_before_either_was_matched_are_introduced_once);
+    tcase_add_test(test_case, joining_documents_again_introduces_again_for_these_alone);
+    tcase_add_test(test_case, new_documents_are_named_before_older_ones_in_common);
+    tcase_add_test(test_case, a_peer_is_to_be_matched_once_it_has_joined_a_document);
+    tcase_add_test(test_case, a_peer_that_leaves_during_a_match_is_not_introduced);
+    tcase_add_test(test_case, peers_that_have_left_do_not_keep_others_from_being_found);
     tcase_add_test(test_case, a_match_ends_when_its_peer_leaves_and_when_another_is_matched);
-    tcase_add_test(test_case, what_is_joined_and_left_amid_a_match_is_heeded);
-    tcase_add_test(test_case, a_step_introduces_one_and_forgets_a_few);
+    tcase_add_test(test_case, documents_joined_and_left_during_a_match_are_heeded);
+    tcase_add_test(test_case, a_step_introduces_one_peer_or_forgets_a_few_documents);
     tcase_add_test(test_case, thousands_of_documents_are_found_and_forgotten);
     tcase_add_test(test_case, the_ids_of_a_peers_documents_are_bounded_together);
-    tcase_add_test(test_case, what_is_left_is_not_in_common_any_more);
-    tcase_add_test(test_case, who_is_gone_is_not_introduced_and_holds_nothing);
+    tcase_add_test(test_case, a_document_that_was_left_is_not_in_common_any_more);
+    tcase_add_test(test_case, a_peer_that_is_gone_is_not_introduced_and_holds_nothing);
     tcase_add_test(test_case, a_peer_is_found_by_its_id_until_it_leaves);
-    tcase_add_test(test_case, ids_are_bytes_and_told_apart_by_their_length);
-    tcase_add_test(test_case, a_peer_holds_so_many_documents_and_no_more);
-    tcase_add_test(test_case, a_match_introduces_so_many_peers_the_latest_first);
-    tcase_add_test(test_case, many_documents_of_many_peers_are_weighed_up_to_a_bound);
-    tcase_add_test(test_case, a_peer_may_join_some_documents_whatever_others_hold_and_no_more_then);
+    tcase_add_test(test_case, ids_are_bytes_and_differ_also_by_length);
+    tcase_add_test(test_case, the_documents_of_a_peer_are_bounded);
+    tcase_add_test(test_case, a_match_introduces_a_bounded_number_of_peers_the_latest_first);
+    tcase_add_test(test_case, the_documents_named_by_all_introductions_of_a_match_are_bounded);
+    tcase_add_test(test_case, a_peer_may_join_a_few_documents_however_much_others_hold);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);
 }

@@ -1,5 +1,5 @@
-/* The forwarder: what becomes of a handoff that it cannot use, and of those who came by a server
- * that stops. */
+/* The forwarder: handoffs that it cannot use, connections that it cannot take, and the connections
+ * of a server that stops. */
 #include "base/clock.h"
 #include "base/pass_descriptor.h"
 #include "forward/connections.h"
@@ -29,12 +29,12 @@ static struct pair_table *table;
 static struct forwarder forwarder;
 static struct options options = {.wait_timeout = 60, .linger = 60};
 static int receiver, sender, client;
-static bool last; /* what is answered when it is asked whether no other server uses it */
+static bool no_other_server; /* the answer to setup.forsaken() */
 
 static bool is_last(void *context)
 {
     (void)context;
-    return last;
+    return no_other_server;
 }
 
 static void open_forwarder(bool (*forsaken)(void *context))
@@ -59,7 +59,7 @@ static void open_forwarder(bool (*forsaken)(void *context))
     ck_assert_int_eq(forwarder_open(&forwarder, &setup), 0);
 }
 
-/* Of a server's; and one that servers come and go at. */
+/* A forwarder that ends with its last server; and one that servers come to and go from. */
 static void set_up(void)
 {
     open_forwarder(is_last);
@@ -81,7 +81,7 @@ static void tear_down(void)
     ck_assert_int_eq(rmdir(directory), 0);
 }
 
-/* A slot whose connection is on its way, as it is after its worker has sent it. */
+/* A slot as it is after its worker has sent the handoff. */
 static struct pair_ref send_off(const char *name)
 {
     const struct pair_limits unlimited = {0, 0};
@@ -108,7 +108,7 @@ static struct handoff handoff_of(struct pair_ref ref)
     return handoff;
 }
 
-/* As a worker of that version sends it, with a client's descriptor or without. */
+/* Sends a handoff as a worker of that version does, with a client's descriptor or without. */
 static void send_as(const struct handoff *handoff, uint16_t version, bool with_descriptor)
 {
     uint8_t datagram[DATAGRAM_MAX];
@@ -132,7 +132,7 @@ static void take_turn(void)
     forwarder_round(&forwarder, &none, 0);
 }
 
-/* The client has been told, and nothing of it is left. */
+/* The client's connection was closed, and its slot is free. */
 static void expect_nothing_left(void)
 {
     char byte;
@@ -143,7 +143,7 @@ static void expect_nothing_left(void)
     close(client);
 }
 
-START_TEST(one_that_can_be_used_keeps_its_slot)
+START_TEST(a_handoff_that_can_be_used_keeps_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     send_as(&handoff, HANDOFF_NEEDS, true);
@@ -157,7 +157,7 @@ START_TEST(one_that_can_be_used_keeps_its_slot)
 }
 END_TEST
 
-START_TEST(one_with_a_codec_that_nobody_knows_frees_its_slot)
+START_TEST(a_handoff_with_an_unknown_codec_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.codec = CODEC_KINDS + 10;
@@ -166,7 +166,7 @@ START_TEST(one_with_a_codec_that_nobody_knows_frees_its_slot)
 }
 END_TEST
 
-START_TEST(one_with_keys_that_cannot_be_frees_its_slot)
+START_TEST(a_handoff_with_impossible_keys_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.records.suite = UINT8_MAX;
@@ -175,7 +175,7 @@ START_TEST(one_with_keys_that_cannot_be_frees_its_slot)
 }
 END_TEST
 
-START_TEST(one_with_a_name_that_is_too_long_frees_its_slot)
+START_TEST(a_handoff_with_a_name_that_is_too_long_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.name_size = HANDOFF_NAME_MAX + 1;
@@ -184,7 +184,7 @@ START_TEST(one_with_a_name_that_is_too_long_frees_its_slot)
 }
 END_TEST
 
-START_TEST(one_of_an_unknown_kind_frees_its_slot)
+START_TEST(a_handoff_of_an_unknown_kind_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.kind = 1000;
@@ -193,7 +193,7 @@ START_TEST(one_of_an_unknown_kind_frees_its_slot)
 }
 END_TEST
 
-START_TEST(one_without_its_descriptor_frees_its_slot)
+START_TEST(a_handoff_without_its_descriptor_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     send_as(&handoff, HANDOFF_NEEDS, false);
@@ -201,7 +201,7 @@ START_TEST(one_without_its_descriptor_frees_its_slot)
 }
 END_TEST
 
-START_TEST(one_of_a_version_that_is_not_understood_frees_its_slot)
+START_TEST(a_handoff_of_an_unknown_version_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     send_as(&handoff, HANDOFF_VERSION + 1, true);
@@ -209,7 +209,7 @@ START_TEST(one_of_a_version_that_is_not_understood_frees_its_slot)
 }
 END_TEST
 
-/* It only tells of a connection, whose own handoff is on its way yet. */
+/* A look only names a connection, whose own handoff may still be on its way. */
 START_TEST(a_look_that_cannot_be_used_frees_no_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
@@ -221,7 +221,7 @@ START_TEST(a_look_that_cannot_be_used_frees_no_slot)
 }
 END_TEST
 
-START_TEST(one_of_another_table_frees_no_slot_of_this_one)
+START_TEST(a_handoff_of_another_table_frees_no_slot_of_this_one)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.table++;
@@ -233,8 +233,8 @@ START_TEST(one_of_another_table_frees_no_slot_of_this_one)
 }
 END_TEST
 
-/* Whoever has met it waits again, and is found by the next. */
-START_TEST(the_peer_of_one_that_cannot_be_used_waits_again)
+/* The peer is found by the next client of the same key. */
+START_TEST(the_peer_of_a_connection_that_cannot_be_taken_waits_again)
 {
     struct handoff first = handoff_of(send_off("a")), second = handoff_of(send_off("a"));
     struct pair_view view;
@@ -251,7 +251,7 @@ START_TEST(the_peer_of_one_that_cannot_be_used_waits_again)
 }
 END_TEST
 
-/* ---- newcomers that cannot be taken ---------------------------------------------- */
+/* ---- connections that cannot be taken -------------------------------------------- */
 
 static void limit_descriptors(rlim_t count)
 {
@@ -261,7 +261,7 @@ static void limit_descriptors(rlim_t count)
     ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
 }
 
-START_TEST(who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is_raised)
+START_TEST(connections_wait_while_the_limit_on_descriptors_is_too_low)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     char byte;
@@ -279,7 +279,7 @@ START_TEST(who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is
 }
 END_TEST
 
-START_TEST(who_comes_after_one_that_could_not_be_taken_waits_for_a_while)
+START_TEST(after_a_connection_that_could_not_be_taken_others_wait_for_a_while)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     send_as(&handoff, HANDOFF_NEEDS, true);
@@ -302,7 +302,7 @@ enum {
     SECOND = 2
 };
 
-/* A client who came by that server, and waits. */
+/* A client that this server accepted, and that waits. */
 static int wait_at(uint64_t server, const char *name)
 {
     struct handoff handoff = handoff_of(send_off(name));
@@ -311,7 +311,7 @@ static int wait_at(uint64_t server, const char *name)
     return client;
 }
 
-/* Returns the side that the server listens on. */
+/* Returns the server's side of its socket. */
 static int stop_server(uint64_t server)
 {
     struct handoff handoff = handoff_of(PAIR_NONE);
@@ -330,10 +330,10 @@ static ssize_t said_to(int fd)
     return read(fd, &byte, 1);
 }
 
-START_TEST(who_came_by_a_server_that_stops_is_ended_and_who_came_by_another_stays)
+START_TEST(the_connections_of_a_server_that_stops_end_and_those_of_another_stay)
 {
     int ended = wait_at(FIRST, "a"), stays = wait_at(SECOND, "b"), nobodys = wait_at(0, "c");
-    last = false;
+    no_other_server = false;
     int server = stop_server(FIRST);
     take_turn();
     ck_assert_int_eq(said_to(ended), 0);
@@ -346,12 +346,12 @@ START_TEST(who_came_by_a_server_that_stops_is_ended_and_who_came_by_another_stay
 }
 END_TEST
 
-START_TEST(a_pair_ends_with_the_server_of_either)
+START_TEST(a_pair_ends_with_the_server_of_either_client)
 {
     for (uint64_t stops = FIRST; stops <= SECOND; stops++) {
         int first = wait_at(FIRST, "a"), second = wait_at(SECOND, "a");
         char ok[4];
-        last = false;
+        no_other_server = false;
         take_turn();
         ck_assert_int_eq(read(first, ok, sizeof ok), 3);
         ck_assert_int_eq(read(second, ok, sizeof ok), 3);
@@ -369,7 +369,7 @@ END_TEST
 START_TEST(the_last_server_waits_until_the_forwarder_has_ended)
 {
     int ended = wait_at(FIRST, "a");
-    last = true;
+    no_other_server = true;
     int server = stop_server(FIRST);
     take_turn();
     ck_assert_int_eq(said_to(ended), 0);
@@ -378,12 +378,12 @@ START_TEST(the_last_server_waits_until_the_forwarder_has_ended)
 }
 END_TEST
 
-START_TEST(who_does_not_leave_in_time_is_closed)
+START_TEST(a_client_that_does_not_leave_in_time_is_closed)
 {
     int first = wait_at(FIRST, "a"), second = wait_at(FIRST, "a");
     static char bytes[1 << 20];
     ssize_t size;
-    last = false;
+    no_other_server = false;
     take_turn();
     while ((size = write(first, bytes, sizeof bytes)) > 0)
         take_turn();
@@ -402,7 +402,7 @@ START_TEST(who_does_not_leave_in_time_is_closed)
 }
 END_TEST
 
-START_TEST(a_forwarder_that_serves_all_goes_on_with_everybody)
+START_TEST(a_forwarder_that_outlives_servers_keeps_their_connections)
 {
     int stays = wait_at(FIRST, "a");
     int server = stop_server(FIRST);
@@ -418,30 +418,29 @@ int main(void)
     Suite *suite = suite_create("forward");
     TCase *tests = tcase_create("handoffs");
     tcase_add_checked_fixture(tests, set_up, tear_down);
-    tcase_add_test(tests, one_that_can_be_used_keeps_its_slot);
-    tcase_add_test(tests, one_with_a_codec_that_nobody_knows_frees_its_slot);
-    tcase_add_test(tests, one_with_keys_that_cannot_be_frees_its_slot);
-    tcase_add_test(tests, one_with_a_name_that_is_too_long_frees_its_slot);
-    tcase_add_test(tests, one_of_an_unknown_kind_frees_its_slot);
-    tcase_add_test(tests, one_without_its_descriptor_frees_its_slot);
-    tcase_add_test(tests, one_of_a_version_that_is_not_understood_frees_its_slot);
+    tcase_add_test(tests, a_handoff_that_can_be_used_keeps_its_slot);
+    tcase_add_test(tests, a_handoff_with_an_unknown_codec_frees_its_slot);
+    tcase_add_test(tests, a_handoff_with_impossible_keys_frees_its_slot);
+    tcase_add_test(tests, a_handoff_with_a_name_that_is_too_long_frees_its_slot);
+    tcase_add_test(tests, a_handoff_of_an_unknown_kind_frees_its_slot);
+    tcase_add_test(tests, a_handoff_without_its_descriptor_frees_its_slot);
+    tcase_add_test(tests, a_handoff_of_an_unknown_version_frees_its_slot);
     tcase_add_test(tests, a_look_that_cannot_be_used_frees_no_slot);
-    tcase_add_test(tests, one_of_another_table_frees_no_slot_of_this_one);
-    tcase_add_test(tests, the_peer_of_one_that_cannot_be_used_waits_again);
-    tcase_add_test(
-        tests, who_comes_when_the_limit_on_descriptors_was_lowered_waits_until_it_is_raised);
-    tcase_add_test(tests, who_comes_after_one_that_could_not_be_taken_waits_for_a_while);
+    tcase_add_test(tests, a_handoff_of_another_table_frees_no_slot_of_this_one);
+    tcase_add_test(tests, the_peer_of_a_connection_that_cannot_be_taken_waits_again);
+    tcase_add_test(tests, connections_wait_while_the_limit_on_descriptors_is_too_low);
+    tcase_add_test(tests, after_a_connection_that_could_not_be_taken_others_wait_for_a_while);
     suite_add_tcase(suite, tests);
     TCase *servers = tcase_create("servers");
     tcase_add_checked_fixture(servers, set_up, tear_down);
-    tcase_add_test(servers, who_came_by_a_server_that_stops_is_ended_and_who_came_by_another_stays);
-    tcase_add_test(servers, a_pair_ends_with_the_server_of_either);
+    tcase_add_test(servers, the_connections_of_a_server_that_stops_end_and_those_of_another_stay);
+    tcase_add_test(servers, a_pair_ends_with_the_server_of_either_client);
     tcase_add_test(servers, the_last_server_waits_until_the_forwarder_has_ended);
-    tcase_add_test(servers, who_does_not_leave_in_time_is_closed);
+    tcase_add_test(servers, a_client_that_does_not_leave_in_time_is_closed);
     suite_add_tcase(suite, servers);
     TCase *standing = tcase_create("for all");
     tcase_add_checked_fixture(standing, set_up_for_all, tear_down);
-    tcase_add_test(standing, a_forwarder_that_serves_all_goes_on_with_everybody);
+    tcase_add_test(standing, a_forwarder_that_outlives_servers_keeps_their_connections);
     suite_add_tcase(suite, standing);
     return run_suite(suite);
 }

@@ -1,5 +1,5 @@
-/* Messages between two ends that the forwarder holds (messages.c), by the real codec of WebSocket,
- * over real sockets. */
+/* Messages between two connections that the forwarder holds (messages.c), with the codec of
+ * WebSocket, over real sockets. */
 #include "forward/messages.h"
 
 #include "base/budget.h"
@@ -30,7 +30,7 @@ enum {
 
 static struct transfer transfer;
 static struct connection first, second;
-static int first_client, second_client; /* what is at the other side of each */
+static int first_client, second_client; /* the other side of each */
 static _Atomic uint64_t first_bytes, second_bytes;
 
 static uint8_t protocol_named(const char *name)
@@ -99,7 +99,7 @@ static void teardown(void)
         ck_assert_uint_eq(budget_used(share), 0);
 }
 
-/* ---- what a client sends and gets ------------------------------------------------ */
+/* ---- what a client sends and receives -------------------------------------------- */
 
 static size_t make_frame(uint8_t *frame, uint8_t head, const void *payload, size_t size)
 {
@@ -139,7 +139,7 @@ static void client_sends(int client, uint8_t head, const char *payload)
     client_writes(client, frame, make_frame(frame, head, payload, strlen(payload)));
 }
 
-/* Moves as much as there is; an edge is whatever the client has done meanwhile. */
+/* Moves as much as there is, after an event for what the client has done. */
 static void move(struct connection *from)
 {
     from->readable = from->writable = from->peer->writable = true;
@@ -254,7 +254,7 @@ START_TEST(more_messages_than_are_written_at_once_arrive_in_order)
 }
 END_TEST
 
-START_TEST(text_ends_a_protocol_that_is_binary_only)
+START_TEST(a_text_message_ends_a_connection_that_takes_binary_only)
 {
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     first.protocol = second.protocol = protocol_named("transit");
@@ -270,7 +270,7 @@ START_TEST(text_ends_a_protocol_that_is_binary_only)
 }
 END_TEST
 
-START_TEST(what_breaks_the_protocol_ends_it_after_what_came_before)
+START_TEST(a_broken_frame_ends_the_connection_after_the_messages_before_it)
 {
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     join();
@@ -283,7 +283,7 @@ START_TEST(what_breaks_the_protocol_ends_it_after_what_came_before)
 }
 END_TEST
 
-START_TEST(text_that_is_no_utf_8_ends_it_and_is_not_passed_on)
+START_TEST(text_that_is_not_utf_8_ends_the_connection_and_is_not_passed_on)
 {
     uint8_t frame[HEAD_MAX + 8];
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
@@ -319,8 +319,7 @@ START_TEST(a_ping_is_answered_and_not_passed_on)
 }
 END_TEST
 
-/* Fills what is on the way to the second client with whole frames of `size` bytes, and returns how
- * many they were. */
+/* Sends whole frames of `size` bytes until the second client's socket is full. Returns how many. */
 static size_t fill_second(size_t size)
 {
     static uint8_t frame[HEAD_MAX + FRAME_MAX], payload[FRAME_MAX];
@@ -338,8 +337,8 @@ static size_t fill_second(size_t size)
     return count;
 }
 
-/* Takes so many bytes of binary messages, in whatever pieces, off what the second client gets, and
- * counts the pongs between them. */
+/* Reads so many bytes of binary messages, in whatever pieces, as the second client, and counts the
+ * pongs between them. */
 static size_t read_second(size_t size)
 {
     static uint8_t payload[1 << 18];
@@ -368,17 +367,17 @@ static size_t read_second(size_t size)
     return pongs;
 }
 
-START_TEST(a_ping_of_one_who_does_not_read_is_answered_between_two_frames)
+START_TEST(a_client_that_does_not_read_gets_its_pong_between_two_frames)
 {
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     join();
     size_t count = fill_second(50000);
     client_sends(second_client, FINAL | PING, "?");
-    second.writable = false; /* as it was found to be */
+    second.writable = false; /* as a write has found */
     second.readable = true;
     (void)messages_move(&transfer, &second);
     size_t pongs = read_second(count * 50000);
-    if (pongs == 0) { /* it is behind everything */
+    if (pongs == 0) { /* the pong is behind all frames */
         second.writable = true;
         transfer_flush(&second);
         expect_frame(second_client, FINAL | PONG, "?");
@@ -410,7 +409,7 @@ START_TEST(nothing_is_read_while_the_peer_does_not_read)
 }
 END_TEST
 
-START_TEST(who_pings_and_reads_no_answer_is_not_read_until_it_does)
+START_TEST(a_client_that_pings_and_reads_no_pong_is_not_read_until_it_does)
 {
     static uint8_t pings[100 * 131], bytes[1 << 16];
     size_t size = 0, sent = 0, received = 0, read;
@@ -445,7 +444,7 @@ static bool hold(void *context, struct connection *from, struct piece *piece)
     return messages_hold(from, piece);
 }
 
-START_TEST(what_is_held_comes_first_and_as_it_was)
+START_TEST(held_messages_come_first_and_unchanged)
 {
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     client_sends(first_client, FINAL | TEXT, "text");
@@ -467,7 +466,7 @@ START_TEST(what_is_held_comes_first_and_as_it_was)
 }
 END_TEST
 
-START_TEST(what_is_held_becomes_bytes_for_one_without_a_codec)
+START_TEST(held_messages_become_bytes_for_a_peer_without_a_codec)
 {
     open_both(CODEC_WEBSOCKET, CODEC_PLAIN);
     client_sends(first_client, FINAL | BINARY, "one ");
@@ -480,7 +479,7 @@ START_TEST(what_is_held_becomes_bytes_for_one_without_a_codec)
 }
 END_TEST
 
-START_TEST(what_is_held_is_bounded_and_the_rest_waits_in_the_socket)
+START_TEST(held_messages_are_bounded_and_the_rest_waits_in_the_socket)
 {
     size_t sent = 0;
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
@@ -508,7 +507,7 @@ START_TEST(what_is_held_is_bounded_and_the_rest_waits_in_the_socket)
 }
 END_TEST
 
-START_TEST(what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clients_hold)
+START_TEST(held_messages_wait_for_a_slow_reader_in_the_share_of_waiting_clients)
 {
     static const char text[4000];
     int size = 1;
@@ -538,7 +537,7 @@ START_TEST(what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clien
 }
 END_TEST
 
-START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
+START_TEST(a_connection_may_hold_less_when_less_is_left_for_all)
 {
     struct budget_account others = {.held = 0};
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
@@ -555,7 +554,7 @@ START_TEST(the_less_is_left_for_all_the_less_one_may_hold)
 }
 END_TEST
 
-START_TEST(long_names_are_what_those_who_wait_hold_and_have_room_while_there_is_plenty)
+START_TEST(long_names_count_as_held_memory_and_are_kept_while_there_is_plenty)
 {
     static const uint8_t name[HANDOFF_LONG_NAME_MAX];
     struct handoff handoff = {.codec = CODEC_WEBSOCKET};
@@ -576,7 +575,7 @@ START_TEST(long_names_are_what_those_who_wait_hold_and_have_room_while_there_is_
 }
 END_TEST
 
-START_TEST(one_that_is_deaf_is_sent_nothing_until_it_is_heard)
+START_TEST(a_deaf_connection_is_sent_nothing_until_it_is_heard)
 {
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
     client_sends(first_client, FINAL | BINARY, "early");
@@ -600,7 +599,7 @@ END_TEST
 
 /* ---- saying ---------------------------------------------------------------------- */
 
-START_TEST(a_farewell_is_said_once_and_nothing_behind_it)
+START_TEST(a_farewell_is_written_once_and_nothing_behind_it)
 {
     struct words words = {.code = WEBSOCKET_GOING_AWAY};
     open_both(CODEC_WEBSOCKET, CODEC_WEBSOCKET);
@@ -642,23 +641,21 @@ int main(void)
     tcase_add_test(test_case, a_message_is_passed_on_in_pieces_as_it_arrives);
     tcase_add_test(test_case, bytes_become_binary_messages_and_messages_become_bytes);
     tcase_add_test(test_case, more_messages_than_are_written_at_once_arrive_in_order);
-    tcase_add_test(test_case, text_ends_a_protocol_that_is_binary_only);
-    tcase_add_test(test_case, what_breaks_the_protocol_ends_it_after_what_came_before);
-    tcase_add_test(test_case, text_that_is_no_utf_8_ends_it_and_is_not_passed_on);
+    tcase_add_test(test_case, a_text_message_ends_a_connection_that_takes_binary_only);
+    tcase_add_test(test_case, a_broken_frame_ends_the_connection_after_the_messages_before_it);
+    tcase_add_test(test_case, text_that_is_not_utf_8_ends_the_connection_and_is_not_passed_on);
     tcase_add_test(test_case, a_ping_is_answered_and_not_passed_on);
-    tcase_add_test(test_case, a_ping_of_one_who_does_not_read_is_answered_between_two_frames);
+    tcase_add_test(test_case, a_client_that_does_not_read_gets_its_pong_between_two_frames);
     tcase_add_test(test_case, nothing_is_read_while_the_peer_does_not_read);
-    tcase_add_test(test_case, who_pings_and_reads_no_answer_is_not_read_until_it_does);
-    tcase_add_test(test_case, what_is_held_comes_first_and_as_it_was);
-    tcase_add_test(test_case, what_is_held_becomes_bytes_for_one_without_a_codec);
-    tcase_add_test(test_case, what_is_held_is_bounded_and_the_rest_waits_in_the_socket);
-    tcase_add_test(
-        test_case, what_is_held_waits_for_a_slow_reader_and_counts_as_what_waiting_clients_hold);
-    tcase_add_test(test_case, the_less_is_left_for_all_the_less_one_may_hold);
-    tcase_add_test(
-        test_case, long_names_are_what_those_who_wait_hold_and_have_room_while_there_is_plenty);
-    tcase_add_test(test_case, one_that_is_deaf_is_sent_nothing_until_it_is_heard);
-    tcase_add_test(test_case, a_farewell_is_said_once_and_nothing_behind_it);
+    tcase_add_test(test_case, a_client_that_pings_and_reads_no_pong_is_not_read_until_it_does);
+    tcase_add_test(test_case, held_messages_come_first_and_unchanged);
+    tcase_add_test(test_case, held_messages_become_bytes_for_a_peer_without_a_codec);
+    tcase_add_test(test_case, held_messages_are_bounded_and_the_rest_waits_in_the_socket);
+    tcase_add_test(test_case, held_messages_wait_for_a_slow_reader_in_the_share_of_waiting_clients);
+    tcase_add_test(test_case, a_connection_may_hold_less_when_less_is_left_for_all);
+    tcase_add_test(test_case, long_names_count_as_held_memory_and_are_kept_while_there_is_plenty);
+    tcase_add_test(test_case, a_deaf_connection_is_sent_nothing_until_it_is_heard);
+    tcase_add_test(test_case, a_farewell_is_written_once_and_nothing_behind_it);
     tcase_add_test(test_case, a_message_is_assembled_up_to_its_limit);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);

@@ -1,5 +1,5 @@
-/* For tests of what becomes of those whom the forwarder holds: a forwarder in this process, and
- * clients at the other side of real connections. Its time passes when a test says so. */
+/* For tests of the connections that the forwarder holds: a forwarder in this process, and clients
+ * at the other side of real connections. The forwarder's deadlines pass when a test says so. */
 #ifndef RELAY_TESTS_HOLDING_H
 #define RELAY_TESTS_HOLDING_H
 
@@ -24,8 +24,8 @@
 
 enum {
     HOLDING_CAPACITY = 1024,
-    HOLDING_ROUNDS = 200000, /* after which it will never come to rest */
-    HOLDING_LAPSES = 8,      /* of all deadlines: more than any way out is long */
+    HOLDING_ROUNDS = 200000, /* after so many, the forwarder will never be idle */
+    HOLDING_LAPSES = 8,      /* of all deadlines: enough for the longest way out of any state */
     SOCKET_SIZE = 1 << 16,
     FRAME_MAX = 60000,
     FRAME_HEAD_MAX = 8,
@@ -55,7 +55,7 @@ struct client {
     struct pair_ref ref;
     struct handoff handoff;
     struct records records; /* the client's side of them */
-    void *channel;          /* and of that: a state of its codec */
+    void *channel;          /* the client's side of an Offset channel: its codec's state */
 };
 
 static char holding_directory[64], holding_table[96], holding_socket[96];
@@ -123,7 +123,7 @@ static inline void settle(void)
     do {
         forwarder_round(&forwarder, &none, 0);
         if (rounds++ == HOLDING_ROUNDS)
-            ck_abort_msg("it never comes to rest");
+            ck_abort_msg("the forwarder is never idle");
     } while (forwarder.work != NULL || lobby_is_busy(&forwarder) || has_events());
 }
 
@@ -133,7 +133,7 @@ static inline void lapse(struct deadline_list *list)
         each->at = 0;
 }
 
-/* All deadlines lapse that are set now, and whatever was to come has had its time. */
+/* All deadlines pass that are set now, and handoffs that were on their way are overdue. */
 static inline void let_deadlines_lapse(void)
 {
     for (size_t i = 0; i < PAIR_PROTOCOLS_MAX; i++)
@@ -152,7 +152,7 @@ static inline void let_deadlines_lapse(void)
     settle();
 }
 
-/* Of all shares. */
+/* In all shares of the budget. */
 static inline size_t bytes_held(void)
 {
     size_t bytes = 0;
@@ -168,7 +168,7 @@ static inline void expect_nobody_held(void)
     ck_assert_uint_eq(bytes_held(), 0);
 }
 
-/* ---- clients that come ----------------------------------------------------------- */
+/* ---- how clients come ----------------------------------------------------------- */
 
 static inline void connect_client(struct client *client)
 {
@@ -195,7 +195,7 @@ static inline void share_keys(struct client *client)
     client->handoff.records.data_max = client->records.data_max = RECORDS_DATA_MAX;
 }
 
-/* Both sides have the same keys, which no handshake would make, but which are as good here. */
+/* Both sides have the same keys. No handshake makes such keys, but they do for these tests. */
 static inline void open_channel(struct client *client)
 {
     static struct budget_account account;
@@ -211,7 +211,7 @@ static inline void open_channel(struct client *client)
         0);
 }
 
-/* A client that is greeted, but has met nobody yet. */
+/* A client after its greeting, which has not met a peer yet. */
 static inline void greet(struct client *client, enum carrier carrier)
 {
     static const struct pair_limits unlimited = {0, 0};
@@ -245,7 +245,7 @@ static inline struct pair_key key_of(uint8_t protocol, const char *name)
     return pair_key(table, protocol, &part, 1);
 }
 
-/* The forwarder takes it, unless it comes too late. */
+/* The forwarder takes the client, unless its slot is gone. */
 static inline void hand_over(struct client *client)
 {
     int error = pair_sent(table, client->ref);
@@ -257,13 +257,13 @@ static inline void hand_over(struct client *client)
     settle();
 }
 
-/* NULL: it is not held any more. */
+/* NULL: the forwarder does not hold it any more. */
 static inline struct connection *connection_of(const struct client *client)
 {
     return connections_held(&forwarder, client->ref);
 }
 
-/* ---- what they do ---------------------------------------------------------------- */
+/* ---- what clients do ------------------------------------------------------------- */
 
 static inline size_t make_frame(uint8_t *frame, uint8_t head, const void *payload, size_t size)
 {
@@ -281,7 +281,7 @@ static inline size_t make_frame(uint8_t *frame, uint8_t head, const void *payloa
     return at + 4 + size;
 }
 
-/* Whether it could all be sent without waiting. */
+/* Whether all bytes could be sent without waiting. */
 static inline bool send_raw(const struct client *client, const void *bytes, size_t size)
 {
     return send(client->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size;
@@ -327,7 +327,7 @@ static inline bool say(struct client *client, const void *bytes, size_t size)
                                            : send_bytes(client, bytes, size);
 }
 
-/* Says that it has come to its end, as what it carries does. */
+/* Ends the client's direction, in the way of what it carries. */
 static inline void finish(struct client *client)
 {
     uint8_t sealed[RECORDS_CONTROL_MAX];
@@ -338,7 +338,7 @@ static inline void finish(struct client *client)
         (void)send_raw(client, sealed, (size_t)size);
     }
     if (client->carrier == PLAIN || client->carrier == CHANNEL)
-        (void)shutdown(client->fd, SHUT_WR); /* it may have been reset */
+        (void)shutdown(client->fd, SHUT_WR); /* fails if it was reset */
 }
 
 static inline void hang_up(struct client *client)
@@ -361,7 +361,7 @@ static inline void reset(struct client *client)
     hang_up(client);
 }
 
-/* All that has come and can be read now, at most `size` bytes. */
+/* Reads what has come, at most `size` bytes. */
 static inline size_t take_all(const struct client *client, uint8_t *bytes, size_t size)
 {
     size_t done = 0;
