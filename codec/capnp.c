@@ -1,22 +1,22 @@
-/* Cap'n Proto, as far as Offset's messages need it: packing, a reader that follows pointers and
- * believes none of them, a writer of one segment. The layouts are those of Offset's schema.
+/* Cap'n Proto, as far as Offset's messages need it: a reader that checks every pointer before it
+ * follows it, and a writer of one segment. The layouts are those of Offset's schema.
  *
- * Words are counted from the first segment's start, segments being end to end, so a place in a
- * message is one number. The deepest path is six pointers, and each makes one far hop at most,
- * so no cycle can hold the reader. */
+ * The segments of a message lie end to end, and words are counted from the start of the first, so a
+ * place in a message is one number. The deepest path has six pointers, each with at most one far
+ * pointer before it, so a cycle of pointers cannot keep the reader busy. */
 #include "codec/capnp.h"
+
+#include "codec/packing.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <string.h>
 
 enum {
-    WORD = 8,
+    WORD = CAPNP_WORD,
     SEGMENTS_MAX = 511,
-    RUN_MAX = 255, /* further words behind the first */
-    STRIDE = 8,
     DRAFT_WORDS = 32,
-    ELEMENTS_OF_A_BYTE = 2, /* a list's */
+    ELEMENTS_OF_A_BYTE = 2, /* the size code of a list of bytes */
 
     FIXED = 0, /* the one pointer of Fixed128, Fixed256, Fixed512 */
 };
@@ -53,166 +53,12 @@ static size_t words_of(size_t bytes)
     return (bytes + WORD - 1) / WORD;
 }
 
-/* ---- packing ------------------------------------------------------------------------ */
-
-/* The run that the last word packed belongs to, which the next one may join. */
-enum run {
-    RUN_NONE,
-    RUN_ZEROS,
-    RUN_VERBATIM,
-};
-
-struct packer {
-    uint8_t *out;
-    uint8_t *count; /* of the run */
-    enum run run;
-};
-
-/* The top bit of each byte that is not zero. */
-static uint64_t nonzero_bytes(uint64_t word)
-{
-    const uint64_t low = 0x7f7f7f7f7f7f7f7f;
-    return (((word & low) + low) | word) & ~low;
-}
-
-/* Not 0 if there are two zero bytes or more: with at most one, a word is cheaper in a verbatim run
- * than by itself. */
-static uint64_t sparseness(uint64_t word)
-{
-    uint64_t zeros = nonzero_bytes(word) ^ 0x8080808080808080;
-    return zeros & (zeros - 1);
-}
-
-/* How many words, from the first on, are dense: most are, so several are judged at once. */
-static size_t count_dense(const uint8_t *words, size_t count)
-{
-    size_t dense = 0;
-    while (dense + STRIDE <= count) {
-        uint64_t sparse = 0;
-        for (size_t i = 0; i < STRIDE; i++)
-            sparse |= sparseness(load64(words + (dense + i) * WORD));
-        if (sparse != 0)
-            break;
-        dense += STRIDE;
-    }
-    while (dense < count && sparseness(load64(words + dense * WORD)) == 0)
-        dense++;
-    return dense;
-}
-
-static void start_run(struct packer *packer, enum run run)
-{
-    packer->run = run;
-    packer->count = packer->out++;
-    *packer->count = 0;
-}
-
-static void pack_word(struct packer *packer, uint64_t word)
-{
-    uint8_t *tag = packer->out++;
-    *tag = 0;
-    for (unsigned int i = 0; i < WORD; i++) {
-        uint8_t byte = (uint8_t)(word >> 8 * i);
-        if (byte == 0)
-            continue;
-        *tag = (uint8_t)(*tag | 1u << i);
-        *packer->out++ = byte;
-    }
-    packer->run = RUN_NONE;
-    if (*tag == 0)
-        start_run(packer, RUN_ZEROS);
-    else if (*tag == 0xff)
-        start_run(packer, RUN_VERBATIM);
-}
-
-/* How many words, from the first on, join the run. */
-static size_t words_for_run(const struct packer *packer, const uint8_t *words, size_t count)
-{
-    size_t most = packer->run == RUN_NONE ? 0 : (size_t)(RUN_MAX - *packer->count), joining = 0;
-    if (most > count)
-        most = count;
-    if (packer->run == RUN_VERBATIM)
-        return count_dense(words, most);
-    while (joining < most && load64(words + joining * WORD) == 0)
-        joining++;
-    return joining;
-}
-
-static void pack_words(struct packer *packer, const uint8_t *words, size_t count)
-{
-    while (count > 0) {
-        size_t taken = words_for_run(packer, words, count);
-        if (taken > 0) {
-            *packer->count = (uint8_t)(*packer->count + taken);
-            if (packer->run == RUN_VERBATIM) {
-                memcpy(packer->out, words, taken * WORD);
-                packer->out += taken * WORD;
-            }
-        } else {
-            pack_word(packer, load64(words));
-            taken = 1;
-        }
-        words += taken * WORD;
-        count -= taken;
-    }
-}
-
-/* Bytes, and zeros to the end of their last word. */
-static void pack_bytes(struct packer *packer, const uint8_t *bytes, size_t size)
-{
-    size_t whole = size / WORD, rest = size % WORD;
-    uint8_t last[WORD] = {0};
-    pack_words(packer, bytes, whole);
-    if (rest == 0)
-        return;
-    memcpy(last, bytes + whole * WORD, rest);
-    pack_words(packer, last, 1);
-}
-
-size_t capnp_pack(const uint8_t *unpacked, size_t size, uint8_t *packed)
-{
-    struct packer packer = {.out = packed};
-    pack_bytes(&packer, unpacked, size);
-    return (size_t)(packer.out - packed);
-}
-
-int capnp_unpack(const uint8_t **packed, size_t *size, uint8_t *unpacked, size_t unpacked_size)
-{
-    const uint8_t *in = *packed, *in_end = in + *size;
-    uint8_t *out = unpacked, *out_end = unpacked + unpacked_size;
-    while (out < out_end) {
-        if (in == in_end)
-            return -EBADMSG;
-        unsigned int tag = *in++;
-        bool run = tag == 0 || tag == 0xff;
-        if (in_end - in < __builtin_popcount(tag) + run)
-            return -EBADMSG;
-        for (unsigned int i = 0; i < WORD; i++)
-            *out++ = (tag & 1u << i) != 0 ? *in++ : 0;
-        if (!run)
-            continue;
-        ptrdiff_t further = (ptrdiff_t)*in++ * WORD;
-        if (further > out_end - out || (tag != 0 && further > in_end - in))
-            return -EBADMSG;
-        if (tag == 0) {
-            memset(out, 0, (size_t)further);
-        } else {
-            memcpy(out, in, (size_t)further);
-            in += further;
-        }
-        out += further;
-    }
-    *packed = in;
-    *size = (size_t)(in_end - in);
-    return 0;
-}
-
 /* ---- reading ------------------------------------------------------------------------ */
 
 struct message {
     uint8_t *bytes;
     uint32_t segments;
-    uint32_t start[SEGMENTS_MAX + 1]; /* of each, in words; and the end of the last */
+    uint32_t start[SEGMENTS_MAX + 1]; /* of each segment, in words; and the end of the last */
 };
 
 enum pointer_kind {
@@ -221,14 +67,14 @@ enum pointer_kind {
     POINTER_FAR,
 };
 
-/* A pointer that is not far, or no longer, and where it leads: not checked yet. */
+/* A pointer after all far pointers are resolved, and where it leads, which is not checked yet. */
 struct target {
     uint64_t pointer;
     uint32_t segment;
     int64_t at;
 };
 
-/* A structure that lies within its segment. A null pointer's has no data and no pointers. */
+/* A structure that lies within its segment. That of a null pointer has no data and no pointers. */
 struct view {
     const struct message *message;
     uint32_t segment;
@@ -256,7 +102,7 @@ static int64_t offset_of(uint64_t pointer)
     return (int32_t)pointer >> 2;
 }
 
-/* Where a far pointer leads, if so many words are there. */
+/* Finds where a far pointer leads. False if `words` words are not there. */
 static bool locate(
     const struct message *message, uint64_t far, size_t words, uint32_t *segment, size_t *at)
 {
@@ -335,7 +181,7 @@ static bool read_data(const struct view *view, size_t index, uint8_t **data, siz
     return true;
 }
 
-/* Groups of eight bytes are big-endian numbers there, and little-endian words here. */
+/* Keys and nonces are stored as 64-bit numbers: each eight bytes, big-endian, are one word. */
 static bool read_fixed(const struct view *view, size_t index, uint8_t *bytes, size_t size)
 {
     struct view fixed, words;
@@ -349,14 +195,14 @@ static bool read_fixed(const struct view *view, size_t index, uint8_t *bytes, si
     return true;
 }
 
-/* Which member of its union a structure is; `members`, which none of them is, if unknown. */
+/* The number of the union member that is set; `members` if that is not among the known ones. */
 static unsigned int read_member(const struct view *view, unsigned int members)
 {
     unsigned int member = view->data == 0 ? 0 : load16(view->message->bytes + view->at * WORD);
     return member < members ? member : members;
 }
 
-/* The segment table's first word, which says how long the rest is, and the rest. */
+/* Reads the segment table: its first word says how long the table is. */
 static bool read_table(
     struct message *message, const uint8_t **packed, size_t *size, size_t words_max)
 {
@@ -401,14 +247,14 @@ static bool read_root(struct message *message, struct capnp_scratch scratch, con
 
 /* ---- writing ------------------------------------------------------------------------ */
 
-/* Everything of a message but its data: the table's one word, the root pointer, then objects in
- * the order in which they are pointed to. */
+/* A message without its data: the one word of the table, the root pointer, then the objects in the
+ * order in which they are pointed to. */
 struct draft {
     uint8_t words[DRAFT_WORDS * WORD];
     size_t used;
 };
 
-static size_t take(struct draft *draft, size_t words)
+static size_t reserve_words(struct draft *draft, size_t words)
 {
     size_t at = draft->used;
     draft->used += words;
@@ -420,7 +266,7 @@ static uint64_t pointer_to(enum pointer_kind kind, size_t offset)
     return kind | (uint64_t)offset << 2;
 }
 
-/* Makes the word `pointer` lead to what is `offset` words behind it. */
+/* Makes the word `pointer` point to the structure that is `offset` words behind it. */
 static void point_to_struct(
     struct draft *draft, size_t pointer, size_t offset, uint64_t data, uint64_t pointers)
 {
@@ -437,7 +283,7 @@ static void point_to_data(struct draft *draft, size_t pointer, size_t offset, si
 
 static size_t put_struct(struct draft *draft, size_t pointer, size_t data, size_t pointers)
 {
-    size_t at = take(draft, data + pointers);
+    size_t at = reserve_words(draft, data + pointers);
     point_to_struct(draft, pointer, at - pointer - 1, data, pointers);
     return at;
 }
@@ -456,8 +302,8 @@ static void put_fixed(struct draft *draft, size_t pointer, const uint8_t *bytes,
 static size_t put_root(struct draft *draft, size_t data, size_t pointers)
 {
     memset(draft, 0, sizeof *draft);
-    take(draft, 1);
-    return put_struct(draft, take(draft, 1), data, pointers);
+    reserve_words(draft, 1);
+    return put_struct(draft, reserve_words(draft, 1), data, pointers);
 }
 
 static void put_member(struct draft *draft, size_t at, uint64_t member)
@@ -465,7 +311,7 @@ static void put_member(struct draft *draft, size_t at, uint64_t member)
     store64(draft->words + at * WORD, member);
 }
 
-/* The table: one segment, of what is drafted and so many words more. */
+/* Writes the table: one segment, of the draft and `more` words. */
 static void put_table(struct draft *draft, size_t more)
 {
     store64(draft->words, (uint64_t)(draft->used - 1 + more) << 32);
@@ -479,7 +325,7 @@ static size_t write_draft(struct draft *draft, uint8_t *packed)
 
 /* ---- the messages ------------------------------------------------------------------- */
 
-static int result(bool good)
+static int error_unless(bool good)
 {
     return good ? 0 : -EBADMSG;
 }
@@ -495,8 +341,8 @@ int capnp_read_init_connection(
     init->kind = read_member(&root, INIT_KINDS);
     if (init->kind == INIT_LISTEN)
         return 0;
-    return result(init->kind != INIT_KINDS &&
-                  read_fixed(&root, 0, init->public_key, sizeof init->public_key));
+    return error_unless(init->kind != INIT_KINDS &&
+                        read_fixed(&root, 0, init->public_key, sizeof init->public_key));
 }
 
 size_t capnp_write_init_connection(const struct init_connection *init, uint8_t *packed)
@@ -514,8 +360,8 @@ int capnp_read_connection_key(
 {
     struct message message;
     struct view root;
-    return result(read_root(&message, scratch, packed, size, &root) &&
-                  read_fixed(&root, 0, key->public_key, sizeof key->public_key));
+    return error_unless(read_root(&message, scratch, packed, size, &root) &&
+                        read_fixed(&root, 0, key->public_key, sizeof key->public_key));
 }
 
 size_t capnp_write_connection_key(const struct connection_key *key, uint8_t *packed)
@@ -542,22 +388,22 @@ int capnp_read_ka_message(
         return -EBADMSG;
     unsigned int member = read_member(&root, KA_MEMBERS);
     ka->keep_alive = member == KA_KEEP_ALIVE;
-    return result(
+    return error_unless(
         ka->keep_alive || (member == KA_MESSAGE && read_data(&root, 0, &ka->data, &ka->size)));
 }
 
 size_t capnp_write_ka_message(const struct ka_message *ka, uint8_t *packed)
 {
     struct draft draft;
-    struct packer packer = {.out = packed};
+    struct capnp_packer packer = {.out = packed};
     size_t root = put_root(&draft, 1, 1);
     if (ka->keep_alive)
         return write_draft(&draft, packed);
     put_member(&draft, root, KA_MESSAGE);
     point_to_data(&draft, root + 1, 0, ka->size);
     put_table(&draft, words_of(ka->size));
-    pack_words(&packer, draft.words, draft.used);
-    pack_bytes(&packer, ka->data, ka->size);
+    capnp_pack_words(&packer, draft.words, draft.used);
+    capnp_pack_bytes(&packer, ka->data, ka->size);
     return (size_t)(packer.out - packed);
 }
 
@@ -571,7 +417,7 @@ int capnp_read_exchange_rand_nonce(struct capnp_scratch scratch, const uint8_t *
         return -EBADMSG;
     unsigned int member = read_member(&root, 2);
     exchange->has_dest = member == 1;
-    return result(
+    return error_unless(
         member != 2 && read_fixed(&root, 0, exchange->rand_nonce, sizeof exchange->rand_nonce) &&
         read_fixed(&root, 1, exchange->src_public_key, sizeof exchange->src_public_key) &&
         (!exchange->has_dest ||
@@ -595,11 +441,12 @@ int capnp_read_exchange_dh(
 {
     struct message message;
     struct view root;
-    return result(read_root(&message, scratch, packed, size, &root) &&
-                  read_fixed(&root, 0, exchange->dh_public_key, sizeof exchange->dh_public_key) &&
-                  read_fixed(&root, 1, exchange->rand_nonce, sizeof exchange->rand_nonce) &&
-                  read_fixed(&root, 2, exchange->key_salt, sizeof exchange->key_salt) &&
-                  read_fixed(&root, 3, exchange->signature, sizeof exchange->signature));
+    return error_unless(
+        read_root(&message, scratch, packed, size, &root) &&
+        read_fixed(&root, 0, exchange->dh_public_key, sizeof exchange->dh_public_key) &&
+        read_fixed(&root, 1, exchange->rand_nonce, sizeof exchange->rand_nonce) &&
+        read_fixed(&root, 2, exchange->key_salt, sizeof exchange->key_salt) &&
+        read_fixed(&root, 3, exchange->signature, sizeof exchange->signature));
 }
 
 size_t capnp_write_exchange_dh(const struct exchange_dh *exchange, uint8_t *packed)
@@ -638,17 +485,18 @@ int capnp_read_channel_message(struct capnp_scratch scratch, const uint8_t *pack
     unsigned int member = read_member(&content, CONTENT_MEMBERS);
     channel->is_rekey = member == CONTENT_REKEY;
     if (channel->is_rekey)
-        return result(read_rekey(&content, &channel->rekey));
-    return result(member == CONTENT_USER && read_data(&content, 0, &channel->data, &channel->size));
+        return error_unless(read_rekey(&content, &channel->rekey));
+    return error_unless(
+        member == CONTENT_USER && read_data(&content, 0, &channel->data, &channel->size));
 }
 
-/* The padding lies between the root's two pointers and the content. */
+/* The padding lies between the two pointers of the root and the content. */
 size_t capnp_write_channel_message(const struct channel_message *channel, uint8_t *packed)
 {
     struct draft draft;
-    struct packer packer = {.out = packed};
+    struct capnp_packer packer = {.out = packed};
     size_t root = put_root(&draft, 0, 2), padding = words_of(channel->padding_size);
-    size_t content = take(&draft, 2);
+    size_t content = reserve_words(&draft, 2);
     point_to_data(&draft, root, 1, channel->padding_size);
     point_to_struct(&draft, root + 1, padding, 1, 1);
     if (channel->is_rekey) {
@@ -660,9 +508,9 @@ size_t capnp_write_channel_message(const struct channel_message *channel, uint8_
         point_to_data(&draft, content + 1, 0, channel->size);
     }
     put_table(&draft, padding + words_of(channel->size));
-    pack_words(&packer, draft.words, content);
-    pack_bytes(&packer, channel->padding, channel->padding_size);
-    pack_words(&packer, draft.words + content * WORD, draft.used - content);
-    pack_bytes(&packer, channel->data, channel->size);
+    capnp_pack_words(&packer, draft.words, content);
+    capnp_pack_bytes(&packer, channel->padding, channel->padding_size);
+    capnp_pack_words(&packer, draft.words + content * WORD, draft.used - content);
+    capnp_pack_bytes(&packer, channel->data, channel->size);
     return (size_t)(packer.out - packed);
 }

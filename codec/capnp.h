@@ -1,11 +1,9 @@
-/* Offset's messages in Cap'n Proto's packed stream form. One structure and two functions for each:
- * there is nothing here for any other message.
+/* Offset's messages, in Cap'n Proto's packed stream form: one structure and two functions for each.
  *
- * Readers unpack into a scratch that the caller owns, take any message that says the same thing
- * (more segments, other layouts), and refuse with -EBADMSG what is malformed, what names an unknown
- * member of a union, and what would unpack to more than the scratch has room for. What they
- * return is a copy, except for data, which lies in the scratch. What a field says that the
- * message does not have is zeros, or no data.
+ * Readers unpack into a scratch that the caller owns. They accept every encoding of a message (more
+ * segments, other layouts). They return -EBADMSG for a message that is malformed, has an unknown
+ * member of a union, or would unpack to more than the scratch has room for. Fields are copied,
+ * except data, which lies in the scratch. A field that the message lacks is zeros, or no data.
  *
  * Writers make one segment, and return how many bytes they have written. */
 #ifndef RELAY_CAPNP_H
@@ -17,15 +15,15 @@
 #include <sys/types.h>
 
 enum {
-    CAPNP_KEY_SIZE = 32, /* and a salt's */
+    CAPNP_KEY_SIZE = 32, /* bytes of a key or a salt */
     CAPNP_NONCE_SIZE = 16,
     CAPNP_SIGNATURE_SIZE = 64,
 
-    CAPNP_SMALL_MAX = 320, /* what a message without data takes at most when it is written */
+    CAPNP_SMALL_MAX = 320, /* the most bytes of a written message without data */
 };
 
-/* What a message with `size` bytes of data takes at most when it is written: two words pack to 17
- * bytes at worst. */
+/* The most bytes of a written message with `size` bytes of data: two words pack to 17 bytes at
+ * worst. */
 #define CAPNP_DATA_MAX(size) ((size) + (size) / 16 + 128)
 
 struct capnp_scratch {
@@ -42,16 +40,16 @@ enum init_kind {
 
 struct init_connection {
     enum init_kind kind;
-    uint8_t public_key[CAPNP_KEY_SIZE]; /* unless it listens */
+    uint8_t public_key[CAPNP_KEY_SIZE]; /* not with INIT_LISTEN */
 };
 
-/* IncomingConnection and RejectConnection, which are the same bytes. */
+/* IncomingConnection and RejectConnection, which have the same form. */
 struct connection_key {
     uint8_t public_key[CAPNP_KEY_SIZE];
 };
 
 struct ka_message {
-    bool keep_alive; /* and no data */
+    bool keep_alive; /* then there is no data */
     uint8_t *data;
     size_t size;
 };
@@ -76,15 +74,15 @@ struct rekey {
 };
 
 struct channel_message {
-    const uint8_t *padding; /* written; skipped by the reader */
+    const uint8_t *padding; /* the reader skips it */
     size_t padding_size;
     bool is_rekey;
     struct rekey rekey;
-    uint8_t *data; /* unless it is a rekey */
+    uint8_t *data; /* not with a rekey */
     size_t size;
 };
 
-/* How large a scratch a packed message of any kind needs, as far as it says; or -EBADMSG. */
+/* The size of the scratch that a packed message says it needs; or -EBADMSG. */
 ssize_t capnp_measure(const uint8_t *packed, size_t size);
 
 int capnp_read_init_connection(
@@ -100,17 +98,13 @@ int capnp_read_exchange_dh(
 int capnp_read_channel_message(struct capnp_scratch scratch, const uint8_t *packed, size_t size,
     struct channel_message *message);
 
-/* At most CAPNP_SMALL_MAX bytes each, with data CAPNP_DATA_MAX() of it and of the padding. */
+/* They write at most CAPNP_SMALL_MAX bytes; with data or padding, and CAPNP_DATA_MAX() of its size.
+ */
 size_t capnp_write_init_connection(const struct init_connection *init, uint8_t *packed);
 size_t capnp_write_connection_key(const struct connection_key *key, uint8_t *packed);
 size_t capnp_write_ka_message(const struct ka_message *message, uint8_t *packed);
 size_t capnp_write_exchange_rand_nonce(const struct exchange_rand_nonce *exchange, uint8_t *packed);
 size_t capnp_write_exchange_dh(const struct exchange_dh *exchange, uint8_t *packed);
 size_t capnp_write_channel_message(const struct channel_message *message, uint8_t *packed);
-
-/* The packing by itself. capnp_unpack() makes exactly `unpacked_size` bytes, whole words, and moves
- * *packed and *size on past what it took; -EBADMSG if a run or the input ends elsewhere. */
-size_t capnp_pack(const uint8_t *unpacked, size_t size, uint8_t *packed);
-int capnp_unpack(const uint8_t **packed, size_t *size, uint8_t *unpacked, size_t unpacked_size);
 
 #endif

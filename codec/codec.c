@@ -1,4 +1,4 @@
-/* The codecs, by their stable numbers. */
+/* The codecs, by number. */
 #include "codec/codec.h"
 
 const struct codec *const codecs[CODEC_KINDS] = {

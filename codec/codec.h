@@ -1,10 +1,10 @@
-/* A codec stands between a connection's bytes and the messages in them, in the forwarder. It is
- * state and functions only: it reads no descriptor, asks no clock, keeps no list. A connection
- * without one carries plain bytes.
+/* A codec turns the bytes of a connection into messages and back, in the forwarder. It has only a
+ * state and functions: it reads no descriptor and no clock. A connection without a codec carries
+ * plain bytes.
  *
- * Codecs stream: a message is passed on piece by piece as it arrives, in the buffer that it
- * arrived in, so memory does not grow with its size. One whose messages can only be read whole
- * (channel.c) keeps what it has of one, and bounds that itself.
+ * A codec passes a message on piece by piece as it arrives, in the buffer in which it arrived, so
+ * memory does not grow with the message. A codec that can only read whole messages (channel.c)
+ * keeps the part that has come, and bounds it.
  *
  * All times are milliseconds, CLOCK_MONOTONIC. */
 #ifndef RELAY_CODEC_H
@@ -18,11 +18,11 @@
 #include <sys/uio.h>
 
 enum {
-    CODEC_HEAD = 16,          /* bytes in front of every input and piece that may be overwritten */
-    CODEC_FAREWELL_MAX = 160, /* bytes that a farewell takes at most */
+    CODEC_HEAD = 16, /* bytes in front of every input and every piece, which may be overwritten */
+    CODEC_FAREWELL_MAX = 160, /* bytes in a farewell */
 };
 
-/* Part of a message. Its bytes may be changed in place by whoever gets it. */
+/* Part of a message. A function that is given a piece may change its bytes. */
 struct piece {
     uint8_t *bytes;
     size_t size;
@@ -34,60 +34,60 @@ struct piece {
 enum codec_event {
     CODEC_MORE,    /* the input is used up */
     CODEC_PIECE,   /* *piece is part of a message */
-    CODEC_REPLY,   /* piece->bytes are to be written to this same connection as they are, before
+    CODEC_REPLY,   /* piece->bytes are to be written to this connection as they are, before
                     * anything that is encoded later; a sign of life where `replies_live` */
-    CODEC_LIFE,    /* a sign of life, and nothing to pass on */
-    CODEC_CLOSED,  /* the other side has ended the connection in the protocol's own way */
-    CODEC_FAILED,  /* what came breaks the protocol; farewell() knows how */
-    CODEC_STARVED, /* there is no memory for what came */
+    CODEC_LIFE,    /* a sign of life; there is nothing to pass on */
+    CODEC_CLOSED,  /* the client has closed in the way of its protocol */
+    CODEC_FAILED,  /* the client broke the protocol; farewell() says how */
+    CODEC_STARVED, /* there is no memory for the input */
 };
 
 struct codec {
     const char *name;
     size_t state_size;
-    /* Makes a state (zeroed before) of a handoff's session, at `now`. What it allocates counts
-     * as the account's. 0 or a negative errno; close() is called in any case, wipes what is secret
-     * and frees what it allocated. */
+    /* Makes a state, which is zeroed before, from a handoff's session. Memory that it allocates is
+     * counted in `account`. 0 or a negative errno. close() wipes and frees, and is called in either
+     * case. */
     int (*open)(void *state, const uint8_t *session, size_t size, int64_t now,
         struct budget_account *account);
     void (*close)(void *state);
-    /* Drops what it has of a message that is not whole. Nothing is decoded after that. NULL: it
-     * never has any. */
+    /* Drops the part of a message that it keeps. Nothing is decoded after that. NULL: it keeps
+     * none. */
     void (*forget)(void *state);
 
-    /* Decodes *size bytes at *input, and moves both on past what it used up. Called until it
-     * says CODEC_MORE, CODEC_CLOSED, CODEC_FAILED or CODEC_STARVED. A piece, or a reply, is valid
-     * until the next call; CODEC_HEAD bytes in front of *input may be written to. */
+    /* Decodes *size bytes at *input, and moves both past the bytes that it used. It is called until
+     * it returns CODEC_MORE, CODEC_CLOSED, CODEC_FAILED or CODEC_STARVED. A piece or a reply is
+     * valid until the next call. It may overwrite CODEC_HEAD bytes in front of *input. */
     enum codec_event (*decode)(
         void *state, uint8_t **input, size_t *size, int64_t now, struct piece *piece);
 
-    /* Encodes a piece for this connection: *out is what to write. It is the piece itself with a
-     * head in front (in_place), or a buffer of the codec's that is valid until any codec of this
-     * kind is called again. 0 or a negative errno. */
+    /* Encodes a piece for this connection; *out is to be written. It is the piece with a head in
+     * front (in_place), or a buffer of the codec, valid until a codec of this kind is called again.
+     * 0 or a negative errno. */
     int (*encode)(void *state, const struct piece *piece, int64_t now, struct iovec *out);
     bool in_place;
 
-    /* What is written last: to end the connection with this code and reason (NULL: none) where
-     * the protocol has such a thing; code 0: as befits what decode() has said. At most
-     * CODEC_FAREWELL_MAX bytes. Returns how many: 0 for a plain close. */
+    /* Writes the bytes that end the connection, with a code and a reason (NULL: none) where the
+     * protocol has them; code 0: the code that fits the last event of decode(). Returns how many
+     * bytes, at most CODEC_FAREWELL_MAX; 0: the connection is only closed. */
     size_t (*farewell)(void *state, uint16_t code, const char *reason, uint8_t *out);
-    bool mutual_close; /* the other side answers a farewell with its own, before the close */
+    bool mutual_close; /* the client answers a farewell with its own, and then the relay closes */
 
-    /* When nothing has been sent for `quiet_time` (0: never mind), quiet() makes what is then
-     * sent. When nothing has been received for `silent_time`, silent() makes what asks for a sign
-     * of life (or nothing), and returns 0, or -ETIMEDOUT: the other side counts as gone, unless it
-     * was not read. The same rules for *out as in encode(). silent_jitter: its time is that much
-     * shorter or longer, from one connection to another. */
+    /* When nothing was sent for `quiet_time` (0: never), quiet() makes a message to send. When
+     * nothing was received for `silent_time`, silent() makes a message that asks for a sign of life
+     * (or none) and returns 0; or it returns -ETIMEDOUT: the client counts as gone, unless its
+     * input was not read. *out is as in encode(). silent_jitter: by how much silent_time differs
+     * from connection to connection, to both sides. */
     int (*quiet)(void *state, int64_t now, struct iovec *out);
     int (*silent)(void *state, int64_t now, struct iovec *out);
     int64_t quiet_time, silent_time, silent_jitter;
-    bool replies_live; /* what is replied to is a sign of life */
+    bool replies_live; /* input that gets a reply is a sign of life */
 };
 
-/* By which a handoff names them, between versions, too: a number keeps its meaning for ever, and
- * one whose session changes gets another. */
+/* The number of a codec in a handoff. Old and new versions of relay use it between them, so it
+ * never changes; a codec whose session changes gets another number. */
 enum codec_kind {
-    CODEC_PLAIN = 0, /* none: bytes are bytes */
+    CODEC_PLAIN = 0, /* no codec */
     CODEC_WEBSOCKET = 1,
     CODEC_CHANNEL = 2,
     CODEC_KINDS,

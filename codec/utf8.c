@@ -1,16 +1,17 @@
 /* UTF-8 by the table of well-formed byte sequences (Unicode, table 3-7), as a state machine without
- * a branch: each byte has a row with the successors of all states, so that any text is checked at
- * one byte for each cycle or so; ASCII, which most of it is, is passed over in whole blocks. */
+ * branches: each byte has a row with the successor of every state. Any text is checked at about one
+ * byte per cycle; ASCII, which is most of it, is skipped in blocks. */
 #include "codec/utf8.h"
 
-/* What may come next. A state is the number of the bit in a row where its successor is. */
+/* What may come next. A state is also the number of the bit in a row at which its successor stands.
+ */
 enum state {
     BROKEN = UTF8_BROKEN,
     FIRST = UTF8_WHOLE,
     LAST = 12,
     LAST_2 = 18,
     LAST_3 = 24,
-    /* Behind these first bytes not every other may come. */
+    /* Behind these first bytes, the second byte is restricted. */
     BEHIND_E0 = 30,
     BEHIND_ED = 36,
     BEHIND_F0 = 42,
@@ -30,7 +31,7 @@ enum state {
 #define TIMES_16(row) TIMES_12(row), TIMES_3(row), row
 #define TIMES_64(row) TIMES_16(row), TIMES_16(row), TIMES_16(row), TIMES_16(row)
 
-/* What has no successor in a row is broken, and stays so. */
+/* A state without a successor in a row goes to BROKEN, and so does BROKEN. */
 static const uint64_t rows[256] = {
     TIMES_64(FROM_FIRST(FIRST)), /* 00 */
     TIMES_64(FROM_FIRST(FIRST)),
@@ -54,7 +55,7 @@ static const uint64_t rows[256] = {
     FROM_FIRST(BEHIND_F4),
 };
 
-/* A vector register's worth of bytes, wherever they are. */
+/* As many bytes as a vector register has, at any address. */
 typedef uint64_t lane __attribute__((vector_size(16), aligned(1), may_alias));
 
 enum {

@@ -6,16 +6,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How far a text is well-formed that comes in parts; any other state is within a character. */
+/* The state of a check of text that comes in parts. Other states are within a character. */
 enum {
-    UTF8_BROKEN = 0, /* whatever may follow */
-    UTF8_WHOLE = 6,  /* also before its first byte */
+    UTF8_BROKEN = 0, /* it is not UTF-8, whatever follows */
+    UTF8_WHOLE = 6,  /* between two characters; also before the first */
 };
 
-/* Checks the next part of a text. Returns the state behind it, of the state in front of it. */
+/* Checks the next part of a text: from the state before it to the state behind it. */
 uint8_t utf8_check(uint8_t state, const uint8_t *bytes, size_t size);
 
-/* Whether these bytes are well-formed, from the first to the last. */
+/* Whether these bytes are a whole text in UTF-8. */
 bool utf8_valid(const uint8_t *bytes, size_t size);
 
 #endif

@@ -1,4 +1,4 @@
-/* RFC 6455 framing as a streaming codec. Sections named in comments are the RFC's. */
+/* RFC 6455 framing as a codec. Numbers in parentheses are sections of the RFC. */
 #include "codec/websocket.h"
 
 #include "codec/utf8.h"
@@ -9,13 +9,13 @@
 
 enum {
     FINAL = 0x80,      /* in a frame's first byte */
-    RESERVED = 0x70,   /* belongs to extensions */
-    MASKED = 0x80,     /* in its second */
-    LENGTH_16 = 126,   /* in the second's other bits: the length follows, in two bytes */
-    LENGTH_64 = 127,   /* in eight */
+    RESERVED = 0x70,   /* bits of extensions */
+    MASKED = 0x80,     /* in the second byte */
+    LENGTH_16 = 126,   /* in the other bits of the second byte: the length follows, in two bytes */
+    LENGTH_64 = 127,   /* the length follows, in eight bytes */
     CONTROL_MAX = 125, /* bytes of a control frame's payload (5.5) */
     CONTROL_HEAD = 2,
-    SILENT_TIME = 25000, /* proxies in front give up after 60 s */
+    SILENT_TIME = 25000, /* proxies close silent connections after 60 s */
     SILENT_JITTER = 3000,
     PINGS_MAX = 2, /* unanswered */
 };
@@ -45,14 +45,14 @@ static void put_big_endian(uint8_t *bytes, size_t size, uint64_t value)
         bytes[i - 1] = (uint8_t)value;
 }
 
-/* A vector register's worth of bytes, wherever they are: gcc makes none of a plain loop at -O2,
- * and it is worth three times the speed. */
+/* As many bytes as a vector register has, at any address. gcc does not vectorize a plain loop at
+ * -O2, and vectors are three times as fast. */
 typedef uint32_t lane __attribute__((vector_size(16), aligned(1), may_alias));
 
-/* Applies the mask in place, and turns it to where the next bytes begin (5.3). */
+/* Applies the mask in place, and rotates it for the bytes that follow (5.3). */
 static void unmask(uint8_t *bytes, size_t size, uint8_t mask[WEBSOCKET_MASK_SIZE])
 {
-    uint8_t turned[WEBSOCKET_MASK_SIZE];
+    uint8_t rotated[WEBSOCKET_MASK_SIZE];
     uint32_t word;
     size_t at = 0;
     memcpy(&word, mask, WEBSOCKET_MASK_SIZE);
@@ -66,22 +66,22 @@ static void unmask(uint8_t *bytes, size_t size, uint8_t mask[WEBSOCKET_MASK_SIZE
     for (; at < size; at++)
         bytes[at] ^= mask[at % WEBSOCKET_MASK_SIZE];
     for (size_t i = 0; i < WEBSOCKET_MASK_SIZE; i++)
-        turned[i] = mask[(size + i) % WEBSOCKET_MASK_SIZE];
-    memcpy(mask, turned, WEBSOCKET_MASK_SIZE);
+        rotated[i] = mask[(size + i) % WEBSOCKET_MASK_SIZE];
+    memcpy(mask, rotated, WEBSOCKET_MASK_SIZE);
 }
 
 /* ---- frames in: the head --------------------------------------------------------- */
 
-static void end(struct websocket *websocket, bool failed, uint16_t code)
+static void end_input(struct websocket *websocket, bool failed, uint16_t code)
 {
     websocket->phase = WEBSOCKET_ENDED;
     websocket->failed = failed;
     websocket->code = code;
 }
 
-static void fail(struct websocket *websocket)
+static void fail_protocol(struct websocket *websocket)
 {
-    end(websocket, true, WEBSOCKET_PROTOCOL_ERROR);
+    end_input(websocket, true, WEBSOCKET_PROTOCOL_ERROR);
 }
 
 static uint8_t opcode_of(const struct websocket *websocket)
@@ -110,7 +110,7 @@ static size_t length_size(const struct websocket *websocket)
     return length == LENGTH_64 ? 8 : length == LENGTH_16 ? 2 : 0;
 }
 
-/* Whether a frame may begin with these two bytes, here (5.1, 5.2, 5.4, 5.5). */
+/* Whether the next frame may begin with these two bytes (5.1, 5.2, 5.4, 5.5). */
 static bool may_begin(const struct websocket *websocket)
 {
     if ((websocket->head[0] & RESERVED) != 0 || (websocket->head[1] & MASKED) == 0)
@@ -130,7 +130,7 @@ static bool may_begin(const struct websocket *websocket)
     }
 }
 
-/* Reads the length; false unless it is in the shortest form (5.2). */
+/* Reads the length. False unless it has its shortest form (5.2). */
 static bool take_length(struct websocket *websocket)
 {
     size_t size = length_size(websocket);
@@ -172,19 +172,19 @@ static bool collect_head(struct websocket *websocket, uint8_t **input, size_t *s
     return websocket->head_size >= wanted;
 }
 
-/* A head that is wrong from its beginning is refused there, whatever may follow. */
+/* A head with two wrong first bytes is refused before the rest has come. */
 static enum codec_event decode_head(struct websocket *websocket, uint8_t **input, size_t *size)
 {
     if (!collect_head(websocket, input, size, 2))
         return CODEC_MORE;
     if (!may_begin(websocket)) {
-        fail(websocket);
+        fail_protocol(websocket);
         return CODEC_FAILED;
     }
     if (!collect_head(websocket, input, size, 2 + length_size(websocket) + WEBSOCKET_MASK_SIZE))
         return CODEC_MORE;
     if (!take_length(websocket)) {
-        fail(websocket);
+        fail_protocol(websocket);
         return CODEC_FAILED;
     }
     begin_payload(websocket);
@@ -193,7 +193,7 @@ static enum codec_event decode_head(struct websocket *websocket, uint8_t **input
 
 /* ---- frames in: payload ---------------------------------------------------------- */
 
-/* Takes what there is of this frame's payload off the input, unmasked. */
+/* Takes the payload of this frame that is there off the input, and unmasks it. */
 static size_t take_payload(struct websocket *websocket, uint8_t **input, size_t *size)
 {
     size_t count = websocket->left < *size ? (size_t)websocket->left : *size;
@@ -204,8 +204,8 @@ static size_t take_payload(struct websocket *websocket, uint8_t **input, size_t 
     return count;
 }
 
-/* Text that is not UTF-8 fails where no byte that follows could mend it (8.1), or where it ends
- * within a character. */
+/* Text fails at the first byte that cannot be UTF-8 (8.1), or where the message ends within a
+ * character. */
 static bool is_well_formed(struct websocket *websocket, const struct piece *piece)
 {
     if (!piece->text)
@@ -214,8 +214,8 @@ static bool is_well_formed(struct websocket *websocket, const struct piece *piec
     return websocket->utf8 == UTF8_WHOLE || (websocket->utf8 != UTF8_BROKEN && !piece->last);
 }
 
-/* CODEC_PIECE when there is something to pass on: an empty piece only where the message ends with
- * it. */
+/* Returns CODEC_PIECE when there is something to pass on. A piece is empty only at the end of a
+ * message. */
 static enum codec_event decode_data(
     struct websocket *websocket, uint8_t **input, size_t *size, struct piece *piece)
 {
@@ -227,7 +227,7 @@ static enum codec_event decode_data(
     if (websocket->left == 0)
         websocket->phase = WEBSOCKET_IN_HEAD;
     if (!is_well_formed(websocket, piece)) {
-        end(websocket, true, WEBSOCKET_INVALID_DATA);
+        end_input(websocket, true, WEBSOCKET_INVALID_DATA);
         return CODEC_FAILED;
     }
     if (piece->size == 0 && !piece->last)
@@ -236,25 +236,25 @@ static enum codec_event decode_data(
     return CODEC_PIECE;
 }
 
-/* Codes that may be sent (7.4): those defined, and those left to libraries and applications. */
+/* Whether a client may send this code (7.4): it is registered, or free for applications. */
 static bool is_code(uint16_t code)
 {
     return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) ||
            (code >= 3000 && code <= 4999);
 }
 
-/* A close frame: empty, or a code and a reason in UTF-8 (5.5.1). */
+/* A close frame is empty, or has a code and a reason in UTF-8 (5.5.1). */
 static enum codec_event take_close(struct websocket *websocket)
 {
     const uint8_t *payload = websocket->control + CONTROL_HEAD;
     size_t size = websocket->control_size;
     uint16_t code = size < 2 ? 0 : (uint16_t)get_big_endian(payload, 2);
     if (size == 1 || (size >= 2 && !is_code(code)))
-        fail(websocket);
+        fail_protocol(websocket);
     else if (size > 2 && !utf8_valid(payload + 2, size - 2))
-        end(websocket, true, WEBSOCKET_INVALID_DATA);
+        end_input(websocket, true, WEBSOCKET_INVALID_DATA);
     else
-        end(websocket, false, code);
+        end_input(websocket, false, code);
     return websocket->failed ? CODEC_FAILED : CODEC_CLOSED;
 }
 
@@ -337,7 +337,7 @@ static int websocket_encode(void *state, const struct piece *piece, int64_t now,
     return 0;
 }
 
-/* How much of a reason fits, without cutting a character in two. */
+/* How many bytes of a reason fit, in whole characters. */
 static size_t reason_size(const char *reason)
 {
     size_t size = reason == NULL ? 0 : strlen(reason);
@@ -363,8 +363,8 @@ static size_t put_close(uint8_t *out, uint16_t code, const char *reason)
     return put_head(payload, FINAL | CLOSE, size) + size;
 }
 
-/* A close that was received is answered with its own code, or without one if it had none
- * (5.5.1). Nothing follows a close. */
+/* A close frame is answered with its code, or without a code if it has none (5.5.1). Nothing is
+ * sent after a close frame. */
 static size_t websocket_farewell(void *state, uint16_t code, const char *reason, uint8_t *out)
 {
     struct websocket *websocket = state;

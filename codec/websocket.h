@@ -1,10 +1,9 @@
-/* RFC 6455, the server's side, as a relay needs it: frames in and out of the forwarder by
- * websocket_codec.
+/* WebSocket (RFC 6455), the server's side, as a codec.
  *
- * Messages are passed on in pieces as they arrive, whatever their size and however they are
- * cut; only a frame's head and a control frame's payload (at most 125 bytes) are ever kept. Text is
- * checked as it passes, as an endpoint must (section 8.1): what is not UTF-8 ends the connection,
- * and is not passed on. There are no extensions. */
+ * Messages are passed on in pieces as they arrive, in frames of any size. Only the head of a frame
+ * and the payload of a control frame (at most 125 bytes) are kept. Text is checked on its way, as
+ * RFC 6455 demands (section 8.1): text that is not UTF-8 is not passed on, and ends the connection.
+ * Extensions are not supported. */
 #ifndef RELAY_WEBSOCKET_H
 #define RELAY_WEBSOCKET_H
 
@@ -24,7 +23,7 @@ enum websocket_code {
     WEBSOCKET_INVALID_DATA = 1007,
     WEBSOCKET_POLICY = 1008,
     WEBSOCKET_TOO_BIG = 1009,
-    WEBSOCKET_UNEXPECTED = 1011, /* something kept this end from going on */
+    WEBSOCKET_UNEXPECTED = 1011, /* the relay cannot go on */
     WEBSOCKET_TRY_LATER = 1013,
 };
 
@@ -34,8 +33,8 @@ enum {
 
 enum {
     WEBSOCKET_MASK_SIZE = 4,
-    WEBSOCKET_HEAD_MAX = 2 + 8 + WEBSOCKET_MASK_SIZE, /* of a frame that a client sends */
-    WEBSOCKET_CONTROL_MAX = 2 + 125, /* a control frame that is sent, whole (5.5) */
+    WEBSOCKET_HEAD_MAX = 2 + 8 + WEBSOCKET_MASK_SIZE, /* bytes; of a frame from a client */
+    WEBSOCKET_CONTROL_MAX = 2 + 125, /* bytes of a whole control frame to a client (5.5) */
 };
 
 /* What comes next on the wire. */
@@ -48,29 +47,29 @@ enum websocket_phase {
 
 struct websocket {
     uint64_t left; /* bytes of this frame's payload that are yet to come */
-    uint16_t code; /* WEBSOCKET_ENDED: what to close with; 0: without one */
+    uint16_t code; /* WEBSOCKET_ENDED: the code to close with; 0: none */
     uint8_t phase;
-    uint8_t pings; /* that nothing has answered */
-    bool failed;   /* WEBSOCKET_ENDED: else it was closed */
+    uint8_t pings; /* sent since the last input */
+    bool failed;   /* WEBSOCKET_ENDED: the client broke the protocol; else it closed */
     bool close_sent;
-    bool in_message; /* its last frame has not begun */
-    bool text;       /* of this message */
-    uint8_t utf8;    /* how far this text is well-formed */
-    bool unspoken;   /* nothing of it was passed on yet */
+    bool in_message; /* the last frame of a message has not begun */
+    bool text;       /* this message is text */
+    uint8_t utf8;    /* the state of the check of this text */
+    bool unspoken;   /* nothing of this message was passed on yet */
     uint8_t head_size;
     uint8_t control_size;
     uint8_t head[WEBSOCKET_HEAD_MAX];
-    uint8_t
-        mask[WEBSOCKET_MASK_SIZE]; /* turned so that its first byte is for the next one to come */
-    uint8_t control[WEBSOCKET_CONTROL_MAX]; /* room in front for the head of a pong */
+    uint8_t mask[WEBSOCKET_MASK_SIZE]; /* rotated: its first byte is for the next byte of payload */
+    uint8_t control[WEBSOCKET_CONTROL_MAX]; /* payload, behind room for the head of a pong */
 };
 
-/* A session of websocket_codec is empty: a greeting ends between two messages. */
+/* A handoff's session is empty: a greeting ends between two messages. */
 
-/* Whether the next byte begins a frame, and that a message. */
+/* Whether the next byte is the first of a message. */
 bool websocket_is_between(const struct websocket *websocket);
-/* How long the frame is whose first bytes are at `head`: 0: more of them are needed; -EPROTO: it is
- * refused, or has others behind it in its message; -EMSGSIZE: its payload is more than `max`. */
+/* The size of the frame whose first bytes are at `head`. 0: more bytes are needed; -EPROTO: the
+ * frame is refused, or is not the last of its message; -EMSGSIZE: its payload is larger than `max`.
+ */
 ssize_t websocket_measure(
     const struct websocket *websocket, uint8_t *head, size_t size, size_t max);
 

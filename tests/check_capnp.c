@@ -1,5 +1,6 @@
 /* Offset's messages: read and written as in the test vectors, and whatever is malformed refused. */
 #include "codec/capnp.h"
+#include "codec/packing.h"
 #include "suite.h"
 #include "vectors.h"
 
