@@ -1,4 +1,4 @@
-/* The handoff: one datagram each, sent by workers, received by the forwarder. */
+/* The handoff: see handoff.h. */
 #include "handoff.h"
 
 #include "base/pass_descriptor.h"
@@ -20,7 +20,7 @@ enum {
     BEHIND_MAX = HANDOFF_SESSION_MAX + HANDOFF_LONG_NAME_MAX,
 };
 
-/* As long as the longest that is understood. */
+/* Has room for the longest datagram that is understood. */
 struct datagram {
     struct handoff_head head;
     uint8_t rest[FIXED_SIZE + HANDOFF_APPENDED_MAX + BEHIND_MAX];
@@ -59,7 +59,7 @@ int handoff_listen(const char *path)
     int error = unix_socket_address(path, &address);
     if (error != 0)
         return error;
-    if (unlink(path) < 0 && errno != ENOENT) /* a dead forwarder's; its lock says that it is dead */
+    if (unlink(path) < 0 && errno != ENOENT) /* a dead forwarder's: the caller has its lock */
         return -errno;
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
@@ -86,7 +86,7 @@ int handoff_connect(const char *path, int timeout)
     return error;
 }
 
-/* -ECONNRESET: another process that shares the descriptor has noticed first. */
+/* -ECONNRESET: a process that shares the descriptor has noticed before this one. */
 bool handoff_is_lost(int error)
 {
     return error == -ECONNREFUSED || error == -ECONNRESET || error == -ENOTCONN || error == -EPIPE;
@@ -112,7 +112,7 @@ int handoff_send(int socket, const struct handoff *handoff, int descriptor)
     if (handoff->session_size > sizeof handoff->session ||
         handoff->long_name_size > sizeof handoff->long_name)
         return -EINVAL;
-    size_t size = FIXED_SIZE + handoff->session_size; /* without its unused end */
+    size_t size = FIXED_SIZE + handoff->session_size; /* without the unused end of the session */
     memcpy(datagram.rest, handoff, size);
     memcpy(datagram.rest + size, handoff->long_name, handoff->long_name_size);
     size += handoff->long_name_size;
@@ -122,7 +122,7 @@ int handoff_send(int socket, const struct handoff *handoff, int descriptor)
     return error == -EAGAIN ? -ETIMEDOUT : error;
 }
 
-/* Whether its parts are as long as it says. */
+/* Whether the parts of a datagram are as long as its head says. */
 static bool is_whole(const struct datagram *datagram, size_t size)
 {
     const struct handoff_head *head = &datagram->head;
@@ -133,8 +133,8 @@ static bool is_whole(const struct datagram *datagram, size_t size)
            size == sizeof *head + head->fixed_size + head->session_size;
 }
 
-/* Puts the parts where they are here, whatever the writer's version. False: what follows the fixed
- * part is not as long as that says. */
+/* Copies the parts of a datagram, of whatever version, to where this version has them. False:
+ * session and long name are not as long as the fixed part says. */
 static bool unpack(const struct datagram *datagram, struct handoff *handoff)
 {
     const struct handoff_head *head = &datagram->head;
@@ -174,7 +174,7 @@ static bool is_well_formed(const struct handoff *handoff, bool with_descriptor)
     }
 }
 
-/* Whether a connection is lost if it cannot be used: the others only tell of one. */
+/* Whether a connection is lost when this handoff cannot be used. The other kinds bring none. */
 static bool brings_connection(const struct handoff *handoff)
 {
     return handoff->kind != HANDOFF_LOOK && handoff->kind != HANDOFF_RECORD &&
@@ -182,9 +182,9 @@ static bool brings_connection(const struct handoff *handoff)
            handoff->kind != HANDOFF_LEAVE;
 }
 
-/* fault: what became of its descriptors, as passing_receive() says. */
-static int take(const struct datagram *datagram, size_t size, struct handoff *handoff, int fault,
-    bool with_descriptor)
+/* fault: what pass_descriptor_receive() says of the descriptors. */
+static int read_datagram(const struct datagram *datagram, size_t size, struct handoff *handoff,
+    int fault, bool with_descriptor)
 {
     int error = fault;
     if (!is_whole(datagram, size))
@@ -214,7 +214,7 @@ int handoff_receive(int socket, struct handoff *handoff, int *descriptor)
     else if (size == 0 && *descriptor < 0)
         return -EAGAIN; /* nobody can send any more */
     size_t length = fault == 0 ? (size_t)size : received;
-    int error = take(&datagram, length, handoff, fault, fault != 0 || *descriptor >= 0);
+    int error = read_datagram(&datagram, length, handoff, fault, fault != 0 || *descriptor >= 0);
     sodium_memzero(&datagram, length);
     if (error != 0 && *descriptor >= 0) {
         close(*descriptor);

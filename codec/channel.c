@@ -1,9 +1,9 @@
-/* Offset's secure channel: frames of a counter nonce and ChaCha20-Poly1305, the handshake that
- * makes their keys, the rekeying that replaces them, and the keepalive layer inside. See Offset's
- * protocol version 0.
+/* Offset's secure channel (version 0 of its protocol): frames sealed by ChaCha20-Poly1305 with a
+ * counter as the nonce, the handshake that makes the keys, the rekeying that replaces them, and the
+ * keepalive layer inside.
  *
- * Codec states own what they hold of a frame that is not whole yet. The buffers of whole messages
- * are the process's: one message is decoded, then encoded, at a time. */
+ * A codec state owns the part of a frame that has come so far. The buffers for whole messages
+ * belong to the process: it decodes and encodes one message at a time. */
 #include "codec/channel.h"
 
 #include <assert.h>
@@ -22,42 +22,43 @@ enum {
     VERSION_SIZE = 4, /* zeros */
     PADDING_MAX = 255,
 
-    WAITING_FRAME_MIN = 1 << 17, /* from who has no peer: padding, and little else */
-    WAITING_FRAME_MAX = 1 << 21, /* when there is much that others hold, and when there is not */
+    WAITING_FRAME_MIN =
+        1 << 17, /* bytes of a frame from a client without a peer: enough for padding */
+    WAITING_FRAME_MAX = 1 << 21, /* the same where other clients hold little memory */
 
     QUIET_TIME = 16000,
     SILENT_TIME = 32000,
 
-    /* Rekeys that the other side begins, which cost us two scalar multiplications each: one a
-     * second, and as many in advance as hold nobody else up. */
+    /* The other side may begin one rekey per second, and so many at once. Each costs the relay two
+     * scalar multiplications, so these many do not delay other clients. */
     REKEY_PACE = 1000,
     REKEYS_AT_ONCE = 64,
 
     REKEY_FRAME_MAX = OVERHEAD + CAPNP_SMALL_MAX + CAPNP_DATA_MAX(PADDING_MAX),
     BUFFER_MIN = 1 << 16,
-    BUFFER_KEPT = 2 << 20, /* larger ones are freed once they are not needed */
+    BUFFER_KEPT = 2 << 20, /* larger buffers are freed after use */
     PADDING_POOL = 16 * (PADDING_MAX + 1),
 };
 
 struct channel {
     struct channel_session session;
     int64_t rekey_at;
-    int64_t rekeys_paid; /* until when, for those that the other side began */
+    int64_t rekeys_paid; /* the time up to which the other side has used its rekeys */
     struct budget_account *account;
-    uint8_t *partial; /* the beginning of a frame, NULL when there is none */
+    uint8_t *partial; /* the part of a frame that has come; NULL: none */
     size_t held, room;
 };
 
 static_assert(sizeof(struct channel_session) <= 512, "must leave room in a handoff's session");
 
-static struct capnp_scratch middle;  /* the outer layer unpacked; or the inner one packed */
-static struct capnp_scratch message; /* the inner layer unpacked, which holds a piece */
-static struct capnp_scratch frames;  /* what is sent */
+static struct capnp_scratch middle;  /* the unpacked outer layer; or the packed inner layer */
+static struct capnp_scratch message; /* the unpacked inner layer, in which a piece lies */
+static struct capnp_scratch frames;  /* frames to send */
 
 /* ---- buffers ------------------------------------------------------------------------ */
 
-/* What was in it is lost. 0 or -ENOMEM. */
-static int make_room(struct capnp_scratch *buffer, size_t size)
+/* Makes a buffer as large as this; its content is lost. 0 or -ENOMEM. */
+static int resize_buffer(struct capnp_scratch *buffer, size_t size)
 {
     if (size <= buffer->size)
         return 0;
@@ -70,15 +71,15 @@ static int make_room(struct capnp_scratch *buffer, size_t size)
 }
 
 /* Makes room to unpack a message. 0 or a negative errno. */
-static int make_room_for(struct capnp_scratch *buffer, const uint8_t *packed, size_t size)
+static int resize_buffer_for(struct capnp_scratch *buffer, const uint8_t *packed, size_t size)
 {
     ssize_t unpacked = capnp_measure(packed, size);
     if (unpacked < 0 || unpacked > CHANNEL_MESSAGE_MAX)
         return -EBADMSG;
-    return make_room(buffer, (size_t)unpacked);
+    return resize_buffer(buffer, (size_t)unpacked);
 }
 
-/* Large messages are few, and their room is not for keeping. */
+/* Large messages are rare, and their buffers are not kept. */
 static void drop_large_buffers(void)
 {
     struct capnp_scratch *buffers[] = {&middle, &message, &frames};
@@ -106,7 +107,7 @@ int channel_derive(const uint8_t *salt, const uint8_t *secret, uint8_t *key)
     return good ? 0 : -ENOMEM;
 }
 
-/* Makes one's own half of an exchange, which is then pending: its public part is for sending. */
+/* Makes the relay's half of a key exchange, and writes the public part, which is to be sent. */
 static int begin_exchange(struct channel_session *session, uint8_t *dh_public_key)
 {
     randombytes_buf(session->pending.secret, sizeof session->pending.secret);
@@ -115,7 +116,7 @@ static int begin_exchange(struct channel_session *session, uint8_t *dh_public_ke
     return crypto_scalarmult_base(dh_public_key, session->pending.secret) == 0 ? 0 : -EBADMSG;
 }
 
-/* With the other half: both directions' new keys. */
+/* Makes the new keys of both directions, with the other side's half. */
 static int complete_exchange(
     struct channel_session *session, const uint8_t *dh_public_key, const uint8_t *salt)
 {
@@ -142,7 +143,7 @@ int channel_payload_size(const uint8_t *header, size_t max)
     return size <= max ? (int)size : -EMSGSIZE;
 }
 
-/* Puts the header in front of a payload that is there already. Returns the frame's size. */
+/* Writes the header in front of a payload. Returns the size of the frame. */
 static size_t put_header(uint8_t *frame, size_t payload_size)
 {
     uint64_t size = htobe64(payload_size);
@@ -157,8 +158,8 @@ static void make_nonce(const struct channel_key *key, uint8_t nonce[NONCE_SIZE])
     memcpy(nonce, &counter, sizeof counter);
 }
 
-/* A length that nobody can foresee and bytes that do not pack; the cipher hides both anyway, so
- * that a pool from a cheap stream is good enough. */
+/* Padding has a random length, and random bytes, which do not pack. The cipher hides both, so bytes
+ * of a fast generator are good enough. */
 static void draw_padding(struct channel_message *channel_message)
 {
     static uint8_t pool[PADDING_POOL];
@@ -175,7 +176,7 @@ static void draw_padding(struct channel_message *channel_message)
     channel_message->padding = pool + left;
 }
 
-/* Writes the frame of a message, whose padding is added. Returns its size. */
+/* Writes the frame of a message, with padding. Returns its size. */
 static size_t seal(
     struct channel_key *sender, struct channel_message *channel_message, uint8_t *frame)
 {
@@ -190,8 +191,8 @@ static size_t seal(
     return put_header(frame, NONCE_SIZE + (size_t)sealed);
 }
 
-/* Decrypts a payload in place. The nonce that is expected of the old key is never that of
- * the new one, so the nonce says which it is. */
+/* Decrypts a payload in place. The nonce says which key it is under: the next nonce of the old key
+ * is never that of the new key. */
 static int unseal(struct channel_session *session, struct iovec *payload)
 {
     uint8_t expected[NONCE_SIZE], *nonce = payload->iov_base, *text = nonce + NONCE_SIZE;
@@ -219,7 +220,7 @@ static int unseal(struct channel_session *session, struct iovec *payload)
 
 /* ---- the handshake ------------------------------------------------------------------ */
 
-/* What an ExchangeDh is signed over. */
+/* The fields of an ExchangeDh that are signed. */
 struct signed_part {
     uint8_t bytes[CAPNP_KEY_SIZE + CAPNP_NONCE_SIZE + CAPNP_KEY_SIZE];
 };
@@ -263,7 +264,7 @@ static int take_nonce(struct channel_handshake *handshake, const uint8_t *payloa
 {
     struct exchange_rand_nonce theirs;
     struct exchange_dh own;
-    int error = make_room_for(&middle, payload, size);
+    int error = resize_buffer_for(&middle, payload, size);
     if (error == 0)
         error = capnp_read_exchange_rand_nonce(middle, payload, size, &theirs);
     if (error == 0)
@@ -285,7 +286,7 @@ static int take_nonce(struct channel_handshake *handshake, const uint8_t *payloa
 static int take_dh(struct channel_handshake *handshake, const uint8_t *payload, size_t size)
 {
     struct exchange_dh theirs;
-    int error = make_room_for(&middle, payload, size);
+    int error = resize_buffer_for(&middle, payload, size);
     if (error == 0)
         error = capnp_read_exchange_dh(middle, payload, size, &theirs);
     if (error != 0)
@@ -325,7 +326,7 @@ void channel_end(struct channel_handshake *handshake)
 
 /* ---- rekeying ----------------------------------------------------------------------- */
 
-/* Begins an exchange and writes its Rekey, under the key that is still current. */
+/* Begins an exchange, and writes its Rekey under the current key. */
 static int send_rekey(struct channel *channel, uint8_t *frame, size_t *size)
 {
     struct channel_session *session = &channel->session;
@@ -338,7 +339,7 @@ static int send_rekey(struct channel *channel, uint8_t *frame, size_t *size)
     return 0;
 }
 
-/* Whether the other side may begin a rekey now, which is then counted. */
+/* Whether the other side may begin a rekey now. If so, it is counted. */
 static bool afford_rekey(struct channel *channel, int64_t now)
 {
     if (channel->rekeys_paid > now + (int64_t)(REKEYS_AT_ONCE - 1) * REKEY_PACE)
@@ -354,7 +355,8 @@ static enum codec_event failure(int error)
     return error == -ENOMEM ? CODEC_STARVED : CODEC_FAILED;
 }
 
-/* A Rekey is an answer to ours or one that crossed it, which are alike; or it is answered. */
+/* A Rekey is answered, unless the relay has sent one itself: then it is the answer to that, or has
+ * crossed it, which is handled in the same way. */
 static enum codec_event take_rekey(
     struct channel *channel, const struct rekey *theirs, int64_t now, struct piece *piece)
 {
@@ -362,7 +364,7 @@ static enum codec_event take_rekey(
     bool answer = !session->has_pending;
     if (answer && !afford_rekey(channel, now))
         return CODEC_FAILED;
-    int error = answer ? make_room(&frames, REKEY_FRAME_MAX) : 0;
+    int error = answer ? resize_buffer(&frames, REKEY_FRAME_MAX) : 0;
     *piece = (struct piece){.bytes = frames.bytes, .first = true, .last = true};
     if (error == 0 && answer)
         error = send_rekey(channel, frames.bytes, &piece->size);
@@ -422,7 +424,7 @@ int channel_suspend(const void *state, struct channel_session *session)
     return 0;
 }
 
-/* Only tunnels have long frames. */
+/* The largest frame of this connection. Only tunnels may have long frames. */
 static size_t frame_limit(const struct channel *channel)
 {
     if (channel->account->share == BUDGET_FRAMES)
@@ -430,12 +432,13 @@ static size_t frame_limit(const struct channel *channel)
     return budget_allowance(BUDGET_WAITING, WAITING_FRAME_MIN, WAITING_FRAME_MAX);
 }
 
-/* Holds on to so many bytes of input. The room for a frame is at most twice what came of it. */
-static int hold(struct channel *channel, uint8_t **input, size_t *size, size_t count, size_t whole)
+/* Keeps `count` bytes of input. The buffer is at most twice as large as the part that has come. */
+static int keep_partial(
+    struct channel *channel, uint8_t **input, size_t *size, size_t count, size_t whole)
 {
     size_t needed = channel->held + count;
     if (whole > frame_limit(channel))
-        return whole > WAITING_FRAME_MAX ? -EMSGSIZE : -ENOMEM; /* others have what it would need */
+        return whole > WAITING_FRAME_MAX ? -EMSGSIZE : -ENOMEM; /* other clients use the memory */
     if (needed > channel->room) {
         size_t room = needed * 2 < whole ? needed * 2 : whole;
         uint8_t *partial = realloc(channel->partial, room);
@@ -452,7 +455,7 @@ static int hold(struct channel *channel, uint8_t **input, size_t *size, size_t c
     return 0;
 }
 
-/* The whole size of the frame that begins here, or that of its header while no more is known. */
+/* The size of the frame that begins here; while its header is not whole, the size of the header. */
 static int measure(const uint8_t *bytes, size_t size, size_t *whole)
 {
     *whole = CHANNEL_HEADER;
@@ -465,8 +468,8 @@ static int measure(const uint8_t *bytes, size_t size, size_t *whole)
     return 0;
 }
 
-/* Finds a whole frame's payload where it lies, which is in the input if all of it is there. 1, 0
- * if there is none yet, or a negative errno. */
+/* Finds the payload of the next whole frame: in the input if all of it is there, else in the
+ * partial frame. Returns 1; 0 if no frame is whole; or a negative errno. */
 static int next_frame(struct channel *channel, uint8_t **input, size_t *size, struct iovec *payload)
 {
     size_t whole;
@@ -487,7 +490,7 @@ static int next_frame(struct channel *channel, uint8_t **input, size_t *size, st
         if (*size == 0)
             return 0;
         size_t missing = whole - channel->held;
-        error = hold(channel, input, size, missing < *size ? missing : *size, whole);
+        error = keep_partial(channel, input, size, missing < *size ? missing : *size, whole);
         if (error != 0)
             return error;
     }
@@ -500,13 +503,13 @@ static enum codec_event take_payload(
     struct ka_message inner;
     int error = unseal(&channel->session, payload);
     if (error == 0)
-        error = make_room_for(&middle, payload->iov_base, payload->iov_len);
+        error = resize_buffer_for(&middle, payload->iov_base, payload->iov_len);
     if (error == 0)
         error = capnp_read_channel_message(middle, payload->iov_base, payload->iov_len, &outer);
     if (error == 0 && outer.is_rekey)
         return take_rekey(channel, &outer.rekey, now, piece);
     if (error == 0)
-        error = make_room_for(&message, outer.data, outer.size);
+        error = resize_buffer_for(&message, outer.data, outer.size);
     if (error == 0)
         error = capnp_read_ka_message(message, outer.data, outer.size, &inner);
     if (error != 0)
@@ -534,18 +537,18 @@ static enum codec_event channel_decode(
     return event;
 }
 
-/* What is sent for a message: its frame, behind that of a Rekey when it is time for one. */
-static int send_message(
+/* Writes the frame of a message, behind that of a Rekey when it is time for one. */
+static int write_message(
     struct channel *channel, const struct ka_message *inner, int64_t now, struct iovec *out)
 {
     size_t begun = 0;
-    int error = make_room(&middle, CAPNP_DATA_MAX(inner->size));
+    int error = resize_buffer(&middle, CAPNP_DATA_MAX(inner->size));
     if (error != 0)
         return error;
     struct channel_message outer = {
         .data = middle.bytes, .size = capnp_write_ka_message(inner, middle.bytes)};
-    error =
-        make_room(&frames, REKEY_FRAME_MAX + OVERHEAD + CAPNP_DATA_MAX(outer.size + PADDING_MAX));
+    error = resize_buffer(
+        &frames, REKEY_FRAME_MAX + OVERHEAD + CAPNP_DATA_MAX(outer.size + PADDING_MAX));
     if (error == 0 && now >= channel->rekey_at) {
         channel->rekey_at = now + CHANNEL_REKEY_TIME;
         error = channel->session.has_pending ? 0 : send_rekey(channel, frames.bytes, &begun);
@@ -562,12 +565,12 @@ static int channel_encode(void *state, const struct piece *piece, int64_t now, s
     struct ka_message inner = {.data = piece->bytes, .size = piece->size};
     if (!piece->first || !piece->last || piece->size > CHANNEL_MESSAGE_MAX)
         return -EMSGSIZE;
-    return send_message(state, &inner, now, out);
+    return write_message(state, &inner, now, out);
 }
 
 static int channel_quiet(void *state, int64_t now, struct iovec *out)
 {
-    return send_message(state, &(struct ka_message){.keep_alive = true}, now, out);
+    return write_message(state, &(struct ka_message){.keep_alive = true}, now, out);
 }
 
 static int channel_silent(void *state, int64_t now, struct iovec *out)
@@ -578,7 +581,7 @@ static int channel_silent(void *state, int64_t now, struct iovec *out)
     return -ETIMEDOUT;
 }
 
-/* There are no words for an end. */
+/* The protocol has no words for an end. */
 static size_t channel_farewell(void *state, uint16_t code, const char *reason, uint8_t *out)
 {
     (void)state;

@@ -1,10 +1,10 @@
-/* Offset's secure channel: frames, handshake, keys, rekeying, keepalive. Its data flow through
- * channel_codec (codec.h) in the forwarder; here is what a worker needs before that.
+/* Offset's secure channel: frames, handshake, keys, rekeying, keepalive. In the forwarder,
+ * channel_codec (codec.h) carries its data. This header has what a worker needs before that: the
+ * handshake.
  *
- * Neither end of the handshake waits for a descriptor here: frames are fed in, and what is to
- * be sent comes out. A caller reads CHANNEL_HEADER bytes, which say how many more belong to the
- * frame, then exactly those, and so never takes a byte of what the handoff's receiver is to read.
- */
+ * The handshake reads no descriptor: the caller hands in frames, and sends what comes out. The
+ * caller reads CHANNEL_HEADER bytes, which say how long the payload is, and then exactly the
+ * payload. So it never consumes a byte that the forwarder is to read. */
 #ifndef RELAY_CHANNEL_H
 #define RELAY_CHANNEL_H
 
@@ -16,14 +16,14 @@
 #include <stdint.h>
 
 enum {
-    CHANNEL_HEADER = 8, /* the payload's size, in front of it */
-    CHANNEL_MESSAGE_MAX =
-        1 << 26, /* a message unpacked, of either layer: Cap'n Proto's own limit */
-    CHANNEL_FRAME_MAX = CAPNP_DATA_MAX(CHANNEL_MESSAGE_MAX + 4096), /* so, a payload at most */
-    CHANNEL_GREETING_MAX = 4096, /* and one in the handshake, where messages are small */
-    CHANNEL_SEND_MAX = 1024,     /* what one step of the handshake has to send at most */
+    CHANNEL_HEADER = 8,            /* bytes in front of the payload: its size */
+    CHANNEL_MESSAGE_MAX = 1 << 26, /* bytes of an unpacked message: Cap'n Proto's own limit */
+    CHANNEL_FRAME_MAX = CAPNP_DATA_MAX(CHANNEL_MESSAGE_MAX + 4096), /* bytes of a payload */
+    CHANNEL_GREETING_MAX = 4096, /* bytes of a payload in the handshake, where messages are small */
+    CHANNEL_SEND_MAX = 1024,     /* bytes that one step of the handshake sends */
 
-    CHANNEL_REKEY_TIME = 3600000, /* from one rekey to the next that is begun here */
+    CHANNEL_REKEY_TIME =
+        3600000, /* milliseconds from one rekey to the next that the relay begins */
 };
 
 struct channel_key {
@@ -31,27 +31,28 @@ struct channel_key {
     uint64_t counter; /* of frames under this key */
 };
 
-/* One's own half of an exchange that the other side has yet to complete. */
+/* The relay's half of a key exchange that the other side has not completed yet. */
 struct channel_exchange {
     uint8_t secret[crypto_scalarmult_SCALARBYTES];
     uint8_t salt[CAPNP_KEY_SIZE];
 };
 
-/* A connection's state between frames: flat, so that it travels in a handoff. Secret. */
+/* The state of a connection between two frames. It has no pointers, so it can be part of a handoff.
+ * Secret. */
 struct channel_session {
-    uint8_t peer[crypto_sign_PUBLICKEYBYTES]; /* who the other side has shown to be */
+    uint8_t peer[crypto_sign_PUBLICKEYBYTES]; /* the key that the other side has proved to own */
     struct channel_key sender, receiver;
-    struct channel_key old_receiver; /* until a frame comes under the one that replaced it */
-    struct channel_exchange pending; /* of the handshake, then of a Rekey that was sent */
+    struct channel_key old_receiver; /* until a frame comes under the new key */
+    struct channel_exchange pending; /* of the handshake, later of a Rekey that was sent */
     uint8_t has_old_receiver, has_pending;
 };
 
-/* What the handshake expects next of the other side. */
+/* What the handshake expects next from the other side. */
 enum channel_stage {
     CHANNEL_VERSION,
     CHANNEL_NONCE,
     CHANNEL_DH,
-    CHANNEL_READY, /* nothing: the session is complete, for channel_codec.open() */
+    CHANNEL_READY, /* nothing: the session is ready for channel_codec.open() */
 };
 
 struct channel_handshake {
@@ -61,23 +62,23 @@ struct channel_handshake {
     struct channel_session session;
 };
 
-/* The size of the payload behind a header; -EMSGSIZE if it is more than `max`. */
+/* The size of the payload behind a header; -EMSGSIZE if it is larger than `max`. */
 int channel_payload_size(const uint8_t *header, size_t max);
 
-/* Begins a handshake for an Ed25519 identity, whose secret key must stay where it is. Writes what
- * to send first, at most CHANNEL_SEND_MAX bytes, and returns how many. It may wait for the other
- * side's first two frames, and for no more. */
+/* Begins a handshake for an Ed25519 identity; the secret key must stay where it is. Writes the
+ * first bytes to send, at most CHANNEL_SEND_MAX, and returns how many. They may be sent after the
+ * other side's first two frames have come, but not later: the other side waits for them. */
 size_t channel_begin(struct channel_handshake *handshake, const uint8_t *public_key,
     const uint8_t *secret_key, uint8_t *send);
-/* Takes the next frame's payload. *sent: how many bytes to send were written, at most
- * CHANNEL_SEND_MAX. 0, whereupon `stage` says whether it is done, or -EBADMSG. */
+/* Takes the payload of the next frame, and writes *sent bytes to send, at most CHANNEL_SEND_MAX. 0,
+ * and `stage` says what comes next; or -EBADMSG. */
 int channel_proceed(struct channel_handshake *handshake, const uint8_t *payload, size_t size,
     uint8_t *send, size_t *sent);
-/* Wipes it. */
+/* Wipes the handshake. */
 void channel_end(struct channel_handshake *handshake);
 
-/* The session in a state of channel_codec, for a handoff after some frames have been read and
- * written; -EBUSY while the state holds part of a frame. */
+/* Copies the session out of a state of channel_codec that has read or written frames, for a
+ * handoff. 0, or -EBUSY while the state has part of a frame. */
 int channel_suspend(const void *state, struct channel_session *session);
 
 /* The key of one direction: HKDF-SHA-512/256 of the X25519 secret with the sender's salt. 0 or a
