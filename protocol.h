@@ -1,8 +1,9 @@
-/* A protocol, as all of relay knows it: one file in proto/, and one line in PROTOCOLS.
+/* A protocol: one file in proto/, and one line in PROTOCOLS (CONTRIBUTING.md adds one as an
+ * example).
  *
- * Its greeting runs in a worker: blocking, against one deadline, on a connection of which nothing
- * has been consumed. It consumes exactly its handshake, and ends in a request. Its words, and its
- * rules for clients that wait for news, are used by the forwarder. */
+ * Its greeting runs in a worker. It reads a connection of which nothing is consumed yet, blocking,
+ * against one deadline; it consumes exactly the client's handshake, and makes a request to the
+ * table. The forwarder uses the protocol's words, and its rules for clients that wait for news. */
 #ifndef RELAY_PROTOCOL_H
 #define RELAY_PROTOCOL_H
 
@@ -20,17 +21,17 @@ struct lobby_rules;
 
 enum {
     PROTOCOL_PREFIX_MAX = 8,
-    PROTOCOL_BEGINNING_MAX = 32, /* bytes by which protocols are told apart */
+    PROTOCOL_BEGINNING_MAX = 32, /* bytes by which a protocol is recognised */
     PROTOCOL_WORDS_MAX = 64,
     PROTOCOL_SPEECH_MAX = CODEC_HEAD + PROTOCOL_WORDS_MAX + CODEC_FAREWELL_MAX,
 };
 
-/* What a protocol says to a client of its own accord. */
+/* What the relay itself says to a client. */
 struct words {
     uint8_t message[PROTOCOL_WORDS_MAX];
     size_t size; /* 0: no message */
-    bool text;   /* else binary, where the codec tells them apart */
-    /* With what a codec that has such a thing ends the connection. 0: with what befits it. */
+    bool text;   /* else binary, where the codec has both */
+    /* With these a codec that has them ends the connection. 0: with the code that fits. */
     uint16_t code;
     const char *reason;
 };
@@ -54,7 +55,7 @@ enum protocol_number {
 #define NUMBER(number, constant, name) PROTOCOL_##constant = (number),
     PROTOCOLS(NUMBER)
 #undef NUMBER
-    PROTOCOL_UNKNOWN = PROTOCOL_TRANSIT, /* until it is recognised: the one that takes all others */
+    PROTOCOL_UNKNOWN = PROTOCOL_TRANSIT, /* of a connection that is not recognised yet */
 };
 
 #define ONE(number, constant, name) +1
@@ -69,7 +70,7 @@ struct prefix {
     uint8_t bytes[PROTOCOL_PREFIX_MAX];
 };
 
-/* What the first bytes of a connection say of whether it is of a protocol. */
+/* What the first bytes of a connection say of its protocol. */
 enum beginning {
     BEGINNING_OTHER,
     BEGINNING_UNDECIDED, /* more bytes will tell */
@@ -78,18 +79,18 @@ enum beginning {
 
 struct protocol {
     const char *name;
-    /* How a bare connection of this kind begins: with one of these, or as begins() judges up to
-     * PROTOCOL_BEGINNING_MAX bytes. With neither, it takes whatever no other does. */
+    /* How a connection without WebSocket begins: with one of these prefixes, or as begins() says of
+     * up to PROTOCOL_BEGINNING_MAX bytes. A protocol with neither takes every connection. */
     const struct prefix *prefixes;
     size_t prefix_count;
     enum beginning (*begins)(const uint8_t *head, size_t size);
-    /* From the first byte to a request, and what the forwarder needs. Returns PAIR_HAPPY, or
-     * what became of the connection, which the worker then tells the client in the words of
-     * farewell(). NULL: there are no bare connections of this kind. */
+    /* Reads the handshake, and fills in the request and what the forwarder needs besides. Returns
+     * PAIR_HAPPY, or the outcome of the connection, which the worker then tells the client in the
+     * words of farewell(). NULL: the protocol needs a WebSocket. */
     enum pair_outcome (*greet)(
         struct greeting *greeting, struct pair_request *request, struct handoff *handoff);
 
-    /* Goes on where it had called greeting_settle(). NULL: it never does. */
+    /* The same from where greet() called greeting_settle(). NULL: it does not. */
     enum pair_outcome (*resume)(
         struct greeting *greeting, struct pair_request *request, struct handoff *handoff);
 
@@ -106,18 +107,17 @@ struct protocol {
     enum pair_outcome (*greet_message)(struct greeting *greeting, const uint8_t *message,
         size_t size, struct pair_request *request, struct handoff *handoff);
 
-    /* What a client says before its peer has come is kept for that; else it is impatient. */
     bool binary_only; /* a text message is refused (WEBSOCKET_UNSUPPORTED) */
-    bool patient;
-    /* A client loses what it reads together with the answer to its upgrade: it is sent nothing
-     * before it has been heard, or some time has passed. */
+    bool patient;     /* messages before the peer has come are kept; else the client is impatient */
+    /* Clients lose messages that arrive together with the answer to their upgrade. So nothing is
+     * sent to a client before it has sent something, or some time has passed. */
     bool deaf_at_first;
     int64_t wait_time; /* for a peer: milliseconds; 0: --wait-timeout */
-    /* What an end is told when it is joined to its peer, and when it is closed. name: the
-     * handoff's. Words are zeroed before. */
+    /* What a client is told when it is joined to its peer, and when it is closed. name: the
+     * handoff's. The words are zeroed before. */
     void (*welcome)(const uint8_t *name, size_t name_size, struct words *words);
     void (*farewell)(enum pair_outcome outcome, enum pair_reason reason, struct words *words);
-    const struct lobby_rules *lobby; /* NULL: nobody waits for news */
+    const struct lobby_rules *lobby; /* NULL: no client waits for news */
 };
 
 /* By number. */
@@ -125,8 +125,8 @@ extern const struct protocol *const protocols[PROTOCOL_COUNT];
 /* Their numbers, in the order of PROTOCOLS. */
 extern const uint8_t protocols_in_order[PROTOCOL_COUNT];
 
-/* Puts words into the form of a codec (NULL: plain) with this state: the message, and when
- * `closing` what ends the connection. Returns how many bytes that is. */
+/* Writes words in the form of a codec (NULL: plain) with this state: the message, and if `closing`
+ * the bytes that end the connection. Returns how many bytes. */
 size_t protocol_speech(const struct codec *codec, void *state, const struct words *words,
     bool closing, int64_t now, uint8_t speech[static PROTOCOL_SPEECH_MAX]);
 
