@@ -95,6 +95,7 @@ def a_client_that_connects_while_the_forwarder_stops_waits_for_the_next_forwarde
         wait_until(lambda: relay.status()["states"]["joined"] == 0, "it to be stopping")
         token = new_token()
         early = [server.connect().send(line(token, new_side())) for _ in range(2)]
+        relay.wait_for(matched=2)
         early[0].expect_silence()
         assert alive(last), "it has not ended yet"
         reader.close()
@@ -239,9 +240,9 @@ def the_health_is_503_while_there_is_no_memory_for_newcomers():
             wait_until(is_told, "memory to be short")
             assert get(relay, "/healthz").status == 503
             early = relay.connect().send(line(TOKEN := new_token(), new_side()))
-            early.expect_silence(1)
-            assert get(relay, "/healthz").status == 503
             exchange(*pair)
+            assert get(relay, "/healthz").status == 503
+            early.expect_silence()
         other = relay.connect().send(line(TOKEN, new_side()))
         exchange(early.expect(b"ok\n"), other.expect(b"ok\n"))
         assert get(relay, "/healthz").status == 200

@@ -43,6 +43,21 @@ def wait_until(condition, what, patience=PATIENCE):
         time.sleep(0.01)
 
 
+def wait_until_still(measure, what, seconds=0.5):
+    """Waits until measure() has had the same value for so long, and not 0; that is returned."""
+    last = since = None
+
+    def is_still():
+        nonlocal last, since
+        value, now = measure(), time.monotonic()
+        if value != last or not value:
+            last, since = value, now
+        return now - since > seconds
+
+    wait_until(is_still, f"{what} to stand still", patience=3 * PATIENCE)
+    return last
+
+
 def free_port():
     """Of those that the kernel gives to no connection, so that nobody has it in the meantime."""
     while True:
@@ -361,12 +376,14 @@ class Client:
         got = self.receive(1)
         assert got == b"", f"expected the end, got {got!r}"
 
-    def expect_silence(self, seconds=0.1):
+    def expect_silence(self, seconds=0.0):
+        """Nothing has come by now, or comes within so many seconds. It is called with none behind
+        something that would have come later."""
         self.socket.settimeout(seconds)
         try:
             got = self.socket.recv(1)
             raise AssertionError(f"expected nothing, got {got!r}")
-        except TimeoutError:
+        except (BlockingIOError, TimeoutError):
             pass
         finally:
             self.socket.settimeout(PATIENCE)

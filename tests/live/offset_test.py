@@ -8,10 +8,9 @@ import random
 import re
 import stat
 import tempfile
-import time
 
 import offset_capnp as capnp
-from harness import Relay, behaviour, run, wait_until
+from harness import Relay, behaviour, run, wait_until, wait_until_still
 from offset_client import (Closed, Connection, Identity, PADDING_MAX, Refused, base64url, framed,
                            no_padding)
 from offset_relay import (OffsetRelay, Tally, Task, WAYS, exchange, message_of, receive_all,
@@ -89,7 +88,7 @@ def more_than_the_relay_holds_before_the_accept_waits_and_is_delivered():
         connector = relay.connector(listener)
         before = memory(relay)
         sending = Task(send_all, connector, [MEBIBYTE] * 48)
-        time.sleep(2)
+        wait_until_still(lambda: connector.frames_sent, "the sender")
         assert sending.is_alive(), "the relay takes all without an end"
         grown = memory(relay) - before
         assert grown < 16 * MEBIBYTE, f"the relay grew by {grown} bytes"
@@ -462,7 +461,7 @@ def messages_are_delivered_though_their_sender_has_long_left():
         connector, acceptor = relay.tunnel(listener)
         sent = send_all(connector, [10_000] * 20)
         connector.close()
-        time.sleep(0.5)
+        exchange(*relay.tunnel(listener))  # which comes after that
         assert receive_all(acceptor) == sent
 
 
@@ -474,7 +473,7 @@ def messages_are_delivered_though_the_other_side_goes_on_sending():
             speaking = Task(send_until_closed, staying)
             sent = send_all(leaving, [10_000] * 100)
             leaving.finish()  # without reading, and without a reset
-            time.sleep(0.3)
+            exchange(*relay.tunnel())  # which comes after that
             assert receive_all(staying) == sent
             staying.finish()
             speaking.result()
@@ -570,7 +569,7 @@ def a_reader_that_pauses_loses_nothing_and_costs_no_memory():
         connector, acceptor = relay.tunnel(padding=no_padding)
         before = memory(relay)
         sending = Task(send_all, connector, [MEBIBYTE] * 64)
-        time.sleep(3)
+        wait_until_still(lambda: connector.frames_sent, "the sender")
         grown = memory(relay) - before
         assert sending.is_alive(), "the relay takes all without an end"
         assert grown < 16 * MEBIBYTE, f"the relay grew by {grown} bytes"

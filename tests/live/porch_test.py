@@ -182,9 +182,9 @@ def the_oldest_of_a_source_that_has_its_share_is_closed_and_then_of_the_source_t
         others.append(connect_from(relay, "127.0.0.20").send(b"p"))
         crowd[1].expect_end()
         on_porch(relay, 21)
-        for client in (*crowd[2:], *others):
-            client.expect_silence(0.01)
         close_all(make_pair(relay))
+        for client in (*crowd[2:], *others):
+            client.expect_silence()
 
 
 @behaviour()

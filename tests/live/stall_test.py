@@ -100,13 +100,13 @@ def a_client_that_connects_while_the_forwarder_stands_still_is_served_once_it_go
         try:
             first = relay.connect().send(line(token, new_side()))
             second = relay.connect().send(line(token, new_side()))
-            lonely = relay.connect().send(line(new_token()))
+            lonely = relay.connect().send(line(other_token := new_token()))
             relay.wait_for(matched=2, waiting=1)
             time.sleep(ARRIVAL_TIME + 0.5)
         finally:
             os.kill(forwarder, signal.SIGCONT)
         exchange_bytes(first.expect(b"ok\n"), second.expect(b"ok\n"))
-        lonely.expect_silence()
+        exchange_bytes(relay.connect().send(line(other_token)).expect(b"ok\n"), lonely.expect(b"ok\n"))
 
 
 @behaviour()

@@ -803,7 +803,7 @@ def a_process_that_is_killed_takes_its_own_connections_along_and_no_others(whom)
         if whom == "worker":
             other = meet(Secure(relay), relay.connect())
             client.send(b"please relay ")
-            time.sleep(0.1)
+            relay.wait_for(greeting=1)
             for worker in relay.workers():
                 os.kill(worker, signal.SIGKILL)
             exchange(*other)

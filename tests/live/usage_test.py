@@ -352,7 +352,7 @@ def a_long_reader_of_the_database_costs_no_record_and_delays_no_client():
         for count in (2, 3):
             in_one_file(make_pair(records.relay))
             records.wait(count)
-        time.sleep(0.5)  # for the recorder to have tried
+        # As the last one is a line, the recorder has tried to store the one before.
         with sqlite3.connect(records.database, timeout=1) as other:
             assert other.execute("SELECT count(*) FROM usage").fetchall() == [(1,)]
         reader.close()

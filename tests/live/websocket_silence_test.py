@@ -128,7 +128,8 @@ def silent_clients_are_pinged_alone_and_in_pairs_and_closed_after_two_unanswered
     """All at once, as each takes more than a minute."""
     with Relay() as relay:
         for task in [Task(check, relay) for check in (
-                a_waiting_client_is_pinged, a_waiting_client_that_answers_no_ping_is_dropped, a_client_that_sends_is_not_pinged,
+                a_waiting_client_is_pinged, a_waiting_client_that_answers_no_ping_is_dropped,
+                a_client_that_sends_is_not_pinged,
                 a_vanished_client_that_is_not_read_is_dropped,
                 both_ends_of_a_pair_are_pinged, an_end_that_misses_two_is_dropped_with_its_pair,
                 an_end_that_only_listens_is_pinged_and_one_that_talks_is_not)]:
