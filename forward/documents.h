@@ -44,10 +44,10 @@ void documents_remove(struct documents_peer *peer, struct documents_id id);
  * matched yet. */
 bool documents_is_to_be_matched(const struct documents_peer *peer);
 
-/* Introduces `peer` and `other`, which hold these documents in common. If the peer has joined a
- * document for the first time, these are all that they have in common, new ones first; `again`: it
- * has only joined documents again that it held before, and these are those. Must not call functions
- * of this module that change something. */
+/* Introduces `peer` to `other`; the documents are held by both. If the peer has joined one of them
+ * for the first time, they are all that both hold, new ones first; `again`: the peer held all of
+ * them before, and has joined them again. Must not call functions of this module that change
+ * something. */
 typedef void documents_introducer(void *context, struct documents_peer *peer,
     struct documents_peer *other, const struct documents_id *ids, size_t count, bool again);
 

@@ -71,7 +71,7 @@ int forwarder_open(struct forwarder *forwarder, const struct forward_setup *setu
 /* Waits for events, `timeout` milliseconds at most (-1: for ever) with these signals blocked, and
  * does what there is to do then. */
 void forwarder_round(struct forwarder *forwarder, const sigset_t *while_waiting, int timeout);
-/* Follows the options of whoever was started last, as its handoffs give them. */
+/* Follows the options of the process that was started last, which come with its handoffs. */
 void forwarder_heed_terms(struct forwarder *forwarder, const struct terms *terms);
 /* Closes the connections that are leaving, and frees the forwarder: all others have been dismissed
  * before. */

@@ -1,6 +1,6 @@
-/* Linear hashing: see index.h. There are `count` buckets; `round` is the largest power of two up to
- * that. The buckets from `round` on were split from the first ones, and these and those are chosen
- * by one bit more of the hash than the others. */
+/* Linear hashing: see index.h. There are `count` buckets, and `round` is the largest power of two
+ * up to that. A bucket from `round` on was split from the bucket that is `round` places before it.
+ * These two are told apart by one bit more of the hash than all buckets that were not split yet. */
 #include "forward/index.h"
 
 #include <errno.h>

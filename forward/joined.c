@@ -20,10 +20,10 @@ static void limit_pair(const struct forwarder *forwarder, struct connection *con
         connection->ended = connection->peer->ended = true;
 }
 
-/* A pair of bytes is over when both directions are delivered, or the only one that is left cannot
- * be completed; a pair of messages, whose clients close both directions at once, when one is. When
- * nothing more is written to either, nothing can be delivered. Two clients that have both closed
- * need no shutdown before the close. */
+/* A pair that moves bytes is over when both directions are delivered and both clients were told so
+ * by a shutdown, which clients that have both closed do not need; or when one direction is
+ * delivered whose sender is broken. A pair that moves messages is over when one direction is
+ * delivered, as a client closes both at once. */
 static bool is_over(const struct connection *connection)
 {
     const struct connection *peer = connection->peer;

@@ -231,6 +231,24 @@ static int start_recorder(const struct options *options, const struct runtime *r
     return -1;
 }
 
+/* What a forwarder needs besides its socket and its table. Returns -1, and logs why, if it cannot
+ * be had. */
+static int prepare_process(
+    const struct options *options, struct retirement *retirement, struct forward_setup *setup)
+{
+    retirement->users_lock = open_users_lock(retirement->runtime);
+    if (retirement->users_lock < 0 ||
+        start_recorder(options, retirement->runtime, setup->table, &setup->recorder) < 0)
+        return -1;
+    remember_places(retirement);
+    process_name("relay-forward", "forwarder", options->runtime_directory);
+    if (records_prepare() != 0) {
+        log_error("cannot forward: OpenSSL lacks what TLS needs");
+        return -1;
+    }
+    return sandbox_enter(SANDBOX_FORWARDER, -1);
+}
+
 static int run_forwarder(const struct options *options, struct retirement *retirement)
 {
     struct forward_setup setup = {
@@ -249,26 +267,15 @@ static int run_forwarder(const struct options *options, struct retirement *retir
         return EXIT_RUN_TIME;
     pair_adopt(setup.table);
     pair_set_forwarder(setup.table, HANDOFF_VERSION);
-    retirement->users_lock = open_users_lock(retirement->runtime);
-    if (retirement->users_lock < 0 ||
-        start_recorder(options, retirement->runtime, setup.table, &setup.recorder) < 0)
-        goto close;
-    remember_places(retirement);
-    process_name("relay-forward", "forwarder", options->runtime_directory);
-    if (records_prepare() != 0) {
-        log_error("cannot forward: OpenSSL lacks what TLS needs");
-        goto close;
+    if (prepare_process(options, retirement, &setup) == 0) {
+        notify_ready("Forwarding");
+        int error = forward_run(&setup);
+        errno = -error;
+        if (error != 0)
+            log_error_errno("cannot forward");
+        else
+            status = 0;
     }
-    if (sandbox_enter(SANDBOX_FORWARDER, -1) < 0)
-        goto close;
-    notify_ready("Forwarding");
-    int error = forward_run(&setup);
-    errno = -error;
-    if (error != 0)
-        log_error_errno("cannot forward");
-    else
-        status = 0;
-close:
     if (setup.recorder >= 0)
         close(setup.recorder);
     if (retirement->users_lock >= 0)
@@ -339,8 +346,8 @@ static int passed_socket(void)
     return -2;
 }
 
-/* passed: the socket that systemd passed, -1: there is none. on_demand: several may start at once,
- * and it is no news that only one of them is needed. */
+/* passed: the socket that systemd has passed, -1: there is none. on_demand: several forwarders may
+ * be started at once, and it is not logged that only one of them is needed. */
 static int forward(const struct options *options, int passed, bool on_demand)
 {
     struct runtime runtime;

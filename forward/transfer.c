@@ -423,35 +423,25 @@ static bool judge_read(struct connection *from, ssize_t count)
     return false;
 }
 
-static size_t read_tls(struct transfer *transfer, struct connection *from, size_t size)
+/* Whether a read of up to `size` bytes has emptied the socket, so that more bytes make another
+ * event. A read of the kernel's TLS ends with a record, and says nothing of that. */
+static bool has_emptied(const struct connection *from, size_t count, size_t size)
 {
-    ssize_t count = tls_stream_read(from->tls, from->fd, transfer->scratch, size);
-    if (!judge_read(from, count))
-        return 0;
-    if (from->tls->drained && !from->hung_up)
-        from->readable = false;
-    return (size_t)count;
-}
-
-static size_t read_plain(struct transfer *transfer, struct connection *from, size_t size)
-{
-    ssize_t count = recv(from->fd, transfer->scratch, size, MSG_DONTWAIT);
-    if (!judge_read(from, count))
-        return 0;
-    /* A short read has emptied the socket, and more bytes make another event; but a read of the
-     * kernel's TLS ends with a record. */
-    if ((size_t)count < size && !from->hung_up && !from->kernel_tls)
-        from->readable = false;
-    return (size_t)count;
+    return from->tls != NULL ? from->tls->drained : count < size && !from->kernel_tls;
 }
 
 size_t transfer_read(struct transfer *transfer, struct connection *from, size_t size)
 {
-    size_t count =
-        from->tls != NULL ? read_tls(transfer, from, size) : read_plain(transfer, from, size);
+    ssize_t count = from->tls != NULL
+                        ? tls_stream_read(from->tls, from->fd, transfer->scratch, size)
+                        : recv(from->fd, transfer->scratch, size, MSG_DONTWAIT);
+    if (!judge_read(from, count))
+        return 0;
+    if (has_emptied(from, (size_t)count, size) && !from->hung_up)
+        from->readable = false;
     if (from->state == CONNECTION_LEAVING)
         from->discarded += (uint32_t)count;
-    return count;
+    return (size_t)count;
 }
 
 static bool carries_plain(const struct connection *connection)
