@@ -1,4 +1,4 @@
-/* relay: which role this process plays, by the name it was called by and its first argument. */
+/* relay: chooses the role of this process by its name and its first argument. */
 #include "base/descriptors.h"
 #include "base/log.h"
 #include "base/process.h"
@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* p2p-copy's way to start its relay, in which TLS is the rule. */
+/* As p2p-copy starts its relay: without a certificate it refuses to run. */
 static int run_relay_server_role(const struct options *options)
 {
     if (options->plain || options->certfile != NULL)
@@ -69,22 +69,30 @@ static bool is_socket(int fd)
     return fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
-/* What is wrong with the options of one worker is so with those of all that inetd starts, so it is
- * summed up before it is known where they would have their directory. */
-static void sum_up(void)
+/* inetd starts every worker with the same options, so every worker would log the same mistake in
+ * them. They share their log in the default directory, before the options are read. */
+static void share_log_of_mistakes(void)
 {
     struct options defaults = {.runtime_directory = options_runtime_directory()};
     log_sum_all(true);
     runtime_share_log(&defaults);
 }
 
-/* called: another name than `relay ROLE`, or NULL. arguments: those after the role. argv has room
- * for the role's name before them. */
-static int play(const struct role *role, const char *called, int argc, char **arguments)
+static int run_with_options(const struct role *role, const struct options *options)
+{
+    descriptors_close_inherited(options->usage.log_fd, options->notify_fd);
+    log_setup(options->debug); /* its connection to syslog may have been closed with them */
+    sandbox_setup(!options->no_sandbox);
+    return options->check || options->check_unit ? inspect_main(options, role->name)
+                                                 : role->run(options);
+}
+
+/* called: the command's name in messages; NULL: `relay ROLE`. words: those behind the role. */
+static int run_role(const struct role *role, const char *called, int count, char **words)
 {
     char command[64];
     struct options options;
-    char **argv = calloc((size_t)argc + 2, sizeof *argv);
+    char **argv = calloc((size_t)count + 2, sizeof *argv);
     if (argv == NULL) {
         log_error_errno("cannot start");
         return EXIT_RUN_TIME;
@@ -94,16 +102,12 @@ static int play(const struct role *role, const char *called, int argc, char **ar
     else
         (void)snprintf(command, sizeof command, "%s", called);
     argv[0] = command;
-    memcpy(argv + 1, arguments, (size_t)argc * sizeof *argv);
+    memcpy(argv + 1, words, (size_t)count * sizeof *argv);
     if (role->run == worker_main && is_socket(STDIN_FILENO))
-        sum_up();
-    int status = options_read(&options, argc + 1, argv, role->place);
+        share_log_of_mistakes();
+    int status = options_read(&options, count + 1, argv, role->place);
     if (status < 0) {
-        descriptors_close_inherited(options.usage.log_fd, options.notify_fd);
-        log_setup(options.debug); /* a connection of the log may have been closed with them */
-        sandbox_setup(!options.no_sandbox);
-        status = options.check || options.check_unit ? inspect_main(&options, role->name)
-                                                     : role->run(&options);
+        status = run_with_options(role, &options);
     } else if (status == 0 && options.check_unit) {
         log_error("a unit serves nobody with --help or --version");
         status = EXIT_USAGE;
@@ -114,11 +118,11 @@ static int play(const struct role *role, const char *called, int argc, char **ar
 
 int main(int argc, char **argv)
 {
-    bool says_nothing = fcntl(STDERR_FILENO, F_GETFD) < 0;
+    bool has_no_stderr = fcntl(STDERR_FILENO, F_GETFD) < 0;
     int error = descriptors_open_streams();
     argv = process_prepare(argc, argv);
-    if (says_nothing)
-        (void)setenv("RELAY_LOG", "syslog", 0); /* without memory there is no log */
+    if (has_no_stderr)
+        (void)setenv("RELAY_LOG", "syslog", 0); /* fails without memory: then there is no log */
     const char *slash = strrchr(argv[0] == NULL ? "relay" : argv[0], '/');
     const char *name = slash == NULL ? argv[0] : slash + 1;
     log_setup(false);
@@ -128,13 +132,13 @@ int main(int argc, char **argv)
         return EXIT_RUN_TIME;
     }
     if (name != NULL && strcmp(name, "strelay") == 0)
-        return play(find_role("serve"), name, argc - 1, argv + 1);
+        return run_role(find_role("serve"), name, argc - 1, argv + 1);
     if (name != NULL && strcmp(name, "stmgr") == 0)
         return stmgr_main(argc, argv);
     if (argc > 1 && stmgr_has(argv[1]))
         return stmgr_role(argc - 1, argv + 1);
     if (argc > 1 && find_role(argv[1]) != NULL)
-        return play(find_role(argv[1]), NULL, argc - 2, argv + 2);
+        return run_role(find_role(argv[1]), NULL, argc - 2, argv + 2);
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
         show_roles(stdout);
         return 0;
@@ -143,9 +147,9 @@ int main(int argc, char **argv)
         puts("relay " RELAY_VERSION);
         return 0;
     }
-    /* inetd's way: no role, and on standard input the connection, or a socket that listens. */
+    /* As inetd starts it: no role, and standard input is a connection, or a socket that listens. */
     if (is_socket(STDIN_FILENO) && (argc < 2 || argv[1][0] == '-'))
-        return play(find_role(listen_is_listening(STDIN_FILENO) ? "serve" : "worker"), NULL,
+        return run_role(find_role(listen_is_listening(STDIN_FILENO) ? "serve" : "worker"), NULL,
             argc < 1 ? 0 : argc - 1, argv + 1);
     if (argc > 1)
         log_error("unknown role %s: expected one that relay --help shows", argv[1]);

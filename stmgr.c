@@ -1,19 +1,21 @@
-/* The command line of identities and tickets: see stmgr.h. One table says which options there are,
- * another what each command requires. Unlike a role's options, one given twice is an error.
+/* The commands for identities and tickets: see stmgr.h. One table has all options, another the
+ * options of each command. Unlike a role's option, an option that is given twice is an error.
  *
- * Files are looked at in the order of the original tool: is the output taken, are the identities
- * good, is the address; an app ticket reads its identity first. */
+ * Files are checked in the order of the original tool: the output, the identities, the address; for
+ * an app ticket the identity first. */
 #include "stmgr.h"
 
 #include "base/files.h"
 #include "base/log.h"
 #include "ident.h"
+#include "setup/command_line.h"
 #include "setup/options.h"
 #include "ticket.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 enum option_id {
@@ -33,39 +35,33 @@ enum option_id {
 };
 
 enum {
-    LETTERLESS = 256, /* what getopt returns for an option: this and its id */
-    READ_ON = -1,     /* no reason to exit yet */
+    READ_ON = -1, /* no reason to exit yet */
 };
 
 #define BIT(id) (1U << (id))
 
-static const struct entry {
-    const char *name;
-    char letter;          /* 0: long only */
-    const char *argument; /* NULL: none */
-    const char *help;
-} entries[OPTIONS] = {
-    [IDFILE] = {"idfile", 'i', "FILE", "identity to make a ticket for"},
-    [NODEID] = {"nodeid", 'n', "FILE", "identity of the node"},
-    [APPID] = {"appid", 'p', "FILE", "identity of the app"},
-    [ADDRESS] = {"address", 'a', "ADDRESS", "where it is reached, as in relay.example.org:1337"},
-    [OUTPUT] = {"output", 'o', "FILE", "file to create"},
-    [PROUTES] = {"proutes", 0, NULL, "permission to request routes"},
-    [PBUYER] = {"pbuyer", 0, NULL, "permission to buy"},
-    [PSELLER] = {"pseller", 0, NULL, "permission to sell"},
-    [PCONFIG] = {"pconfig", 0, NULL, "permission to configure"},
-    [STATE_DIR] = {"state-dir", 0, "DIR",
+static const struct command_option entries[OPTIONS] = {
+    [IDFILE] = {"idfile", "i", "FILE", "identity to make a ticket for"},
+    [NODEID] = {"nodeid", "n", "FILE", "identity of the node"},
+    [APPID] = {"appid", "p", "FILE", "identity of the app"},
+    [ADDRESS] = {"address", "a", "ADDRESS", "where it is reached, as in relay.example.org:1337"},
+    [OUTPUT] = {"output", "o", "FILE", "file to create"},
+    [PROUTES] = {"proutes", "", "", "permission to request routes"},
+    [PBUYER] = {"pbuyer", "", "", "permission to buy"},
+    [PSELLER] = {"pseller", "", "", "permission to sell"},
+    [PCONFIG] = {"pconfig", "", "", "permission to configure"},
+    [STATE_DIR] = {"state-dir", "", "DIR",
         "where the identity is, without --idfile ($STATE_DIRECTORY, /var/lib/relay)"},
-    [HELP] = {"help", 'h', NULL, "show this"},
-    [VERSION] = {"version", 'V', NULL, "show the version"},
+    [HELP] = {"help", "h", NULL, "show this"},
+    [VERSION] = {"version", "V", NULL, "show the version"},
 };
 
-/* By option: NULL if it was not given; an empty string for one without a value. */
+/* By option: NULL: it was not given; "": it has no value. */
 struct values {
     const char *of[OPTIONS];
 };
 
-/* ---- what the commands do -------------------------------------------------------- */
+/* ---- the commands -------------------------------------------------------- */
 
 static int refuse_existing(const char *path)
 {
@@ -77,7 +73,7 @@ static int refuse_existing(const char *path)
     return -1;
 }
 
-/* The relay's own one, unless another is named. */
+/* The identity of --idfile, or the relay's own. */
 static int read_identity(const struct values *values, struct identity **identity)
 {
     char path[PATH_MAX];
@@ -92,7 +88,7 @@ static int read_identity(const struct values *values, struct identity **identity
     return ident_read(path, identity);
 }
 
-static int gen_ident(const struct values *values)
+static int write_identity(const struct values *values)
 {
     if (refuse_existing(values->of[OUTPUT]) < 0)
         return -1;
@@ -106,7 +102,7 @@ static int gen_ident(const struct values *values)
     return result;
 }
 
-static int ticket(const struct values *values)
+static int write_ticket(const struct values *values)
 {
     struct identity *identity;
     if (refuse_existing(values->of[OUTPUT]) < 0 || read_identity(values, &identity) < 0)
@@ -116,7 +112,7 @@ static int ticket(const struct values *values)
     return result;
 }
 
-static int app_ticket(const struct values *values)
+static int write_app_ticket(const struct values *values)
 {
     struct identity *identity;
     struct ticket_permissions permissions = {
@@ -132,7 +128,7 @@ static int app_ticket(const struct values *values)
     return result;
 }
 
-static int node_entry(const struct values *values)
+static int write_node_entry(const struct values *values)
 {
     struct identity *node = NULL, *app = NULL;
     int result = refuse_existing(values->of[OUTPUT]);
@@ -154,17 +150,17 @@ enum {
 
 static const struct command {
     const char *name;
-    int (*run)(const struct values *values); /* 0, or -1 after saying why */
+    int (*run)(const struct values *values); /* 0, or -1 (logged) */
     unsigned int required, optional;         /* BIT()s */
     const char *summary;
 } commands[] = {
-    {"gen-ident", gen_ident, BIT(OUTPUT), 0, "make an Offset identity"},
-    {"relay-ticket", ticket, TICKET_OPTIONS, 0, "make a relay's ticket"},
-    {"index-ticket", ticket, TICKET_OPTIONS, 0, "make an index server's ticket"},
-    {"node-ticket", ticket, TICKET_OPTIONS, 0, "make a node's ticket"},
-    {"app-ticket", app_ticket, BIT(IDFILE) | BIT(OUTPUT), PERMISSIONS,
+    {"gen-ident", write_identity, BIT(OUTPUT), 0, "make an Offset identity"},
+    {"relay-ticket", write_ticket, TICKET_OPTIONS, 0, "make a relay's ticket"},
+    {"index-ticket", write_ticket, TICKET_OPTIONS, 0, "make an index server's ticket"},
+    {"node-ticket", write_ticket, TICKET_OPTIONS, 0, "make a node's ticket"},
+    {"app-ticket", write_app_ticket, BIT(IDFILE) | BIT(OUTPUT), PERMISSIONS,
         "make an app's ticket, with its permissions"},
-    {"node-entry", node_entry, BIT(NODEID) | BIT(APPID) | BIT(ADDRESS) | BIT(OUTPUT), 0,
+    {"node-entry", write_node_entry, BIT(NODEID) | BIT(APPID) | BIT(ADDRESS) | BIT(OUTPUT), 0,
         "make what an app needs to reach its node"},
 };
 
@@ -182,20 +178,27 @@ static const struct command *find_command(const char *name)
 
 /* ---- reading the command line ---------------------------------------------------- */
 
-/* How it was called. */
+/* One command, as it was called. */
 struct call {
     const char *program; /* stmgr or relay */
     const char *version;
     const struct command *command;
+    char name[32];                   /* program and command */
     unsigned int required, optional; /* the command's, for this program */
 };
 
-/* A relay has an identity of its own to fall back on. */
+/* As `relay COMMAND`, the default identity is the relay's own. */
 static struct call make_call(
     const char *program, const char *version, const struct command *command)
 {
     struct call call = {
-        program, version, command, command->required, command->optional | BIT(HELP) | BIT(VERSION)};
+        .program = program,
+        .version = version,
+        .command = command,
+        .required = command->required,
+        .optional = command->optional | BIT(HELP) | BIT(VERSION),
+    };
+    (void)snprintf(call.name, sizeof call.name, "%s %s", program, command->name);
     if (strcmp(program, "relay") == 0 && (call.required & BIT(IDFILE)) != 0) {
         call.required &= ~(unsigned int)BIT(IDFILE);
         call.optional |= BIT(IDFILE) | BIT(STATE_DIR);
@@ -203,72 +206,28 @@ static struct call make_call(
     return call;
 }
 
+static void list_options(const struct call *call, struct command_line *line)
+{
+    command_line_init(line, call->name);
+    line->whole_names = true;
+    for (size_t i = 0; i < OPTIONS; i++)
+        if (((call->required | call->optional) & BIT(i)) != 0)
+            command_line_add(line, &entries[i], (call->required & BIT(i)) != 0);
+}
+
 static int show_help(const struct call *call)
 {
-    printf("usage: %s %s [OPTION]...\n%s\n\n", call->program, call->command->name,
-        call->command->summary);
-    for (size_t i = 0; i < OPTIONS; i++) {
-        char left[40];
-        const struct entry *entry = &entries[i];
-        if (((call->required | call->optional) & BIT(i)) == 0)
-            continue;
-        int used = entry->letter != 0 ? snprintf(left, sizeof left, "-%c, ", entry->letter)
-                                      : snprintf(left, sizeof left, "    ");
-        (void)snprintf(left + used, sizeof left - (size_t)used, "--%s%s%s", entry->name,
-            entry->argument == NULL ? "" : "=", entry->argument == NULL ? "" : entry->argument);
-        printf("  %-24s %s%s\n", left, entry->help,
-            (call->required & BIT(i)) != 0 ? " (required)" : "");
-    }
+    struct command_line line;
+    list_options(call, &line);
+    printf("usage: %s [OPTION]...\n%s\n\n", call->name, call->command->summary);
+    command_line_show(&line);
     return 0;
 }
 
-static void fill_getopt(const struct call *call, struct option *list, char *letters)
+static int apply_option(const struct call *call, struct values *values,
+    const struct command_option *option, const char *value)
 {
-    *letters++ = ':'; /* tell a missing value from an unknown option */
-    for (size_t i = 0; i < OPTIONS; i++) {
-        const struct entry *entry = &entries[i];
-        if (((call->required | call->optional) & BIT(i)) == 0)
-            continue;
-        int wants = entry->argument != NULL       ? required_argument
-                    : (PERMISSIONS & BIT(i)) != 0 ? optional_argument
-                                                  : no_argument;
-        *list++ = (struct option){entry->name, wants, NULL, LETTERLESS + (int)i};
-        if (entry->letter == 0)
-            continue;
-        *letters++ = entry->letter;
-        if (wants == required_argument)
-            *letters++ = ':';
-    }
-    *list = (struct option){0};
-    *letters = '\0';
-}
-
-static int find_option(int code)
-{
-    for (int i = 0; i < OPTIONS; i++)
-        if (code == LETTERLESS + i || (entries[i].letter != 0 && code == entries[i].letter))
-            return i;
-    return -1;
-}
-
-static int refuse(const struct call *call, int code, const char *word)
-{
-    const char *command = call->command->name;
-    int id = find_option(optopt);
-    if (code == ':')
-        fprintf(stderr, "%s: option --%s needs a value: expected %s\n", call->program,
-            entries[id].name, entries[id].argument);
-    else if (optopt >= LETTERLESS)
-        fprintf(stderr, "%s: option --%s takes no value\n", call->program, entries[id].name);
-    else
-        fprintf(stderr, "%s: unknown option %s: expected one that %s %s --help shows\n",
-            call->program, word, call->program, command);
-    return EXIT_USAGE;
-}
-
-static int apply(const struct call *call, struct values *values, int id)
-{
-    const struct entry *entry = &entries[id];
+    ptrdiff_t id = option - entries;
     if (id == HELP)
         return show_help(call);
     if (id == VERSION) {
@@ -276,20 +235,17 @@ static int apply(const struct call *call, struct values *values, int id)
         return 0;
     }
     if (values->of[id] != NULL) {
-        fprintf(stderr, "%s: option --%s given twice: expected once\n", call->program, entry->name);
+        fprintf(
+            stderr, "%s: option --%s given twice: expected once\n", call->program, option->name);
         return EXIT_USAGE;
     }
-    if (entry->argument == NULL && optarg != NULL && strcmp(optarg, "true") != 0) {
-        fprintf(stderr, "%s: option --%s takes no value but true\n", call->program, entry->name);
+    /* Any address is taken, even an empty one. */
+    if (value != NULL && *value == '\0' && id != ADDRESS) {
+        fprintf(stderr, "%s: empty value for --%s: expected %s\n", call->program, option->name,
+            option->argument);
         return EXIT_USAGE;
     }
-    /* Any address is one, also an empty one. */
-    if (entry->argument != NULL && *optarg == '\0' && id != ADDRESS) {
-        fprintf(stderr, "%s: empty value for --%s: expected %s\n", call->program, entry->name,
-            entry->argument);
-        return EXIT_USAGE;
-    }
-    values->of[id] = entry->argument != NULL ? optarg : "";
+    values->of[id] = value != NULL ? value : "";
     return READ_ON;
 }
 
@@ -308,34 +264,27 @@ static int check_required(const struct call *call, const struct values *values)
 /* argv[0] is the command. Returns READ_ON, or the status to exit with. */
 static int read_values(const struct call *call, int argc, char **argv, struct values *values)
 {
-    struct option list[OPTIONS + 1];
-    char letters[2 * OPTIONS + 2];
-    int code, status = READ_ON;
-    fill_getopt(call, list, letters);
-    opterr = 0;
-    optind = 0; /* have glibc start anew, should this be called twice */
-    while (status == READ_ON && (code = getopt_long(argc, argv, letters, list, NULL)) != -1) {
-        int id = code == ':' || code == '?' ? -1 : find_option(code);
-        optarg = (char *)(uintptr_t)options_value(optarg, argv[optind - 1]);
-        bool part = id >= 0 && code >= LETTERLESS &&
-                    !options_is_whole(entries[id].name, optarg, argv + optind);
-        if (part)
-            optopt = 0; /* no option at all */
-        if (id < 0 || part)
-            status = refuse(call, part ? '?' : code,
-                argv[optind - (part && optarg == argv[optind - 1] ? 2 : 1)]);
-        else
-            status = apply(call, values, id);
+    struct command_line line;
+    const struct command_option *option;
+    list_options(call, &line);
+    command_line_begin(&line, argc, argv);
+    while ((option = command_line_next(&line)) != NULL) {
+        int status = apply_option(call, values, option, line.value);
+        if (status != READ_ON)
+            return status;
     }
-    if (status == READ_ON && optind < argc) {
-        fprintf(stderr, "%s: unexpected argument %s: expected options only\n", call->program,
-            argv[optind]);
-        status = EXIT_USAGE;
+    if (line.fault[0] != '\0') {
+        fprintf(stderr, "%s: %s\n", call->program, line.fault);
+        return EXIT_USAGE;
     }
-    return status == READ_ON ? check_required(call, values) : status;
+    if (line.rest_count == 0)
+        return check_required(call, values);
+    fprintf(
+        stderr, "%s: unexpected argument %s: expected options only\n", call->program, line.rest[0]);
+    return EXIT_USAGE;
 }
 
-static int run(const struct call *call, int argc, char **argv)
+static int run_command(const struct call *call, int argc, char **argv)
 {
     struct values values = {{NULL}};
     int status = read_values(call, argc, argv, &values);
@@ -360,7 +309,7 @@ void stmgr_list(FILE *out, const char *program)
 int stmgr_role(int argc, char **argv)
 {
     struct call call = make_call("relay", RELAY_VERSION, find_command(argv[0]));
-    return run(&call, argc, argv);
+    return run_command(&call, argc, argv);
 }
 
 static int show_commands(void)
@@ -384,7 +333,7 @@ static int refuse_command(const char *name)
 }
 
 /* stmgr help [COMMAND] */
-static int help(int argc, char **argv)
+static int show_help_of(int argc, char **argv)
 {
     const struct command *command = argc > 0 ? find_command(argv[0]) : NULL;
     if (argc == 0)
@@ -401,12 +350,12 @@ int stmgr_main(int argc, char **argv)
     const struct command *command = name == NULL ? NULL : find_command(name);
     if (command != NULL) {
         struct call call = make_call("stmgr", OFFSET_VERSION, command);
-        return run(&call, argc - 1, argv + 1);
+        return run_command(&call, argc - 1, argv + 1);
     }
     if (name != NULL && (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0))
         return show_commands();
     if (name != NULL && strcmp(name, "help") == 0)
-        return help(argc - 2, argv + 2);
+        return show_help_of(argc - 2, argv + 2);
     if (name != NULL && (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)) {
         puts("stmgr " OFFSET_VERSION);
         return 0;

@@ -1,11 +1,12 @@
-/* The command line: one table says each option's name, kind, range and help. */
+/* The options of the roles: see options.h. One table has each option's name, help, kind and range.
+ */
 #include "setup/options.h"
 
 #include "base/log.h"
+#include "setup/command_line.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,13 +28,10 @@ enum kind {
 };
 
 struct entry {
-    const char *name;
-    int letter; /* 0: long only */
+    struct command_option option; /* first, as command_line_next() returns this */
     enum kind kind;
     size_t offset; /* into struct options */
     uint64_t min, max;
-    const char *argument; /* as the help names it, NULL: none */
-    const char *help;
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -45,74 +43,80 @@ enum {
 };
 
 static const struct entry entries[] = {
-    {"listen", 'l', KIND_ADDRESS, 0, 0, 0, "ADDR",
-        "HOST:PORT, [V6]:PORT, :PORT or unix:PATH; repeatable (:$PORT, :4001)"},
-    {"laddr", 0, KIND_ADDRESS, 0, 0, 0, "ADDR", "the same as --listen"},
-    {"idfile", 'i', KIND_TEXT, AT(idfile), 0, 0, "FILE",
-        "Offset identity (relay.ident in the state directory, made on first use)"},
-    {"certfile", 0, KIND_TEXT, AT(certfile), 0, 0, "FILE",
-        "serve TLS too, with this certificate chain (PEM)"},
-    {"keyfile", 0, KIND_TEXT, AT(keyfile), 0, 0, "FILE",
-        "the certificate's private key (in the same file)"},
-    {"tls", 0, KIND_UNFLAG, AT(plain), 0, 0, NULL, "use the certificate (yes)"},
-    {"no-tls", 0, KIND_FLAG, AT(plain), 0, 0, NULL, "do not"},
-    {"trusted-proxy", 0, KIND_NETWORK, 0, 0, 0, "CIDR",
-        "who must send a PROXY header, or unix; repeatable (nobody)"},
-    {"log-fd", 0, KIND_NUMBER, AT(usage.log_fd), 0, 1 << 20, "N",
-        "write usage records to descriptor N, as JSON lines"},
-    {"usage-db", 0, KIND_TEXT, AT(usage.database), 0, 0, "FILE",
-        "write usage records to an SQLite database"},
-    {"blur-usage", 0, KIND_COUNT, AT(usage.blur), 1, YEAR, "S",
-        "round times in records down to S seconds, and sizes up"},
-    {"max-connections", 0, KIND_COUNT, AT(limits.connections), 1, 1 << 22, "N",
-        "connections at once (65536)"},
-    {"per-source", 0, KIND_COUNT, AT(limits.per_source), 1, 1 << 22, "N",
-        "connections at once from one address, or one IPv6 /64 (unlimited)"},
-    {"handshake-timeout", 0, KIND_NUMBER, AT(handshake_timeout), 1, DAY, "S",
-        "seconds for a handshake (10)"},
-    {"wait-timeout", 0, KIND_NUMBER, AT(wait_timeout), 1, YEAR, "S",
-        "seconds to wait for a peer (86400)"},
-    {"linger", 0, KIND_NUMBER, AT(linger), 0, DAY, "S",
-        "seconds that half a closed pair may go on (30)"},
-    {"idle-timeout", 0, KIND_NUMBER, AT(idle_timeout), 0, YEAR, "S",
-        "seconds after which an idle forwarder retires, 0: never (30)"},
-    {"session-rate", 0, KIND_RATE, AT(session_rate), 1, UINT64_MAX, "BYTES/S",
-        "rate to each connection, as in 2MiB/s (unlimited)"},
-    {"session-bytes", 0, KIND_BYTES, AT(session_bytes), 1, UINT64_MAX, "BYTES",
-        "bytes per pair, both ways, as in 10GiB (unlimited)"},
-    {"max-workers", 0, KIND_NUMBER, AT(max_workers), 1, 65536, "N", "handshakes at once (256)"},
-    {"max-use", 0, KIND_NUMBER, AT(max_use), 1, INT_MAX, "N",
-        "connections that one worker serves (1000)"},
-    {"runtime-dir", 0, KIND_TEXT, AT(runtime_directory), 0, 0, "DIR",
-        "table and socket ($RUNTIME_DIRECTORY, /run/relay)"},
-    {"state-dir", 0, KIND_TEXT, AT(state_directory), 0, 0, "DIR",
-        "what is kept ($STATE_DIRECTORY, /var/lib/relay)"},
-    {"user", 0, KIND_TEXT, AT(user), 0, 0, "NAME",
-        "whom root becomes after binding (relay, nobody)"},
-    {"pid-file", 0, KIND_TEXT, AT(pid_file), 0, 0, "FILE", "for serve: write its process id there"},
-    {"notify-fd", 0, KIND_NUMBER, AT(notify_fd), 3, 1 << 20, "N",
-        "write a newline to descriptor N once it serves, and close it"},
-    {"json", 0, KIND_FLAG, AT(json), 0, 0, NULL, "for status: as JSON"},
-    {"openmetrics", 0, KIND_FLAG, AT(openmetrics), 0, 0, NULL, "for status: as OpenMetrics"},
-    {"check", 0, KIND_FLAG, AT(check), 0, 0, NULL,
-        "say what would be used, and what is wrong with it"},
-    {"check-unit", 0, KIND_FLAG, AT(check_unit), 0, 0, NULL,
-        "the same, for units: may it be started?"},
-    {"no-sandbox", 0, KIND_FLAG, AT(no_sandbox), 0, 0, NULL,
-        "serve without a filter of system calls, where there is no seccomp"},
-    {"debug", 0, KIND_FLAG, AT(debug), 0, 0, NULL, "log more"},
-    {"help", 'h', KIND_HELP, 0, 0, 0, NULL, "show this"},
-    {"version", 'v', KIND_VERSION, 0, 0, 0, NULL, "show the version"},
+    {{"listen", "l", "ADDR",
+         "HOST:PORT, [V6]:PORT, :PORT or unix:PATH; repeatable (:$PORT, :4001)"},
+        KIND_ADDRESS, 0, 0, 0},
+    {{"laddr", "", "ADDR", "the same as --listen"}, KIND_ADDRESS, 0, 0, 0},
+    {{"idfile", "i", "FILE",
+         "Offset identity (relay.ident in the state directory, made on first use)"},
+        KIND_TEXT, AT(idfile), 0, 0},
+    {{"certfile", "", "FILE", "serve TLS too, with this certificate chain (PEM)"}, KIND_TEXT,
+        AT(certfile), 0, 0},
+    {{"keyfile", "", "FILE", "the certificate's private key (in the same file)"}, KIND_TEXT,
+        AT(keyfile), 0, 0},
+    {{"tls", "", NULL, "use the certificate (yes)"}, KIND_UNFLAG, AT(plain), 0, 0},
+    {{"no-tls", "", NULL, "do not use it"}, KIND_FLAG, AT(plain), 0, 0},
+    {{"trusted-proxy", "", "CIDR",
+         "network whose connections begin with a PROXY header, or unix; repeatable (none)"},
+        KIND_NETWORK, 0, 0, 0},
+    {{"log-fd", "", "N", "write usage records to descriptor N, as JSON lines"}, KIND_NUMBER,
+        AT(usage.log_fd), 0, 1 << 20},
+    {{"usage-db", "", "FILE", "write usage records to an SQLite database"}, KIND_TEXT,
+        AT(usage.database), 0, 0},
+    {{"blur-usage", "", "S", "round times in records down to S seconds, and sizes up"}, KIND_COUNT,
+        AT(usage.blur), 1, YEAR},
+    {{"max-connections", "", "N", "connections at once (65536)"}, KIND_COUNT,
+        AT(limits.connections), 1, 1 << 22},
+    {{"per-source", "", "N", "connections at once from one address, or one IPv6 /64 (unlimited)"},
+        KIND_COUNT, AT(limits.per_source), 1, 1 << 22},
+    {{"handshake-timeout", "", "S", "seconds for a handshake (10)"}, KIND_NUMBER,
+        AT(handshake_timeout), 1, DAY},
+    {{"wait-timeout", "", "S", "seconds to wait for a peer (86400)"}, KIND_NUMBER, AT(wait_timeout),
+        1, YEAR},
+    {{"linger", "", "S", "seconds that a pair goes on once one side has closed (30)"}, KIND_NUMBER,
+        AT(linger), 0, DAY},
+    {{"idle-timeout", "", "S", "seconds after which an idle forwarder retires, 0: never (30)"},
+        KIND_NUMBER, AT(idle_timeout), 0, YEAR},
+    {{"session-rate", "", "BYTES/S", "rate to each connection, as in 2MiB/s (unlimited)"},
+        KIND_RATE, AT(session_rate), 1, UINT64_MAX},
+    {{"session-bytes", "", "BYTES", "bytes per pair, both ways, as in 10GiB (unlimited)"},
+        KIND_BYTES, AT(session_bytes), 1, UINT64_MAX},
+    {{"max-workers", "", "N", "handshakes at once (256)"}, KIND_NUMBER, AT(max_workers), 1, 65536},
+    {{"max-use", "", "N", "connections that one worker serves (1000)"}, KIND_NUMBER, AT(max_use), 1,
+        INT_MAX},
+    {{"runtime-dir", "", "DIR",
+         "where the table and the socket are ($RUNTIME_DIRECTORY, /run/relay)"},
+        KIND_TEXT, AT(runtime_directory), 0, 0},
+    {{"state-dir", "", "DIR", "where the identity is kept ($STATE_DIRECTORY, /var/lib/relay)"},
+        KIND_TEXT, AT(state_directory), 0, 0},
+    {{"user", "", "NAME", "user that root becomes after binding (relay, nobody)"}, KIND_TEXT,
+        AT(user), 0, 0},
+    {{"pid-file", "", "FILE", "for serve: file to write its process id to"}, KIND_TEXT,
+        AT(pid_file), 0, 0},
+    {{"notify-fd", "", "N", "write a newline to descriptor N once relay serves, and close it"},
+        KIND_NUMBER, AT(notify_fd), 3, 1 << 20},
+    {{"json", "", NULL, "for status: as JSON"}, KIND_FLAG, AT(json), 0, 0},
+    {{"openmetrics", "", NULL, "for status: as OpenMetrics"}, KIND_FLAG, AT(openmetrics), 0, 0},
+    {{"check", "", NULL, "show what would be used, and what is wrong with it"}, KIND_FLAG,
+        AT(check), 0, 0},
+    {{"check-unit", "", NULL, "the same for a unit: fails only if no client could be served"},
+        KIND_FLAG, AT(check_unit), 0, 0},
+    {{"no-sandbox", "", NULL, "serve without a filter of system calls, where there is no seccomp"},
+        KIND_FLAG, AT(no_sandbox), 0, 0},
+    {{"debug", "", NULL, "log more"}, KIND_FLAG, AT(debug), 0, 0},
+    {{"help", "h", NULL, "show this"}, KIND_HELP, 0, 0, 0},
+    {{"version", "vV", NULL, "show the version"}, KIND_VERSION, 0, 0, 0},
 };
 
 enum {
     ENTRIES = sizeof entries / sizeof entries[0],
-    LETTERLESS = 256
 };
+_Static_assert(
+    (int)ENTRIES <= (int)COMMAND_LINE_OPTIONS_MAX, "the command line has room for all options");
 
 /* ---- values ---------------------------------------------------------------------- */
 
-/* Digits only; *end is what follows them. */
+/* Reads digits, without sign or space before them; *end is what follows. */
 static int parse_digits(const char *text, uint64_t *value, const char **end)
 {
     char *after;
@@ -199,7 +203,7 @@ static int set_value(struct options *options, const struct entry *entry, const c
     int bad =
         sized ? parse_bytes(text, entry->kind == KIND_RATE, &value) : parse_number(text, &value);
     if (bad != 0 || value < entry->min || value > entry->max) {
-        log_error("bad value \"%s\" for --%s: expected %s", text, entry->name,
+        log_error("bad value \"%s\" for --%s: expected %s", text, entry->option.name,
             expectation(entry, expected, sizeof expected));
         return EXIT_USAGE;
     }
@@ -246,29 +250,11 @@ static int add_network(struct options *options, const char *text)
 static int set_text(struct options *options, const struct entry *entry, const char *text)
 {
     if (*text == '\0') {
-        log_error("empty value for --%s: expected %s", entry->name, entry->argument);
+        log_error("empty value for --%s: expected %s", entry->option.name, entry->option.argument);
         return EXIT_USAGE;
     }
     *(const char **)(void *)((char *)options + entry->offset) = text;
     return -1;
-}
-
-/* ---- help ------------------------------------------------------------------------ */
-
-static int show_help(const char *command)
-{
-    printf("usage: %s [OPTION]...\n\n", command);
-    for (size_t i = 0; i < ENTRIES; i++) {
-        char left[40];
-        const struct entry *entry = &entries[i];
-        int used = entry->letter != 0 ? snprintf(left, sizeof left, "-%c, ", entry->letter)
-                                      : snprintf(left, sizeof left, "    ");
-        (void)snprintf(left + used, sizeof left - (size_t)used, "--%s%s%s", entry->name,
-            entry->argument == NULL ? "" : "=", entry->argument == NULL ? "" : entry->argument);
-        printf("  %-30s %s\n", left, entry->help);
-    }
-    puts("\nrelay(8) explains them.");
-    return 0;
 }
 
 /* ---- defaults -------------------------------------------------------------------- */
@@ -288,8 +274,8 @@ static void set_defaults(struct options *options)
     };
 }
 
-/* The first of systemd's directories; only one is ever configured. */
-static const char *first_of(const char *variable, char *buffer, size_t size)
+/* The first of the directories in systemd's variable; a unit configures only one. */
+static const char *first_directory(const char *variable, char *buffer, size_t size)
 {
     const char *value = getenv(variable);
     if (value == NULL || *value == '\0')
@@ -302,7 +288,7 @@ static const char *first_of(const char *variable, char *buffer, size_t size)
     return buffer;
 }
 
-/* Made once, for the life of the process. */
+/* Strings that struct options borrows. */
 static char runtime_directory[PATH_MAX], state_directory[PATH_MAX], default_address[8];
 static char place_address[320], certificate_path[PATH_MAX], key_path[PATH_MAX];
 
@@ -312,13 +298,13 @@ static bool format_path(char *buffer, size_t size, const char *base, const char 
     return length > 0 && (size_t)length < size;
 }
 
-/* /run/relay is for root, and for the user that it was made for. */
+/* /run/relay is for root, and for the user that root has made it for. */
 const char *options_runtime_directory(void)
 {
     char fallback[40];
     char *buffer = runtime_directory;
     size_t size = sizeof runtime_directory;
-    if (first_of("RUNTIME_DIRECTORY", buffer, size) != NULL)
+    if (first_directory("RUNTIME_DIRECTORY", buffer, size) != NULL)
         return buffer;
     if (geteuid() == 0 || access(OPTIONS_SYSTEM_DIRECTORY, W_OK | X_OK) == 0)
         return OPTIONS_SYSTEM_DIRECTORY;
@@ -333,7 +319,7 @@ const char *options_state_directory(void)
 {
     char *buffer = state_directory;
     size_t size = sizeof state_directory;
-    if (first_of("STATE_DIRECTORY", buffer, size) != NULL)
+    if (first_directory("STATE_DIRECTORY", buffer, size) != NULL)
         return buffer;
     if (geteuid() == 0 || access("/var/lib/relay", W_OK | X_OK) == 0)
         return "/var/lib/relay";
@@ -343,7 +329,7 @@ const char *options_state_directory(void)
     return "/var/lib/relay";
 }
 
-/* A bare name is one of the credentials that systemd handed over, if there is one of that name. */
+/* A name without a slash is one of the unit's credentials, if there is one of that name. */
 static const char *find_credential(const char *name, char *buffer)
 {
     const char *directory = getenv("CREDENTIALS_DIRECTORY");
@@ -379,7 +365,7 @@ static int find_certificate(struct options *options)
     return -1;
 }
 
-/* HOST and PORT, as --listen takes them. */
+/* HOST and PORT, without the name of an option. */
 static int add_place(struct options *options, char **words, int count)
 {
     uint64_t port;
@@ -428,37 +414,17 @@ static int fill_in(struct options *options)
 
 /* ---- reading --------------------------------------------------------------------- */
 
-static void fill_getopt(struct option *list, char *letters)
-{
-    *letters++ = ':'; /* tell a missing argument from an unknown option */
-    *letters++ = 'V';
-    for (size_t i = 0; i < ENTRIES; i++) {
-        const struct entry *entry = &entries[i];
-        int wants = entry->argument != NULL ? required_argument : no_argument;
-        list[i] = (struct option){entry->name, wants, NULL, LETTERLESS + (int)i};
-        if (entry->letter == 0)
-            continue;
-        *letters++ = (char)entry->letter;
-        if (wants == required_argument)
-            *letters++ = ':';
-    }
-    list[ENTRIES] = (struct option){0};
-    *letters = '\0';
-}
-
-static const struct entry *find_entry(int code)
-{
-    if (code == 'V') /* as strelay spells it */
-        code = 'v';
-    for (size_t i = 0; i < ENTRIES; i++)
-        if (code == LETTERLESS + (int)i || (entries[i].letter != 0 && code == entries[i].letter))
-            return &entries[i];
-    return NULL;
-}
-
 static bool is_strelay(const char *command)
 {
     return strcmp(command, "strelay") == 0;
+}
+
+static int show_help(const struct command_line *line)
+{
+    printf("usage: %s [OPTION]...\n\n", line->command);
+    command_line_show(line);
+    puts("\nrelay(8) explains them.");
+    return 0;
 }
 
 static int show_version(const char *command)
@@ -467,7 +433,7 @@ static int show_version(const char *command)
     return 0;
 }
 
-/* What strelay has no default for. */
+/* The options that strelay has no default for. */
 static int check_strelay(const struct options *options)
 {
     const char *missing = options->idfile == NULL      ? "--idfile=FILE"
@@ -479,87 +445,68 @@ static int check_strelay(const struct options *options)
     return EXIT_USAGE;
 }
 
-static int apply(struct options *options, const struct entry *entry, const char *command)
+static int apply_option(
+    struct options *options, const struct entry *entry, const struct command_line *line)
 {
     switch (entry->kind) {
     case KIND_ADDRESS:
-        return add_address(options, optarg);
+        return add_address(options, line->value);
     case KIND_TEXT:
-        return set_text(options, entry, optarg);
+        return set_text(options, entry, line->value);
     case KIND_NETWORK:
-        return add_network(options, optarg);
+        return add_network(options, line->value);
     case KIND_FLAG:
     case KIND_UNFLAG:
         *(bool *)((char *)options + entry->offset) = entry->kind == KIND_FLAG;
         return -1;
     case KIND_HELP:
-        return show_help(command);
+        return show_help(line);
     case KIND_VERSION:
-        return show_version(command);
+        return show_version(line->command);
     case KIND_NUMBER:
     case KIND_COUNT:
     case KIND_BYTES:
     case KIND_RATE:
         break;
     }
-    return set_value(options, entry, optarg);
+    return set_value(options, entry, line->value);
 }
 
-static int refuse(const char *command, int code, char **argv)
+/* Returns as options_read(). */
+static int read_line(struct options *options, struct command_line *line, bool place)
 {
-    const char *word = argv[optind - 1];
-    const struct entry *entry = find_entry(optopt);
-    if (code == ':' && entry != NULL)
-        log_error("option --%s needs a value: expected %s", entry->name, entry->argument);
-    else if (entry != NULL)
-        log_error("option --%s takes no value", entry->name);
-    else
-        log_error("unknown option %s: expected one that %s --help shows", word, command);
+    const struct command_option *option;
+    while ((option = command_line_next(line)) != NULL) {
+        int status = apply_option(options, (const struct entry *)option, line);
+        if (status >= 0)
+            return status;
+    }
+    if (line->fault[0] != '\0') {
+        log_error("%s", line->fault);
+        return EXIT_USAGE;
+    }
+    if (place)
+        return add_place(options, line->rest, line->rest_count);
+    if (line->rest_count == 0)
+        return -1;
+    log_error("unexpected argument %s: expected options only", line->rest[0]);
     return EXIT_USAGE;
-}
-
-const char *options_value(const char *value, const char *word)
-{
-    bool attached = value != NULL && value != word && word[0] == '-' && word[1] != '-';
-    return attached && *value == '=' ? value + 1 : value;
-}
-
-bool options_is_whole(const char *name, const char *value, char *const *next)
-{
-    const char *word = value != NULL && value == next[-1] ? next[-2] : next[-1];
-    size_t size = strlen(name);
-    return strncmp(word + 2, name, size) == 0 && (word[2 + size] == '=' || word[2 + size] == '\0');
 }
 
 int options_read(struct options *options, int argc, char **argv, bool place)
 {
-    struct option list[ENTRIES + 1];
-    char letters[2 * ENTRIES + 3];
-    int code, status = -1;
+    struct command_line line;
+    bool as_strelay = is_strelay(argv[0]);
+    command_line_init(&line, argv[0]);
+    line.whole_names = as_strelay;
+    for (size_t i = 0; i < ENTRIES; i++)
+        command_line_add(&line, &entries[i].option, false);
+    command_line_begin(&line, argc, argv);
     set_defaults(options);
-    fill_getopt(list, letters);
-    opterr = 0;
-    optind = 0; /* have glibc start anew, should this be called twice */
-    while (status < 0 && (code = getopt_long(argc, argv, letters, list, NULL)) != -1) {
-        const struct entry *entry = code == ':' || code == '?' ? NULL : find_entry(code);
-        optarg = (char *)(uintptr_t)options_value(optarg, argv[optind - 1]);
-        if (entry != NULL && code >= LETTERLESS && is_strelay(argv[0]) &&
-            !options_is_whole(entry->name, optarg, argv + optind)) {
-            log_error("a part of an option's name: expected --%s", entry->name);
-            status = EXIT_USAGE;
-            break;
-        }
-        status = entry == NULL ? refuse(argv[0], code, argv) : apply(options, entry, argv[0]);
-    }
-    if (status < 0 && place) {
-        status = add_place(options, argv + optind, argc - optind);
-    } else if (status < 0 && optind < argc) {
-        log_error("unexpected argument %s: expected options only", argv[optind]);
-        status = EXIT_USAGE;
-    }
+    int status = read_line(options, &line, place);
     options->certificate_needed = place;
-    options->identity_needed = is_strelay(argv[0]);
-    if (status < 0 && is_strelay(argv[0]))
+    options->identity_needed = as_strelay;
+    if (status < 0 && as_strelay)
         status = check_strelay(options);
     return status < 0 ? fill_in(options) : status;
 }
