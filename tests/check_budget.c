@@ -43,7 +43,7 @@ static void teardown(void)
     ck_assert_ptr_null(budget_debtor(clock_now()));
 }
 
-START_TEST(what_one_share_holds_takes_nothing_from_another)
+START_TEST(memory_of_one_share_takes_nothing_from_another)
 {
     for (enum budget_share full = 0; full < BUDGET_SHARES; full++) {
         for (size_t i = 0; i < MANY; i++)
@@ -56,7 +56,7 @@ START_TEST(what_one_share_holds_takes_nothing_from_another)
 }
 END_TEST
 
-START_TEST(the_less_is_left_the_less_one_may_hold_and_never_less_than_is_guaranteed)
+START_TEST(an_allowance_falls_as_its_share_fills_but_not_below_its_guarantee)
 {
     size_t before = MOST;
     for (size_t i = 0; i < MANY; i++) {
@@ -70,7 +70,7 @@ START_TEST(the_less_is_left_the_less_one_may_hold_and_never_less_than_is_guarant
 }
 END_TEST
 
-START_TEST(who_meets_a_peer_takes_along_what_it_holds)
+START_TEST(a_client_that_meets_a_peer_moves_its_memory_to_the_new_share)
 {
     open_account(&other, BUDGET_WAITING, HOARD);
     budget_move(&other, BUDGET_STREAMS);
@@ -81,7 +81,7 @@ START_TEST(who_meets_a_peer_takes_along_what_it_holds)
 }
 END_TEST
 
-START_TEST(nobody_has_to_go_for_less_than_all_may_hold_or_for_what_is_guaranteed)
+START_TEST(no_client_has_to_go_before_the_share_is_used_up_or_for_its_guarantee)
 {
     open_account(&other, BUDGET_FRAMES, BUDGET_FRAMES_SIZE);
     ck_assert_ptr_null(budget_debtor(clock_now() + 1000));
@@ -96,7 +96,7 @@ START_TEST(nobody_has_to_go_for_less_than_all_may_hold_or_for_what_is_guaranteed
 }
 END_TEST
 
-START_TEST(who_has_held_for_long_goes_before_who_holds_more_since_now)
+START_TEST(a_client_that_held_memory_for_long_goes_before_one_that_holds_more_since_now)
 {
     size_t count = BUDGET_FRAMES_SIZE / MOST;
     int64_t now = clock_now();
@@ -116,7 +116,7 @@ START_TEST(who_has_held_for_long_goes_before_who_holds_more_since_now)
 }
 END_TEST
 
-START_TEST(who_came_later_than_the_time_that_is_known_has_held_for_no_time)
+START_TEST(a_debt_younger_than_the_time_given_has_lasted_for_no_time)
 {
     int64_t now = clock_now();
     open_account(&accounts[0], BUDGET_FRAMES, BUDGET_FRAMES_SIZE);
@@ -127,7 +127,7 @@ START_TEST(who_came_later_than_the_time_that_is_known_has_held_for_no_time)
 }
 END_TEST
 
-START_TEST(of_those_who_came_together_the_largest_goes_first)
+START_TEST(of_clients_of_the_same_time_the_largest_goes_first)
 {
     int64_t now = clock_now();
     open_account(&other, BUDGET_FRAMES, MOST);
@@ -146,15 +146,14 @@ int main(void)
     Suite *suite = suite_create("budget");
     TCase *test_case = tcase_create("all");
     tcase_add_checked_fixture(test_case, setup, teardown);
-    tcase_add_test(test_case, what_one_share_holds_takes_nothing_from_another);
+    tcase_add_test(test_case, memory_of_one_share_takes_nothing_from_another);
+    tcase_add_test(test_case, an_allowance_falls_as_its_share_fills_but_not_below_its_guarantee);
+    tcase_add_test(test_case, a_client_that_meets_a_peer_moves_its_memory_to_the_new_share);
+    tcase_add_test(test_case, no_client_has_to_go_before_the_share_is_used_up_or_for_its_guarantee);
     tcase_add_test(
-        test_case, the_less_is_left_the_less_one_may_hold_and_never_less_than_is_guaranteed);
-    tcase_add_test(test_case, who_meets_a_peer_takes_along_what_it_holds);
-    tcase_add_test(
-        test_case, nobody_has_to_go_for_less_than_all_may_hold_or_for_what_is_guaranteed);
-    tcase_add_test(test_case, who_has_held_for_long_goes_before_who_holds_more_since_now);
-    tcase_add_test(test_case, who_came_later_than_the_time_that_is_known_has_held_for_no_time);
-    tcase_add_test(test_case, of_those_who_came_together_the_largest_goes_first);
+        test_case, a_client_that_held_memory_for_long_goes_before_one_that_holds_more_since_now);
+    tcase_add_test(test_case, a_debt_younger_than_the_time_given_has_lasted_for_no_time);
+    tcase_add_test(test_case, of_clients_of_the_same_time_the_largest_goes_first);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);
 }

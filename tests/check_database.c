@@ -84,7 +84,7 @@ static void expect_reason(const char *words)
 
 /* ---- writing --------------------------------------------------------------------- */
 
-START_TEST(records_are_written_to_a_file_that_is_made_for_its_user_alone)
+START_TEST(records_are_written_to_a_new_file_that_only_its_user_may_read)
 {
     ck_assert_int_eq(write_records(), 0);
     ck_assert_int_eq(write_records(), 0);
@@ -93,7 +93,7 @@ START_TEST(records_are_written_to_a_file_that_is_made_for_its_user_alone)
 }
 END_TEST
 
-START_TEST(while_somebody_reads_nothing_is_written_and_other_readers_may_begin)
+START_TEST(while_another_program_reads_nothing_is_written_and_new_readers_may_begin)
 {
     ck_assert_int_eq(write_records(), 0);
     open_other(path);
@@ -108,7 +108,7 @@ START_TEST(while_somebody_reads_nothing_is_written_and_other_readers_may_begin)
 }
 END_TEST
 
-START_TEST(while_somebody_writes_nothing_is_written_until_it_is_done)
+START_TEST(while_another_program_writes_nothing_is_written)
 {
     ck_assert_int_eq(write_records(), 0);
     open_other(path);
@@ -122,7 +122,7 @@ START_TEST(while_somebody_writes_nothing_is_written_until_it_is_done)
 }
 END_TEST
 
-START_TEST(a_file_that_was_moved_away_or_removed_is_made_anew)
+START_TEST(a_file_that_was_moved_away_or_removed_is_made_again)
 {
     const char *moved = scratch_path("moved");
     ck_assert_int_eq(write_records(), 0);
@@ -136,7 +136,7 @@ START_TEST(a_file_that_was_moved_away_or_removed_is_made_anew)
 }
 END_TEST
 
-START_TEST(another_file_that_was_put_in_its_place_is_written_to)
+START_TEST(another_file_in_its_place_is_written_to)
 {
     const char *backup = scratch_path("backup");
     ck_assert_int_eq(write_records(), 0);
@@ -159,7 +159,7 @@ START_TEST(a_file_that_was_emptied_is_filled_again)
 }
 END_TEST
 
-START_TEST(a_file_that_became_something_else_is_refused_until_it_is_gone)
+START_TEST(a_file_that_is_overwritten_is_refused_until_it_is_removed)
 {
     static const char junk[8192] = "no database";
     ck_assert_int_eq(write_records(), 0);
@@ -185,7 +185,7 @@ START_TEST(on_a_full_disk_nothing_is_written_until_there_is_room)
 }
 END_TEST
 
-START_TEST(a_file_of_somebody_else_is_named_as_such_until_it_may_be_written)
+START_TEST(the_reason_names_the_owner_of_a_file_that_may_not_be_written)
 {
     if (geteuid() != 0)
         return; /* only root can have two owners */
@@ -207,7 +207,7 @@ START_TEST(a_file_of_somebody_else_is_named_as_such_until_it_may_be_written)
 }
 END_TEST
 
-START_TEST(a_directory_of_somebody_else_is_named_as_such)
+START_TEST(the_reason_names_the_owner_of_a_directory_that_may_not_be_written)
 {
     if (geteuid() != 0)
         return;
@@ -228,7 +228,7 @@ static void expect_refusal(const char *file, const char *words)
     expect_reason(words);
 }
 
-START_TEST(what_is_no_usage_database_is_not_written_to)
+START_TEST(a_file_that_is_no_usage_database_is_not_written_to)
 {
     static const char junk[8192] = "no database";
     scratch_write(path, junk, sizeof junk);
@@ -251,17 +251,17 @@ int main(void)
     Suite *suite = suite_create("database");
     TCase *tests = tcase_create("database");
     tcase_add_checked_fixture(tests, set_up, tear_down);
-    tcase_add_test(tests, records_are_written_to_a_file_that_is_made_for_its_user_alone);
-    tcase_add_test(tests, while_somebody_reads_nothing_is_written_and_other_readers_may_begin);
-    tcase_add_test(tests, while_somebody_writes_nothing_is_written_until_it_is_done);
-    tcase_add_test(tests, a_file_that_was_moved_away_or_removed_is_made_anew);
-    tcase_add_test(tests, another_file_that_was_put_in_its_place_is_written_to);
+    tcase_add_test(tests, records_are_written_to_a_new_file_that_only_its_user_may_read);
+    tcase_add_test(tests, while_another_program_reads_nothing_is_written_and_new_readers_may_begin);
+    tcase_add_test(tests, while_another_program_writes_nothing_is_written);
+    tcase_add_test(tests, a_file_that_was_moved_away_or_removed_is_made_again);
+    tcase_add_test(tests, another_file_in_its_place_is_written_to);
     tcase_add_test(tests, a_file_that_was_emptied_is_filled_again);
-    tcase_add_test(tests, a_file_that_became_something_else_is_refused_until_it_is_gone);
+    tcase_add_test(tests, a_file_that_is_overwritten_is_refused_until_it_is_removed);
     tcase_add_test(tests, on_a_full_disk_nothing_is_written_until_there_is_room);
-    tcase_add_test(tests, a_file_of_somebody_else_is_named_as_such_until_it_may_be_written);
-    tcase_add_test(tests, a_directory_of_somebody_else_is_named_as_such);
-    tcase_add_test(tests, what_is_no_usage_database_is_not_written_to);
+    tcase_add_test(tests, the_reason_names_the_owner_of_a_file_that_may_not_be_written);
+    tcase_add_test(tests, the_reason_names_the_owner_of_a_directory_that_may_not_be_written);
+    tcase_add_test(tests, a_file_that_is_no_usage_database_is_not_written_to);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

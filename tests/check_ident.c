@@ -39,7 +39,7 @@ static void expect_refused(const char *text, size_t size)
 
 /* ---- what is read ---------------------------------------------------------------- */
 
-START_TEST(a_seed_makes_the_key_pair_that_offset_makes_of_it)
+START_TEST(a_seed_gives_the_same_key_pair_as_in_offset)
 {
     static const char *const vectors[][2] = {
         {KEY, "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"},
@@ -95,7 +95,7 @@ END_TEST
 
 /* ---- what is refused ------------------------------------------------------------- */
 
-START_TEST(everything_else_is_refused)
+START_TEST(any_other_content_is_refused)
 {
     static const char *const texts[] = {
         "",
@@ -144,7 +144,7 @@ START_TEST(everything_else_is_refused)
 }
 END_TEST
 
-START_TEST(a_file_cut_short_anywhere_is_refused)
+START_TEST(a_file_truncated_anywhere_is_refused)
 {
     for (size_t size = 0; size < strlen(FILE_TEXT); size++)
         expect_refused(FILE_TEXT, size);
@@ -153,7 +153,7 @@ END_TEST
 
 /* Each change of one bit is refused, or it is in the key (another key then) or turned one kind of
  * white space into another. */
-START_TEST(no_changed_bit_goes_unnoticed)
+START_TEST(any_changed_bit_is_noticed)
 {
     for (size_t bit = 0; bit < 8 * strlen(FILE_TEXT); bit++) {
         char text[] = FILE_TEXT;
@@ -192,7 +192,7 @@ START_TEST(a_file_may_not_be_longer_than_4096_bytes)
 }
 END_TEST
 
-START_TEST(what_cannot_be_read_is_named_in_one_line)
+START_TEST(a_file_that_cannot_be_read_is_named_in_one_line)
 {
     struct identity *identity;
     ck_assert_int_eq(ident_read(scratch_path("missing"), &identity), -1);
@@ -208,7 +208,7 @@ END_TEST
 
 /* ---- how they are made ----------------------------------------------------------- */
 
-START_TEST(it_is_written_as_stmgr_writes_it_and_for_its_owner_only)
+START_TEST(a_file_is_as_stmgr_writes_it_and_for_its_owner_only)
 {
     static const mode_t masks[] = {0, 077, 0777};
     struct identity *identity = parse(FILE_TEXT);
@@ -223,7 +223,7 @@ START_TEST(it_is_written_as_stmgr_writes_it_and_for_its_owner_only)
 }
 END_TEST
 
-START_TEST(what_exists_is_never_overwritten)
+START_TEST(an_existing_file_is_never_overwritten)
 {
     struct identity *identity = parse(FILE_TEXT);
     scratch_write(scratch_path("file"), "precious", 8);
@@ -240,7 +240,7 @@ START_TEST(what_exists_is_never_overwritten)
 }
 END_TEST
 
-START_TEST(a_failure_leaves_nothing_behind)
+START_TEST(a_failure_leaves_no_file_behind)
 {
     struct identity *identity = parse(FILE_TEXT);
     ck_assert_int_eq(ident_write(scratch_path("missing/file"), identity), -1);
@@ -254,7 +254,7 @@ START_TEST(a_failure_leaves_nothing_behind)
 }
 END_TEST
 
-START_TEST(generated_ones_differ_and_survive_being_written_and_read)
+START_TEST(generated_identities_differ_and_can_be_written_and_read)
 {
     struct identity *first = ident_generate(), *second = ident_generate(), *read;
     ck_assert_mem_ne(first->public_key, second->public_key, IDENT_KEY_SIZE);
@@ -268,7 +268,7 @@ START_TEST(generated_ones_differ_and_survive_being_written_and_read)
 }
 END_TEST
 
-START_TEST(it_is_made_where_missing_and_its_public_key_told)
+START_TEST(a_missing_identity_is_made_and_its_public_key_logged)
 {
     char key[IDENT_TEXT_SIZE];
     struct identity *first, *second;
@@ -299,7 +299,7 @@ static _Noreturn void race(int gun, int finish)
     _exit(write(finish, identity->public_key, IDENT_KEY_SIZE) == IDENT_KEY_SIZE ? 0 : 1);
 }
 
-START_TEST(all_who_make_it_at_once_end_with_the_same)
+START_TEST(processes_that_make_it_at_the_same_time_get_the_same_identity)
 {
     enum {
         RACERS = 8
@@ -330,7 +330,7 @@ END_TEST
 
 /* ---- that keys leave no trace ---------------------------------------------------- */
 
-START_TEST(it_cannot_be_written_to_in_memory)
+START_TEST(an_identity_in_memory_is_read_only)
 {
     int status;
     struct identity *identity = parse(FILE_TEXT);
@@ -439,21 +439,22 @@ int main(void)
     TCase *tests = tcase_create("files");
     tcase_add_checked_fixture(tests, scratch_set_up, scratch_tear_down);
     tcase_set_timeout(tests, 120);
-    tcase_add_test(tests, a_seed_makes_the_key_pair_that_offset_makes_of_it);
+    tcase_add_test(tests, a_seed_gives_the_same_key_pair_as_in_offset);
     tcase_add_test(tests, its_secret_key_signs_for_its_public_key);
     tcase_add_test(tests, white_space_padding_escapes_and_unknown_keys_do_not_matter);
-    tcase_add_test(tests, everything_else_is_refused);
-    tcase_add_test(tests, a_file_cut_short_anywhere_is_refused);
-    tcase_add_test(tests, no_changed_bit_goes_unnoticed);
+    tcase_add_test(tests, any_other_content_is_refused);
+    tcase_add_test(tests, a_file_truncated_anywhere_is_refused);
+    tcase_add_test(tests, any_changed_bit_is_noticed);
     tcase_add_test(tests, a_file_may_not_be_longer_than_4096_bytes);
-    tcase_add_test(tests, what_cannot_be_read_is_named_in_one_line);
-    tcase_add_test(tests, it_is_written_as_stmgr_writes_it_and_for_its_owner_only);
-    tcase_add_test(tests, what_exists_is_never_overwritten);
-    tcase_add_test(tests, a_failure_leaves_nothing_behind);
-    tcase_add_test(tests, generated_ones_differ_and_survive_being_written_and_read);
-    tcase_add_test(tests, it_is_made_where_missing_and_its_public_key_told);
-    tcase_add_loop_test(tests, all_who_make_it_at_once_end_with_the_same, 0, 20);
-    tcase_add_test(tests, it_cannot_be_written_to_in_memory);
+    tcase_add_test(tests, a_file_that_cannot_be_read_is_named_in_one_line);
+    tcase_add_test(tests, a_file_is_as_stmgr_writes_it_and_for_its_owner_only);
+    tcase_add_test(tests, an_existing_file_is_never_overwritten);
+    tcase_add_test(tests, a_failure_leaves_no_file_behind);
+    tcase_add_test(tests, generated_identities_differ_and_can_be_written_and_read);
+    tcase_add_test(tests, a_missing_identity_is_made_and_its_public_key_logged);
+    tcase_add_loop_test(
+        tests, processes_that_make_it_at_the_same_time_get_the_same_identity, 0, 20);
+    tcase_add_test(tests, an_identity_in_memory_is_read_only);
     tcase_add_test(tests, reading_a_file_leaves_nothing_of_its_key_in_memory);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

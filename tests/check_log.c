@@ -142,7 +142,7 @@ START_TEST(a_full_socket_loses_lines)
 }
 END_TEST
 
-START_TEST(a_terminal_that_stands_still_loses_lines)
+START_TEST(a_stopped_terminal_loses_lines)
 {
     int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
     ck_assert_int_ge(terminal, 0);
@@ -155,7 +155,7 @@ START_TEST(a_terminal_that_stands_still_loses_lines)
 }
 END_TEST
 
-START_TEST(a_pipe_whose_reader_has_gone_ends_nobody)
+START_TEST(a_pipe_without_a_reader_ends_no_process)
 {
     int ends[2], lines[2], status;
     char byte;
@@ -176,7 +176,7 @@ START_TEST(a_pipe_whose_reader_has_gone_ends_nobody)
 }
 END_TEST
 
-START_TEST(lines_that_repeat_are_said_once_except_at_debug_level)
+START_TEST(repeated_lines_are_written_once_except_at_debug_level)
 {
     bool debug = _i != 0;
     char text[4096];
@@ -194,7 +194,7 @@ START_TEST(lines_that_repeat_are_said_once_except_at_debug_level)
 }
 END_TEST
 
-START_TEST(an_error_is_said_with_its_reason_and_kept)
+START_TEST(an_error_is_logged_with_the_text_of_errno_and_errno_is_kept)
 {
     log_setup(false);
     errno = ENOSPC;
@@ -211,14 +211,14 @@ int main(void)
     tcase_set_timeout(tests, 30);
     tcase_add_loop_test(tests, a_full_pipe_loses_lines, NOTHING, PROC_AND_RWF_NOWAIT + 1);
     tcase_add_loop_test(tests, a_full_socket_loses_lines, NOTHING, PROC + 1);
-    tcase_add_test(tests, a_terminal_that_stands_still_loses_lines);
+    tcase_add_test(tests, a_stopped_terminal_loses_lines);
     tcase_add_loop_test(
-        tests, a_pipe_whose_reader_has_gone_ends_nobody, NOTHING, PROC_AND_RWF_NOWAIT + 1);
+        tests, a_pipe_without_a_reader_ends_no_process, NOTHING, PROC_AND_RWF_NOWAIT + 1);
     suite_add_tcase(suite, tests);
     tests = tcase_create("lines");
     tcase_add_checked_fixture(tests, scratch_set_up, scratch_tear_down);
-    tcase_add_loop_test(tests, lines_that_repeat_are_said_once_except_at_debug_level, 0, 2);
-    tcase_add_test(tests, an_error_is_said_with_its_reason_and_kept);
+    tcase_add_loop_test(tests, repeated_lines_are_written_once_except_at_debug_level, 0, 2);
+    tcase_add_test(tests, an_error_is_logged_with_the_text_of_errno_and_errno_is_kept);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -48,7 +48,7 @@ static void expect_silence(void)
     ck_assert_int_eq(errno, EAGAIN);
 }
 
-START_TEST(the_manager_is_told)
+START_TEST(the_manager_gets_ready_and_status)
 {
     notify_open(-1);
     notify_tell("READY=1\nSTATUS=Serving");
@@ -59,7 +59,7 @@ START_TEST(the_manager_is_told)
 END_TEST
 
 /* In a child, as there is no way back. */
-START_TEST(the_manager_is_told_from_a_sandbox)
+START_TEST(the_manager_gets_messages_from_the_sandbox)
 {
     enum sandbox_role role = (enum sandbox_role)_i;
     int status;
@@ -77,7 +77,7 @@ START_TEST(the_manager_is_told_from_a_sandbox)
 }
 END_TEST
 
-START_TEST(a_name_in_the_abstract_space_is_taken)
+START_TEST(an_abstract_socket_name_is_accepted)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int length = snprintf(
@@ -95,7 +95,7 @@ START_TEST(a_name_in_the_abstract_space_is_taken)
 }
 END_TEST
 
-START_TEST(who_does_not_speak_for_the_service_is_silent)
+START_TEST(a_process_that_closed_its_socket_sends_nothing)
 {
     notify_open(-1);
     notify_close();
@@ -104,7 +104,7 @@ START_TEST(who_does_not_speak_for_the_service_is_silent)
 }
 END_TEST
 
-START_TEST(without_a_manager_nothing_is_said)
+START_TEST(without_a_manager_nothing_is_sent_or_logged)
 {
     ck_assert_int_eq(unsetenv("NOTIFY_SOCKET"), 0);
     notify_open(-1);
@@ -143,7 +143,7 @@ START_TEST(a_descriptor_gets_one_newline_and_is_closed)
 }
 END_TEST
 
-START_TEST(who_is_not_the_service_has_no_such_descriptor)
+START_TEST(a_process_that_is_not_the_service_does_not_keep_the_descriptor)
 {
     int ends[2];
     char byte;
@@ -155,7 +155,7 @@ START_TEST(who_is_not_the_service_has_no_such_descriptor)
 }
 END_TEST
 
-START_TEST(a_descriptor_that_takes_nothing_is_logged)
+START_TEST(a_descriptor_that_cannot_be_written_is_logged)
 {
     int ends[2];
     ck_assert(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
@@ -167,7 +167,7 @@ START_TEST(a_descriptor_that_takes_nothing_is_logged)
 }
 END_TEST
 
-START_TEST(a_descriptor_that_is_closed_is_logged)
+START_TEST(a_closed_descriptor_is_logged)
 {
     notify_open(1000);
     notify_ready("Serving");
@@ -176,7 +176,7 @@ START_TEST(a_descriptor_that_is_closed_is_logged)
 }
 END_TEST
 
-START_TEST(a_manager_that_is_gone_is_logged)
+START_TEST(a_manager_that_has_ended_is_logged)
 {
     notify_open(-1);
     close(manager);
@@ -191,18 +191,18 @@ int main(void)
     Suite *suite = suite_create("notify");
     TCase *tests = tcase_create("notify");
     tcase_add_checked_fixture(tests, set_up, tear_down);
-    tcase_add_test(tests, the_manager_is_told);
+    tcase_add_test(tests, the_manager_gets_ready_and_status);
     tcase_add_loop_test(
-        tests, the_manager_is_told_from_a_sandbox, SANDBOX_WORKER, SANDBOX_FORWARDER + 1);
-    tcase_add_test(tests, a_name_in_the_abstract_space_is_taken);
-    tcase_add_test(tests, who_does_not_speak_for_the_service_is_silent);
-    tcase_add_test(tests, without_a_manager_nothing_is_said);
+        tests, the_manager_gets_messages_from_the_sandbox, SANDBOX_WORKER, SANDBOX_FORWARDER + 1);
+    tcase_add_test(tests, an_abstract_socket_name_is_accepted);
+    tcase_add_test(tests, a_process_that_closed_its_socket_sends_nothing);
+    tcase_add_test(tests, without_a_manager_nothing_is_sent_or_logged);
     tcase_add_loop_test(tests, a_manager_that_cannot_be_reached_is_logged, 0, 4);
-    tcase_add_test(tests, a_manager_that_is_gone_is_logged);
+    tcase_add_test(tests, a_manager_that_has_ended_is_logged);
     tcase_add_test(tests, a_descriptor_gets_one_newline_and_is_closed);
-    tcase_add_test(tests, who_is_not_the_service_has_no_such_descriptor);
-    tcase_add_test(tests, a_descriptor_that_takes_nothing_is_logged);
-    tcase_add_test(tests, a_descriptor_that_is_closed_is_logged);
+    tcase_add_test(tests, a_process_that_is_not_the_service_does_not_keep_the_descriptor);
+    tcase_add_test(tests, a_descriptor_that_cannot_be_written_is_logged);
+    tcase_add_test(tests, a_closed_descriptor_is_logged);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

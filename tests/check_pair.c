@@ -151,7 +151,7 @@ START_TEST(an_empty_table_takes_next_to_no_memory)
 }
 END_TEST
 
-START_TEST(whoever_opens_it_second_sees_what_the_first_did)
+START_TEST(a_second_process_sees_what_the_first_did)
 {
     struct pair_table *other;
     struct pair_view view;
@@ -168,7 +168,7 @@ START_TEST(whoever_opens_it_second_sees_what_the_first_did)
 }
 END_TEST
 
-START_TEST(no_table_is_made_for_who_only_looks)
+START_TEST(opening_to_read_counts_makes_no_table)
 {
     struct pair_table *other;
     char name[128];
@@ -203,7 +203,7 @@ START_TEST(a_file_that_is_no_table_is_refused)
 }
 END_TEST
 
-START_TEST(a_table_cut_short_anywhere_is_refused)
+START_TEST(a_table_truncated_anywhere_is_refused)
 {
     struct pair_table *other;
     struct stat status;
@@ -239,7 +239,7 @@ END_TEST
 
 /* ---- a table that is lost -------------------------------------------------------- */
 
-START_TEST(a_table_of_another_boot_is_not_believed)
+START_TEST(a_table_of_another_boot_is_refused)
 {
     struct pair_table *other;
     char boot[TABLE_BOOT_SIZE] = "00000000-0000-0000-0000-000000000000\n";
@@ -249,7 +249,7 @@ START_TEST(a_table_of_another_boot_is_not_believed)
 }
 END_TEST
 
-START_TEST(a_table_from_the_future_of_this_boot_is_not_believed)
+START_TEST(a_table_from_the_future_of_this_boot_is_refused)
 {
     struct pair_table *other;
     int64_t uptime = INT64_MAX;
@@ -279,7 +279,7 @@ static void expect_lost(int fault)
     ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, now() + FAR, &ref), -EIDRM);
 }
 
-START_TEST(a_table_that_is_cut_under_its_users_is_noticed_and_kills_nobody)
+START_TEST(a_table_truncated_while_in_use_is_noticed_and_kills_no_process)
 {
     park(PAIR_SIDES, "token", "a", PAIR_WAITS);
     ck_assert_int_eq(truncate(path, 0), 0);
@@ -288,7 +288,7 @@ START_TEST(a_table_that_is_cut_under_its_users_is_noticed_and_kills_nobody)
 }
 END_TEST
 
-START_TEST(a_table_that_is_written_over_is_noticed)
+START_TEST(an_overwritten_table_is_noticed)
 {
     struct pair_ref ref = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
     memset((void *)table->header, 0xa5, table->size);
@@ -297,14 +297,14 @@ START_TEST(a_table_that_is_written_over_is_noticed)
 }
 END_TEST
 
-START_TEST(a_table_that_is_retired_is_left_alone)
+START_TEST(a_retired_table_is_not_changed)
 {
     pair_retire(table);
     expect_lost(-EBADMSG);
 }
 END_TEST
 
-START_TEST(a_table_that_is_removed_or_replaced_is_noticed)
+START_TEST(a_removed_or_replaced_table_is_noticed)
 {
     ck_assert_int_eq(unlink(path), 0);
     ck_assert_int_eq(pair_check(table), -ENOENT);
@@ -315,7 +315,7 @@ START_TEST(a_table_that_is_removed_or_replaced_is_noticed)
 }
 END_TEST
 
-START_TEST(pairs_and_who_waits_are_carried_into_the_next_table)
+START_TEST(pairs_and_waiting_connections_are_carried_into_the_next_table)
 {
     struct pair_ref first = park(PAIR_SIDES, "one", "a", PAIR_WAITS);
     struct pair_ref second = park(PAIR_SIDES, "one", "b", PAIR_MATCHES);
@@ -340,7 +340,7 @@ START_TEST(pairs_and_who_waits_are_carried_into_the_next_table)
 }
 END_TEST
 
-START_TEST(of_a_damaged_table_pairs_are_carried_and_nobody_else)
+START_TEST(from_a_damaged_table_only_pairs_are_carried)
 {
     struct pair_ref waits = park(PAIR_SIDES, "two", "a", PAIR_WAITS), carried, joined[2];
     struct pair_table *last = table;
@@ -359,7 +359,7 @@ START_TEST(of_a_damaged_table_pairs_are_carried_and_nobody_else)
 }
 END_TEST
 
-START_TEST(slots_that_are_not_free_are_not_taken_whatever_the_list_says)
+START_TEST(a_slot_that_is_not_free_is_not_taken_even_if_the_free_list_names_it)
 {
     struct pair_ref first = enter(), second = enter();
     leave(second);
@@ -370,7 +370,7 @@ START_TEST(slots_that_are_not_free_are_not_taken_whatever_the_list_says)
 }
 END_TEST
 
-START_TEST(a_count_of_slots_that_cannot_be_ends_every_walk_at_the_last_one)
+START_TEST(with_an_impossible_count_of_slots_no_walk_passes_the_last_slot)
 {
     struct pair_ref refs[4], stranded[4];
     struct pair_stats counted;
@@ -386,7 +386,7 @@ END_TEST
 
 /* ---- keyed hashes ---------------------------------------------------------------- */
 
-START_TEST(keys_depend_on_protocol_parts_and_where_one_part_ends)
+START_TEST(a_key_depends_on_protocol_parts_and_their_lengths)
 {
     struct iovec one[] = {{(void *)(uintptr_t) "ab", 2}, {(void *)(uintptr_t) "c", 1}};
     struct iovec other[] = {{(void *)(uintptr_t) "a", 1}, {(void *)(uintptr_t) "bc", 2}};
@@ -416,7 +416,7 @@ END_TEST
 
 /* ---- the rule of sides ----------------------------------------------------------- */
 
-START_TEST(sides_that_differ_meet)
+START_TEST(different_sides_meet)
 {
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
     struct pair_ref second = park(PAIR_SIDES, "token", "b", PAIR_MATCHES);
@@ -429,7 +429,7 @@ START_TEST(sides_that_differ_meet)
 }
 END_TEST
 
-START_TEST(no_side_meets_any)
+START_TEST(a_connection_without_a_side_meets_any)
 {
     park(PAIR_SIDES, "one", NULL, PAIR_WAITS);
     park(PAIR_SIDES, "one", NULL, PAIR_MATCHES);
@@ -440,7 +440,7 @@ START_TEST(no_side_meets_any)
 }
 END_TEST
 
-START_TEST(another_key_does_not_meet)
+START_TEST(different_keys_do_not_meet)
 {
     park(PAIR_SIDES, "one", NULL, PAIR_WAITS);
     park(PAIR_SIDES, "two", NULL, PAIR_WAITS);
@@ -448,7 +448,7 @@ START_TEST(another_key_does_not_meet)
 }
 END_TEST
 
-START_TEST(the_same_side_waits_beside_itself_and_the_rest_are_spares)
+START_TEST(connections_of_the_same_side_wait_together_and_the_rest_are_spares)
 {
     struct pair_ref same[5], spares[8];
     for (size_t i = 0; i < 5; i++)
@@ -470,7 +470,7 @@ START_TEST(the_same_side_waits_beside_itself_and_the_rest_are_spares)
 }
 END_TEST
 
-START_TEST(waiting_ones_may_leave_in_any_order)
+START_TEST(waiting_connections_may_leave_in_any_order)
 {
     struct pair_ref refs[4];
     for (unsigned int order = 0; order < 24; order++) {
@@ -490,14 +490,14 @@ END_TEST
 
 /* ---- the other rules ------------------------------------------------------------- */
 
-START_TEST(roles_meet_when_they_complete_each_other)
+START_TEST(different_roles_meet)
 {
     park(PAIR_ROLES, "code", "sender", PAIR_WAITS);
     park(PAIR_ROLES, "code", "receiver", PAIR_MATCHES);
 }
 END_TEST
 
-START_TEST(the_same_role_twice_refuses_both)
+START_TEST(a_second_connection_of_a_role_refuses_both)
 {
     struct pair_ref first = park(PAIR_ROLES, "code", "sender", PAIR_WAITS), second = enter();
     struct pair_meeting meeting = meet_as(second, PAIR_ROLES, "code", "sender");
@@ -511,7 +511,7 @@ START_TEST(the_same_role_twice_refuses_both)
 }
 END_TEST
 
-START_TEST(the_newest_takes_the_place_of_the_older_one)
+START_TEST(a_newer_connection_replaces_the_older_one)
 {
     struct pair_ref first = park(PAIR_NEWEST, "pipe", "alice", PAIR_WAITS), second = enter();
     struct pair_meeting meeting = meet_as(second, PAIR_NEWEST, "pipe", "alice");
@@ -545,7 +545,7 @@ START_TEST(a_second_listener_is_refused)
 }
 END_TEST
 
-START_TEST(who_connects_needs_a_listener_and_waits_to_be_accepted)
+START_TEST(a_connector_needs_a_listener_and_waits_to_be_accepted)
 {
     struct pair_meeting meeting = meet_listener(enter(), PAIR_CONNECT);
     ck_assert_int_eq(meeting.reason, PAIR_NO_LISTENER);
@@ -561,7 +561,7 @@ START_TEST(who_connects_needs_a_listener_and_waits_to_be_accepted)
 }
 END_TEST
 
-START_TEST(who_connects_twice_or_accepts_nobody_is_refused)
+START_TEST(a_second_connector_and_an_accept_without_a_connector_are_refused)
 {
     park(PAIR_LISTEN, "listener", NULL, PAIR_WAITS);
     ck_assert_int_eq(meet_listener(enter(), PAIR_ACCEPT).reason, PAIR_NO_LISTENER);
@@ -606,7 +606,7 @@ START_TEST(a_descriptor_is_claimed_once)
 }
 END_TEST
 
-START_TEST(bytes_are_counted_while_the_pair_goes_on)
+START_TEST(bytes_are_counted_while_the_pair_is_joined)
 {
     struct pair_ref first = park(PAIR_SIDES, "token", NULL, PAIR_WAITS);
     struct pair_ref second = park(PAIR_SIDES, "token", NULL, PAIR_MATCHES);
@@ -625,7 +625,7 @@ END_TEST
 /* ---- limits ---------------------------------------------------------------------- */
 
 /* A reference is told from a stale one by it, at any time and without a lock. */
-START_TEST(the_generation_of_a_slot_never_goes_back)
+START_TEST(the_generation_of_a_slot_never_decreases)
 {
     struct pair_ref ref = enter();
     struct slot *slot = table_slot(table, ref.slot);
@@ -650,7 +650,7 @@ START_TEST(the_generation_of_a_slot_never_goes_back)
 }
 END_TEST
 
-START_TEST(a_full_table_refuses_and_takes_again)
+START_TEST(a_full_table_refuses_until_a_slot_is_free)
 {
     struct pair_ref refs[CAPACITY], ref;
     for (size_t i = 0; i < CAPACITY; i++)
@@ -663,7 +663,7 @@ START_TEST(a_full_table_refuses_and_takes_again)
 }
 END_TEST
 
-START_TEST(a_limit_below_the_capacity_holds)
+START_TEST(a_limit_below_the_capacity_is_kept)
 {
     struct pair_limits limits = {.connections = 2};
     struct pair_ref ref;
@@ -673,7 +673,7 @@ START_TEST(a_limit_below_the_capacity_holds)
 }
 END_TEST
 
-START_TEST(each_source_has_its_share)
+START_TEST(each_source_has_its_limit)
 {
     struct pair_limits limits = {.per_source = 2};
     uint64_t here = pair_source(table, "here", 4), there = pair_source(table, "there", 5);
@@ -689,7 +689,7 @@ END_TEST
 
 /* ---- matches that come to nothing ------------------------------------------------ */
 
-START_TEST(when_one_of_a_match_leaves_the_other_waits_again)
+START_TEST(when_one_connection_of_a_match_leaves_the_other_waits_again)
 {
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS), second = enter();
     meet_as(second, PAIR_SIDES, "token", "b");
@@ -700,7 +700,7 @@ START_TEST(when_one_of_a_match_leaves_the_other_waits_again)
 }
 END_TEST
 
-START_TEST(who_waits_again_meets_who_came_meanwhile)
+START_TEST(a_connection_that_waits_again_meets_one_that_came_meanwhile)
 {
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS), second = enter();
     meet_as(second, PAIR_SIDES, "token", "b");
@@ -711,7 +711,7 @@ START_TEST(who_waits_again_meets_who_came_meanwhile)
 }
 END_TEST
 
-START_TEST(who_waits_again_gives_way_where_one_only_may_wait)
+START_TEST(a_connection_that_waits_again_is_dismissed_where_only_one_may_wait)
 {
     struct pair_ref first = park(PAIR_NEWEST, "pipe", "alice", PAIR_WAITS), second = enter();
     meet_as(second, PAIR_NEWEST, "pipe", "bob");
@@ -722,7 +722,7 @@ START_TEST(who_waits_again_gives_way_where_one_only_may_wait)
 }
 END_TEST
 
-START_TEST(a_match_whose_descriptor_never_comes_is_undone)
+START_TEST(a_match_whose_descriptor_never_arrives_is_undone)
 {
     struct pair_view view;
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS), second = enter();
@@ -734,7 +734,7 @@ START_TEST(a_match_whose_descriptor_never_comes_is_undone)
 }
 END_TEST
 
-START_TEST(a_match_whose_descriptor_has_come_is_not_undone)
+START_TEST(a_match_whose_descriptor_has_arrived_is_not_undone)
 {
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
     park(PAIR_SIDES, "token", "b", PAIR_MATCHES);
@@ -742,7 +742,7 @@ START_TEST(a_match_whose_descriptor_has_come_is_not_undone)
 }
 END_TEST
 
-START_TEST(those_dismissed_while_the_forwarder_holds_them_are_found)
+START_TEST(dismissed_connections_of_the_forwarder_are_found)
 {
     struct pair_ref found[4];
     struct pair_ref first = park(PAIR_NEWEST, "pipe", "alice", PAIR_WAITS);
@@ -752,7 +752,7 @@ START_TEST(those_dismissed_while_the_forwarder_holds_them_are_found)
 }
 END_TEST
 
-START_TEST(who_leaves_is_found_by_nobody_and_counts_until_it_is_gone)
+START_TEST(a_leaving_connection_is_not_found_and_counts_until_it_is_closed)
 {
     struct pair_limits limits = {.per_source = 1};
     struct pair_view view;
@@ -771,7 +771,7 @@ START_TEST(who_leaves_is_found_by_nobody_and_counts_until_it_is_gone)
 }
 END_TEST
 
-START_TEST(who_leaves_a_match_strands_its_peer_and_who_leaves_a_pair_does_not)
+START_TEST(leaving_a_match_strands_the_peer_and_leaving_a_pair_does_not)
 {
     struct pair_ref stranded;
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
@@ -790,7 +790,7 @@ START_TEST(who_leaves_a_match_strands_its_peer_and_who_leaves_a_pair_does_not)
 }
 END_TEST
 
-START_TEST(who_leaves_before_its_descriptor_has_come_is_not_claimed)
+START_TEST(a_connection_that_leaves_before_its_descriptor_arrives_is_not_claimed)
 {
     struct pair_view view;
     struct pair_ref ref = enter(), stranded;
@@ -827,7 +827,7 @@ static struct pair_ref in_dead_worker(
     return ref;
 }
 
-START_TEST(the_slot_of_a_dead_worker_is_swept)
+START_TEST(the_slot_of_a_dead_worker_is_freed_by_the_sweep)
 {
     struct pair_ref stranded[4];
     in_dead_worker(PAIR_SIDES, NULL, NULL, false);
@@ -841,7 +841,7 @@ START_TEST(the_slot_of_a_dead_worker_is_swept)
 }
 END_TEST
 
-START_TEST(the_slot_of_a_dead_worker_is_used_again_without_a_forwarder)
+START_TEST(the_slot_of_a_dead_worker_is_reused_without_a_forwarder)
 {
     for (size_t i = 0; i < 2 * CAPACITY; i++)
         ck_assert(!pair_is_none(in_dead_worker(PAIR_SIDES, NULL, NULL, false)));
@@ -849,7 +849,7 @@ START_TEST(the_slot_of_a_dead_worker_is_used_again_without_a_forwarder)
 }
 END_TEST
 
-START_TEST(a_match_by_a_dead_worker_is_undone_when_its_descriptor_had_time_to_come)
+START_TEST(a_match_of_a_dead_worker_is_undone_after_the_time_for_its_descriptor)
 {
     struct pair_ref stranded[4];
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
@@ -873,7 +873,7 @@ START_TEST(a_descriptor_in_flight_outlives_its_worker)
 }
 END_TEST
 
-START_TEST(a_worker_over_its_time_loses_its_slot_alive)
+START_TEST(a_living_worker_past_its_deadline_loses_its_slot)
 {
     struct pair_ref ref, stranded[4];
     ck_assert_int_eq(pair_enter(table, &unlimited, 0, 1, now() + 5000, &ref), 0);
@@ -884,7 +884,7 @@ START_TEST(a_worker_over_its_time_loses_its_slot_alive)
 }
 END_TEST
 
-START_TEST(a_new_forwarder_frees_what_the_last_one_held)
+START_TEST(a_new_forwarder_frees_the_slots_of_the_last_one)
 {
     struct pair_ref first = park(PAIR_SIDES, "one", NULL, PAIR_WAITS);
     struct pair_ref second = park(PAIR_SIDES, "one", NULL, PAIR_MATCHES);
@@ -941,7 +941,7 @@ static void sweep_all(void)
         (void)pair_sweep(table, now() + 2 * FAR, stranded, 16);
 }
 
-START_TEST(processes_killed_at_any_instruction_leave_a_table_that_works)
+START_TEST(processes_killed_at_any_instruction_leave_a_working_table)
 {
     enum {
         LIVES = 4
@@ -1005,7 +1005,7 @@ static void tear_stripe(void)
     table->key_buckets[hash & table->bucket_mask] = 0;
 }
 
-START_TEST(a_lock_taken_from_the_dead_is_repaired)
+START_TEST(a_lock_of_a_dead_process_is_repaired)
 {
     struct pair_ref first = park(PAIR_SIDES, "token", "a", PAIR_WAITS);
     die_holding(tear_entry);
@@ -1026,7 +1026,7 @@ static void stop_holding_entry(void)
     (void)raise(SIGSTOP);
 }
 
-START_TEST(a_process_that_stalls_with_a_lock_is_killed_and_the_lock_taken)
+START_TEST(a_worker_that_stalls_with_a_lock_is_killed)
 {
     pid_t child = fork();
     if (child == 0) {
@@ -1043,7 +1043,7 @@ END_TEST
 
 /* ---- a table that is not to be trusted ------------------------------------------- */
 
-START_TEST(no_contents_of_the_slots_make_us_read_outside_the_table)
+START_TEST(no_contents_of_the_slots_cause_a_read_outside_the_table)
 {
     unsigned int seed = 1;
     for (int round = 0; round < 300; round++) {
@@ -1082,47 +1082,47 @@ END_TEST
 static void add_tests(TCase *tests)
 {
     const TTest *const all[] = {a_table_is_for_its_user_only,
-        an_empty_table_takes_next_to_no_memory, whoever_opens_it_second_sees_what_the_first_did,
-        no_table_is_made_for_who_only_looks, a_table_of_another_version_is_refused,
-        a_file_that_is_no_table_is_refused, a_table_cut_short_anywhere_is_refused,
+        an_empty_table_takes_next_to_no_memory, a_second_process_sees_what_the_first_did,
+        opening_to_read_counts_makes_no_table, a_table_of_another_version_is_refused,
+        a_file_that_is_no_table_is_refused, a_table_truncated_anywhere_is_refused,
         a_capacity_that_does_not_fit_the_file_is_refused, a_symbolic_link_is_not_followed,
-        a_table_of_another_boot_is_not_believed,
-        a_table_from_the_future_of_this_boot_is_not_believed,
+        a_table_of_another_boot_is_refused, a_table_from_the_future_of_this_boot_is_refused,
         only_a_table_that_cannot_be_used_is_discarded,
-        a_table_that_is_cut_under_its_users_is_noticed_and_kills_nobody,
-        a_table_that_is_written_over_is_noticed, a_table_that_is_retired_is_left_alone,
-        a_table_that_is_removed_or_replaced_is_noticed,
-        pairs_and_who_waits_are_carried_into_the_next_table,
-        of_a_damaged_table_pairs_are_carried_and_nobody_else,
-        slots_that_are_not_free_are_not_taken_whatever_the_list_says,
-        a_count_of_slots_that_cannot_be_ends_every_walk_at_the_last_one,
-        keys_depend_on_protocol_parts_and_where_one_part_ends, another_table_has_another_secret,
-        sides_that_differ_meet, no_side_meets_any, another_key_does_not_meet,
-        the_same_side_waits_beside_itself_and_the_rest_are_spares,
-        waiting_ones_may_leave_in_any_order, roles_meet_when_they_complete_each_other,
-        the_same_role_twice_refuses_both, the_newest_takes_the_place_of_the_older_one,
-        a_second_listener_is_refused, who_connects_needs_a_listener_and_waits_to_be_accepted,
-        who_connects_twice_or_accepts_nobody_is_refused, a_stale_reference_is_refused_everywhere,
-        a_descriptor_is_claimed_once, bytes_are_counted_while_the_pair_goes_on,
-        the_generation_of_a_slot_never_goes_back, a_full_table_refuses_and_takes_again,
-        a_limit_below_the_capacity_holds, each_source_has_its_share,
-        when_one_of_a_match_leaves_the_other_waits_again, who_waits_again_meets_who_came_meanwhile,
-        who_waits_again_gives_way_where_one_only_may_wait,
-        a_match_whose_descriptor_never_comes_is_undone,
-        a_match_whose_descriptor_has_come_is_not_undone,
-        those_dismissed_while_the_forwarder_holds_them_are_found,
-        who_leaves_is_found_by_nobody_and_counts_until_it_is_gone,
-        who_leaves_a_match_strands_its_peer_and_who_leaves_a_pair_does_not,
-        who_leaves_before_its_descriptor_has_come_is_not_claimed,
-        the_slot_of_a_dead_worker_is_swept,
-        the_slot_of_a_dead_worker_is_used_again_without_a_forwarder,
-        a_match_by_a_dead_worker_is_undone_when_its_descriptor_had_time_to_come,
-        a_descriptor_in_flight_outlives_its_worker, a_worker_over_its_time_loses_its_slot_alive,
-        a_new_forwarder_frees_what_the_last_one_held,
-        processes_killed_at_any_instruction_leave_a_table_that_works,
-        a_lock_taken_from_the_dead_is_repaired,
-        a_process_that_stalls_with_a_lock_is_killed_and_the_lock_taken,
-        no_contents_of_the_slots_make_us_read_outside_the_table};
+        a_table_truncated_while_in_use_is_noticed_and_kills_no_process,
+        an_overwritten_table_is_noticed, a_retired_table_is_not_changed,
+        a_removed_or_replaced_table_is_noticed,
+        pairs_and_waiting_connections_are_carried_into_the_next_table,
+        from_a_damaged_table_only_pairs_are_carried,
+        a_slot_that_is_not_free_is_not_taken_even_if_the_free_list_names_it,
+        with_an_impossible_count_of_slots_no_walk_passes_the_last_slot,
+        a_key_depends_on_protocol_parts_and_their_lengths, another_table_has_another_secret,
+        different_sides_meet, a_connection_without_a_side_meets_any, different_keys_do_not_meet,
+        connections_of_the_same_side_wait_together_and_the_rest_are_spares,
+        waiting_connections_may_leave_in_any_order, different_roles_meet,
+        a_second_connection_of_a_role_refuses_both, a_newer_connection_replaces_the_older_one,
+        a_second_listener_is_refused, a_connector_needs_a_listener_and_waits_to_be_accepted,
+        a_second_connector_and_an_accept_without_a_connector_are_refused,
+        a_stale_reference_is_refused_everywhere, a_descriptor_is_claimed_once,
+        bytes_are_counted_while_the_pair_is_joined, the_generation_of_a_slot_never_decreases,
+        a_full_table_refuses_until_a_slot_is_free, a_limit_below_the_capacity_is_kept,
+        each_source_has_its_limit, when_one_connection_of_a_match_leaves_the_other_waits_again,
+        a_connection_that_waits_again_meets_one_that_came_meanwhile,
+        a_connection_that_waits_again_is_dismissed_where_only_one_may_wait,
+        a_match_whose_descriptor_never_arrives_is_undone,
+        a_match_whose_descriptor_has_arrived_is_not_undone,
+        dismissed_connections_of_the_forwarder_are_found,
+        a_leaving_connection_is_not_found_and_counts_until_it_is_closed,
+        leaving_a_match_strands_the_peer_and_leaving_a_pair_does_not,
+        a_connection_that_leaves_before_its_descriptor_arrives_is_not_claimed,
+        the_slot_of_a_dead_worker_is_freed_by_the_sweep,
+        the_slot_of_a_dead_worker_is_reused_without_a_forwarder,
+        a_match_of_a_dead_worker_is_undone_after_the_time_for_its_descriptor,
+        a_descriptor_in_flight_outlives_its_worker,
+        a_living_worker_past_its_deadline_loses_its_slot,
+        a_new_forwarder_frees_the_slots_of_the_last_one,
+        processes_killed_at_any_instruction_leave_a_working_table,
+        a_lock_of_a_dead_process_is_repaired, a_worker_that_stalls_with_a_lock_is_killed,
+        no_contents_of_the_slots_cause_a_read_outside_the_table};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         tcase_add_test(tests, all[i]);
 }

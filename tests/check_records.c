@@ -357,7 +357,7 @@ static void start_rfc_8448(struct records *records)
     ck_assert_int_eq(records_start_1_3(records, RECORDS_AES_128_GCM, in, out), 0);
 }
 
-START_TEST(secrets_make_the_keys_of_the_rfc)
+START_TEST(keys_are_derived_as_in_the_rfc)
 {
     struct records records;
     start_rfc_8448(&records);
@@ -471,7 +471,7 @@ START_TEST(the_client_changes_its_key_and_has_ours_changed)
 }
 END_TEST
 
-START_TEST(who_asks_often_for_a_new_key_of_ours_gets_one)
+START_TEST(a_client_that_asks_often_for_our_next_key_gets_one)
 {
     connect_client(_i);
     for (int i = 0; i < 100; i++) {
@@ -494,7 +494,7 @@ START_TEST(who_asks_often_for_a_new_key_of_ours_gets_one)
 }
 END_TEST
 
-START_TEST(our_key_is_changed_when_it_has_served_its_time)
+START_TEST(our_key_is_changed_after_its_number_of_records)
 {
     struct records keys;
     uint8_t plain[64], *sealed;
@@ -516,7 +516,7 @@ START_TEST(our_key_is_changed_when_it_has_served_its_time)
 }
 END_TEST
 
-START_TEST(no_number_serves_twice)
+START_TEST(no_sequence_number_is_used_twice)
 {
     struct iovec part = {pattern, 10};
     struct records_source source = {&part, 1, 0};
@@ -549,7 +549,7 @@ START_TEST(records_are_as_short_as_the_client_asked_for)
 }
 END_TEST
 
-START_TEST(padding_is_taken_off)
+START_TEST(padding_is_removed)
 {
     connect_client(_i);
     ck_assert_int_eq(SSL_set_block_padding(client, 4096), 1);
@@ -560,7 +560,7 @@ START_TEST(padding_is_taken_off)
 }
 END_TEST
 
-START_TEST(an_end_is_said_and_heard)
+START_TEST(close_notify_is_sent_and_received)
 {
     uint8_t *sealed;
     int end;
@@ -581,7 +581,7 @@ END_TEST
 
 /* ---- how they come --------------------------------------------------------------- */
 
-START_TEST(a_record_that_comes_byte_by_byte_is_opened_when_it_is_whole)
+START_TEST(a_record_received_byte_by_byte_is_opened_when_it_is_whole)
 {
     uint8_t record[RECORDS_RECORD_MAX];
     connect_client(_i);
@@ -599,7 +599,7 @@ START_TEST(a_record_that_comes_byte_by_byte_is_opened_when_it_is_whole)
 }
 END_TEST
 
-START_TEST(a_flood_of_empty_records_is_taken_in_turns)
+START_TEST(a_flood_of_empty_records_is_read_in_turns)
 {
     size_t size = 0;
     int turns = 0;
@@ -616,7 +616,7 @@ START_TEST(a_flood_of_empty_records_is_taken_in_turns)
 }
 END_TEST
 
-START_TEST(a_line_is_understood_in_however_many_records)
+START_TEST(a_line_may_come_in_any_number_of_records)
 {
     for (size_t at_once = 1; at_once < sizeof LINE; at_once += 10) {
         ck_assert_int_eq(greet(&suites[_i], LINE, at_once), PAIR_HAPPY);
@@ -641,7 +641,7 @@ END_TEST
 
 /* ---- what breaks it -------------------------------------------------------------- */
 
-START_TEST(any_bit_that_is_flipped_ends_the_connection)
+START_TEST(any_flipped_bit_ends_the_connection)
 {
     uint8_t record[64], plain[64];
     size_t out_size;
@@ -663,7 +663,7 @@ START_TEST(any_bit_that_is_flipped_ends_the_connection)
 }
 END_TEST
 
-START_TEST(a_record_that_is_cut_is_waited_for)
+START_TEST(the_rest_of_a_truncated_record_is_waited_for)
 {
     uint8_t record[64];
     connect_client(_i);
@@ -680,7 +680,7 @@ START_TEST(a_record_that_is_cut_is_waited_for)
 }
 END_TEST
 
-START_TEST(a_record_that_comes_again_ends_the_connection)
+START_TEST(a_repeated_record_ends_the_connection)
 {
     uint8_t record[64];
     int end;
@@ -694,7 +694,7 @@ START_TEST(a_record_that_comes_again_ends_the_connection)
 }
 END_TEST
 
-START_TEST(a_record_that_is_left_out_ends_the_connection)
+START_TEST(a_missing_record_ends_the_connection)
 {
     uint8_t record[64];
     connect_client(_i);
@@ -724,7 +724,7 @@ START_TEST(a_record_may_not_be_too_large)
 }
 END_TEST
 
-START_TEST(nothing_may_come_unsealed)
+START_TEST(a_plain_record_is_refused)
 {
     static const uint8_t records[][8] = {
         {20, 3, 3, 0, 1, 1},              /* change_cipher_spec */
@@ -761,7 +761,7 @@ static void expect_refused(int suite, uint8_t type, const char *hex, enum record
     server = kept;
 }
 
-START_TEST(of_handshakes_only_a_key_update_may_follow)
+START_TEST(after_the_handshake_only_a_key_update_is_accepted)
 {
     static const struct {
         const char *hex;
@@ -819,7 +819,7 @@ START_TEST(a_key_update_may_come_in_pieces)
 }
 END_TEST
 
-START_TEST(nothing_may_come_between_the_pieces_of_a_key_update)
+START_TEST(no_record_may_come_between_the_pieces_of_a_key_update)
 {
     static const uint8_t half[] = {24, 0}, end[] = {1, 0};
     connect_client(_i);
@@ -855,7 +855,7 @@ static enum records_event change_keys(struct records *records, int suite, int co
     return event;
 }
 
-START_TEST(who_changes_its_key_without_end_is_stopped)
+START_TEST(key_updates_without_data_and_without_end_end_the_connection)
 {
     connect_client(_i);
     struct records *records = &server->records;
@@ -867,7 +867,7 @@ START_TEST(who_changes_its_key_without_end_is_stopped)
 }
 END_TEST
 
-START_TEST(who_has_data_for_its_keys_may_change_them_without_end)
+START_TEST(key_updates_with_data_may_go_on_without_end)
 {
     connect_client(_i);
     ck_assert_int_eq(
@@ -875,7 +875,7 @@ START_TEST(who_has_data_for_its_keys_may_change_them_without_end)
 }
 END_TEST
 
-START_TEST(alerts_end_a_connection_but_for_two)
+START_TEST(all_alerts_but_two_end_a_connection)
 {
     bool old = suites[_i].version == TLS1_2_VERSION;
     connect_client(_i);
@@ -890,7 +890,7 @@ START_TEST(alerts_end_a_connection_but_for_two)
 }
 END_TEST
 
-START_TEST(a_warning_changes_nothing)
+START_TEST(a_warning_alert_changes_nothing)
 {
     static const uint8_t canceled[] = {1, RECORDS_USER_CANCELED};
     connect_client(_i);
@@ -901,7 +901,7 @@ START_TEST(a_warning_changes_nothing)
 }
 END_TEST
 
-START_TEST(the_client_is_told_what_it_broke)
+START_TEST(an_alert_tells_the_client_what_it_broke)
 {
     uint8_t *sealed;
     connect_client(_i);
@@ -929,7 +929,7 @@ START_TEST(a_session_is_small_and_can_be_wiped)
 }
 END_TEST
 
-START_TEST(a_session_that_cannot_be_is_refused)
+START_TEST(a_session_with_impossible_values_is_refused)
 {
     struct records records;
     start_rfc_8448(&records);
@@ -954,10 +954,10 @@ int main(void)
 {
     Suite *suite = suite_create("records");
     TCase *rfc = tcase_create("RFC 8448"), *tests = tcase_create("beside OpenSSL");
-    tcase_add_test(rfc, secrets_make_the_keys_of_the_rfc);
+    tcase_add_test(rfc, keys_are_derived_as_in_the_rfc);
     tcase_add_test(rfc, records_of_the_rfc_are_opened_and_sealed);
     tcase_add_test(rfc, a_session_is_small_and_can_be_wiped);
-    tcase_add_test(rfc, a_session_that_cannot_be_is_refused);
+    tcase_add_test(rfc, a_session_with_impossible_values_is_refused);
     suite_add_tcase(suite, rfc);
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_set_timeout(tests, 60);
@@ -965,33 +965,34 @@ int main(void)
     tcase_add_loop_test(tests, parts_are_sealed_as_one, 0, SUITES);
     tcase_add_loop_test(tests, connections_do_not_share_their_keys, 0, SUITES);
     tcase_add_loop_test(tests, the_client_changes_its_key_and_has_ours_changed, 0, SUITES_1_3);
-    tcase_add_loop_test(tests, who_asks_often_for_a_new_key_of_ours_gets_one, 0, SUITES_1_3);
-    tcase_add_loop_test(tests, our_key_is_changed_when_it_has_served_its_time, 0, SUITES);
-    tcase_add_loop_test(tests, no_number_serves_twice, 0, SUITES);
+    tcase_add_loop_test(tests, a_client_that_asks_often_for_our_next_key_gets_one, 0, SUITES_1_3);
+    tcase_add_loop_test(tests, our_key_is_changed_after_its_number_of_records, 0, SUITES);
+    tcase_add_loop_test(tests, no_sequence_number_is_used_twice, 0, SUITES);
     tcase_add_loop_test(tests, records_are_as_short_as_the_client_asked_for, 0, SUITES);
-    tcase_add_loop_test(tests, padding_is_taken_off, 0, SUITES_1_3);
-    tcase_add_loop_test(tests, an_end_is_said_and_heard, 0, SUITES);
+    tcase_add_loop_test(tests, padding_is_removed, 0, SUITES_1_3);
+    tcase_add_loop_test(tests, close_notify_is_sent_and_received, 0, SUITES);
     tcase_add_loop_test(
-        tests, a_record_that_comes_byte_by_byte_is_opened_when_it_is_whole, 0, SUITES);
-    tcase_add_loop_test(tests, a_flood_of_empty_records_is_taken_in_turns, 0, SUITES);
-    tcase_add_loop_test(tests, a_line_is_understood_in_however_many_records, 0, SUITES);
+        tests, a_record_received_byte_by_byte_is_opened_when_it_is_whole, 0, SUITES);
+    tcase_add_loop_test(tests, a_flood_of_empty_records_is_read_in_turns, 0, SUITES);
+    tcase_add_loop_test(tests, a_line_may_come_in_any_number_of_records, 0, SUITES);
     tcase_add_loop_test(
         tests, what_follows_in_the_same_record_is_left_for_the_forwarder, 0, SUITES);
-    tcase_add_loop_test(tests, any_bit_that_is_flipped_ends_the_connection, 0, SUITES);
-    tcase_add_loop_test(tests, a_record_that_is_cut_is_waited_for, 0, SUITES);
-    tcase_add_loop_test(tests, a_record_that_comes_again_ends_the_connection, 0, SUITES);
-    tcase_add_loop_test(tests, a_record_that_is_left_out_ends_the_connection, 0, SUITES);
+    tcase_add_loop_test(tests, any_flipped_bit_ends_the_connection, 0, SUITES);
+    tcase_add_loop_test(tests, the_rest_of_a_truncated_record_is_waited_for, 0, SUITES);
+    tcase_add_loop_test(tests, a_repeated_record_ends_the_connection, 0, SUITES);
+    tcase_add_loop_test(tests, a_missing_record_ends_the_connection, 0, SUITES);
     tcase_add_loop_test(tests, a_record_may_not_be_too_large, 0, SUITES);
-    tcase_add_loop_test(tests, nothing_may_come_unsealed, 0, SUITES);
-    tcase_add_loop_test(tests, of_handshakes_only_a_key_update_may_follow, 0, SUITES);
+    tcase_add_loop_test(tests, a_plain_record_is_refused, 0, SUITES);
+    tcase_add_loop_test(tests, after_the_handshake_only_a_key_update_is_accepted, 0, SUITES);
     tcase_add_loop_test(tests, a_key_update_may_come_in_pieces, 0, SUITES_1_3);
-    tcase_add_loop_test(tests, nothing_may_come_between_the_pieces_of_a_key_update, 0, SUITES_1_3);
-    tcase_add_loop_test(tests, who_changes_its_key_without_end_is_stopped, 0, SUITES_1_3);
     tcase_add_loop_test(
-        tests, who_has_data_for_its_keys_may_change_them_without_end, 0, SUITES_1_3);
-    tcase_add_loop_test(tests, alerts_end_a_connection_but_for_two, 0, SUITES);
-    tcase_add_loop_test(tests, a_warning_changes_nothing, 0, SUITES);
-    tcase_add_loop_test(tests, the_client_is_told_what_it_broke, 0, SUITES);
+        tests, no_record_may_come_between_the_pieces_of_a_key_update, 0, SUITES_1_3);
+    tcase_add_loop_test(
+        tests, key_updates_without_data_and_without_end_end_the_connection, 0, SUITES_1_3);
+    tcase_add_loop_test(tests, key_updates_with_data_may_go_on_without_end, 0, SUITES_1_3);
+    tcase_add_loop_test(tests, all_alerts_but_two_end_a_connection, 0, SUITES);
+    tcase_add_loop_test(tests, a_warning_alert_changes_nothing, 0, SUITES);
+    tcase_add_loop_test(tests, an_alert_tells_the_client_what_it_broke, 0, SUITES);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -50,7 +50,7 @@ static void tear_down(void)
     scratch_tear_down();
 }
 
-START_TEST(the_first_is_said_at_once_and_the_others_a_minute_later_with_their_count)
+START_TEST(the_first_line_is_written_at_once_and_the_others_a_minute_later_with_their_count)
 {
     repeats_add(LOG_INFO, "a refusal", NOW, say);
     expect_said("<6>a refusal");
@@ -64,7 +64,7 @@ START_TEST(the_first_is_said_at_once_and_the_others_a_minute_later_with_their_co
 }
 END_TEST
 
-START_TEST(what_was_counted_is_said_by_whoever_looks_and_nothing_twice)
+START_TEST(any_process_writes_the_sums_and_no_sum_is_written_twice)
 {
     for (int i = 0; i < 3; i++)
         repeats_add(LOG_WARNING, "a refusal", NOW, say);
@@ -78,7 +78,7 @@ START_TEST(what_was_counted_is_said_by_whoever_looks_and_nothing_twice)
 }
 END_TEST
 
-START_TEST(what_nobody_would_read_is_left_to_who_is_read)
+START_TEST(a_process_without_a_log_leaves_its_lines_to_the_others)
 {
     repeats_leave(LOG_ERR, "cannot read a file", NOW);
     repeats_leave(LOG_ERR, "cannot read a file", NOW + 1);
@@ -88,7 +88,7 @@ START_TEST(what_nobody_would_read_is_left_to_who_is_read)
 }
 END_TEST
 
-START_TEST(no_time_is_said_where_none_has_passed)
+START_TEST(a_sum_of_less_than_a_second_names_no_time)
 {
     for (int i = 0; i < 3; i++)
         repeats_add(LOG_INFO, "a refusal", NOW, say);
@@ -98,7 +98,7 @@ START_TEST(no_time_is_said_where_none_has_passed)
 }
 END_TEST
 
-START_TEST(at_the_end_all_is_said)
+START_TEST(at_the_end_all_sums_are_written)
 {
     for (int i = 0; i < 3; i++)
         repeats_add(LOG_INFO, "a refusal", NOW, say);
@@ -108,7 +108,7 @@ START_TEST(at_the_end_all_is_said)
 }
 END_TEST
 
-START_TEST(each_text_is_counted_for_itself)
+START_TEST(each_text_has_its_own_count)
 {
     repeats_add(LOG_INFO, "one", NOW, say);
     repeats_add(LOG_INFO, "two", NOW, say);
@@ -121,7 +121,7 @@ START_TEST(each_text_is_counted_for_itself)
 END_TEST
 
 /* A minute is full of more texts than there are places. */
-START_TEST(more_kinds_than_are_told_apart_are_one_kind)
+START_TEST(texts_that_find_no_place_are_counted_together)
 {
     char text[32];
     for (int i = 0; i < 2 * REPEATS_KINDS; i++) {
@@ -164,7 +164,7 @@ START_TEST(processes_that_share_a_file_count_together)
 }
 END_TEST
 
-START_TEST(the_death_of_one_who_counts_holds_nobody_up)
+START_TEST(a_process_that_dies_while_it_counts_delays_no_other)
 {
     pid_t child = fork();
     ck_assert_int_ge(child, 0);
@@ -181,7 +181,7 @@ START_TEST(the_death_of_one_who_counts_holds_nobody_up)
 }
 END_TEST
 
-START_TEST(lines_that_were_lost_are_said_once_there_is_a_way)
+START_TEST(lost_lines_are_reported_once_lines_can_be_written)
 {
     repeats_lose(3, NOW);
     refused = true;
@@ -194,7 +194,7 @@ START_TEST(lines_that_were_lost_are_said_once_there_is_a_way)
 }
 END_TEST
 
-START_TEST(a_sum_that_could_not_be_said_is_not_forgotten)
+START_TEST(a_sum_that_could_not_be_written_keeps_its_count)
 {
     refused = true;
     repeats_add(LOG_INFO, "a refusal", NOW, say);
@@ -216,7 +216,7 @@ static void spoil(const char *bytes, size_t size)
     expect_silence();
 }
 
-START_TEST(a_file_that_was_emptied_or_overwritten_is_begun_anew)
+START_TEST(a_file_that_was_emptied_or_overwritten_is_started_again)
 {
     char noise[1 << 14];
     memset(noise, 0xff, sizeof noise);
@@ -227,7 +227,7 @@ START_TEST(a_file_that_was_emptied_or_overwritten_is_begun_anew)
 END_TEST
 
 /* Its counts are whatever they are, but its text ends, and its priority is one. */
-START_TEST(a_file_of_noise_behind_a_good_beginning_harms_nobody)
+START_TEST(random_bytes_behind_a_valid_magic_do_no_harm)
 {
     char noise[1 << 14];
     memset(noise, 0xff, sizeof noise);
@@ -241,7 +241,7 @@ START_TEST(a_file_of_noise_behind_a_good_beginning_harms_nobody)
 }
 END_TEST
 
-START_TEST(without_a_file_a_process_counts_for_itself)
+START_TEST(without_a_file_a_process_counts_its_own_lines)
 {
     ck_assert_int_lt(repeats_share(scratch_path("missing/repeats")), 0);
     ck_assert_int_eq(mkfifo(scratch_path("fifo"), 0600), 0);
@@ -255,7 +255,7 @@ START_TEST(without_a_file_a_process_counts_for_itself)
 }
 END_TEST
 
-START_TEST(a_full_file_system_is_noticed_at_the_beginning)
+START_TEST(a_full_file_system_is_noticed_when_the_file_is_made)
 {
     scratch_limit_files(100);
     ck_assert_int_lt(repeats_share(scratch_path("another")), 0);
@@ -270,21 +270,22 @@ int main(void)
     Suite *suite = suite_create("repeats");
     TCase *tests = tcase_create("lines that repeat");
     tcase_add_checked_fixture(tests, set_up, tear_down);
-    tcase_add_test(tests, the_first_is_said_at_once_and_the_others_a_minute_later_with_their_count);
-    tcase_add_test(tests, what_was_counted_is_said_by_whoever_looks_and_nothing_twice);
-    tcase_add_test(tests, what_nobody_would_read_is_left_to_who_is_read);
-    tcase_add_test(tests, no_time_is_said_where_none_has_passed);
-    tcase_add_test(tests, at_the_end_all_is_said);
-    tcase_add_test(tests, each_text_is_counted_for_itself);
-    tcase_add_test(tests, more_kinds_than_are_told_apart_are_one_kind);
+    tcase_add_test(
+        tests, the_first_line_is_written_at_once_and_the_others_a_minute_later_with_their_count);
+    tcase_add_test(tests, any_process_writes_the_sums_and_no_sum_is_written_twice);
+    tcase_add_test(tests, a_process_without_a_log_leaves_its_lines_to_the_others);
+    tcase_add_test(tests, a_sum_of_less_than_a_second_names_no_time);
+    tcase_add_test(tests, at_the_end_all_sums_are_written);
+    tcase_add_test(tests, each_text_has_its_own_count);
+    tcase_add_test(tests, texts_that_find_no_place_are_counted_together);
     tcase_add_test(tests, processes_that_share_a_file_count_together);
-    tcase_add_test(tests, the_death_of_one_who_counts_holds_nobody_up);
-    tcase_add_test(tests, lines_that_were_lost_are_said_once_there_is_a_way);
-    tcase_add_test(tests, a_sum_that_could_not_be_said_is_not_forgotten);
-    tcase_add_test(tests, a_file_that_was_emptied_or_overwritten_is_begun_anew);
-    tcase_add_test(tests, a_file_of_noise_behind_a_good_beginning_harms_nobody);
-    tcase_add_test(tests, without_a_file_a_process_counts_for_itself);
-    tcase_add_test(tests, a_full_file_system_is_noticed_at_the_beginning);
+    tcase_add_test(tests, a_process_that_dies_while_it_counts_delays_no_other);
+    tcase_add_test(tests, lost_lines_are_reported_once_lines_can_be_written);
+    tcase_add_test(tests, a_sum_that_could_not_be_written_keeps_its_count);
+    tcase_add_test(tests, a_file_that_was_emptied_or_overwritten_is_started_again);
+    tcase_add_test(tests, random_bytes_behind_a_valid_magic_do_no_harm);
+    tcase_add_test(tests, without_a_file_a_process_counts_its_own_lines);
+    tcase_add_test(tests, a_full_file_system_is_noticed_when_the_file_is_made);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -88,7 +88,7 @@ START_TEST(a_node_entry_holds_the_nodes_public_and_the_apps_private_key)
 }
 END_TEST
 
-START_TEST(whom_the_umask_lets_may_read_a_ticket_and_only_its_owner_a_node_entry)
+START_TEST(the_mode_of_a_ticket_follows_the_umask_and_only_its_owner_reads_a_node_entry)
 {
     static const mode_t masks[] = {0, 027, 077, 0777}, public[] = {0644, 0640, 0600, 0600};
     for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
@@ -102,7 +102,7 @@ START_TEST(whom_the_umask_lets_may_read_a_ticket_and_only_its_owner_a_node_entry
 }
 END_TEST
 
-START_TEST(an_address_is_any_string)
+START_TEST(an_address_may_be_any_string)
 {
     static const char *const addresses[][2] = {
         {"", TICKET_TEXT("")},
@@ -148,7 +148,7 @@ START_TEST(an_address_that_is_not_utf_8_is_refused)
 }
 END_TEST
 
-START_TEST(what_exists_is_never_overwritten)
+START_TEST(an_existing_file_is_never_overwritten)
 {
     scratch_write(scratch_path("file"), "precious", 8);
     ck_assert_int_eq(symlink("nowhere", scratch_path("link")), 0);
@@ -166,7 +166,7 @@ START_TEST(what_exists_is_never_overwritten)
 }
 END_TEST
 
-START_TEST(a_failure_leaves_nothing_behind)
+START_TEST(a_failure_leaves_no_file_behind)
 {
     char name[300] = "";
     memset(name, 'a', 256);
@@ -184,7 +184,7 @@ START_TEST(a_failure_leaves_nothing_behind)
 }
 END_TEST
 
-START_TEST(of_those_who_create_it_at_once_one_succeeds)
+START_TEST(of_processes_that_create_it_at_the_same_time_one_succeeds)
 {
     enum {
         RACERS = 8
@@ -223,13 +223,14 @@ int main(void)
     tcase_add_test(tests, a_ticket_holds_public_key_and_address);
     tcase_add_test(tests, an_app_ticket_holds_public_key_and_any_permissions);
     tcase_add_test(tests, a_node_entry_holds_the_nodes_public_and_the_apps_private_key);
-    tcase_add_test(tests, whom_the_umask_lets_may_read_a_ticket_and_only_its_owner_a_node_entry);
-    tcase_add_test(tests, an_address_is_any_string);
+    tcase_add_test(
+        tests, the_mode_of_a_ticket_follows_the_umask_and_only_its_owner_reads_a_node_entry);
+    tcase_add_test(tests, an_address_may_be_any_string);
     tcase_add_test(tests, an_address_has_256_bytes_at_most);
     tcase_add_test(tests, an_address_that_is_not_utf_8_is_refused);
-    tcase_add_test(tests, what_exists_is_never_overwritten);
-    tcase_add_test(tests, a_failure_leaves_nothing_behind);
-    tcase_add_loop_test(tests, of_those_who_create_it_at_once_one_succeeds, 0, 20);
+    tcase_add_test(tests, an_existing_file_is_never_overwritten);
+    tcase_add_test(tests, a_failure_leaves_no_file_behind);
+    tcase_add_loop_test(tests, of_processes_that_create_it_at_the_same_time_one_succeeds, 0, 20);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

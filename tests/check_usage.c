@@ -36,7 +36,7 @@ START_TEST(sizes_are_rounded_up_by_their_magnitude)
 }
 END_TEST
 
-START_TEST(times_of_opening_are_rounded_down)
+START_TEST(opening_times_are_rounded_down)
 {
     struct usage_record record = {.started = 123456789, .total_bytes = 1};
     usage_blur(&record, 60);
@@ -81,7 +81,7 @@ START_TEST(a_pair_is_a_line_of_five_keys)
 }
 END_TEST
 
-START_TEST(who_never_met_has_waited_null)
+START_TEST(a_connection_without_a_peer_has_a_waiting_time_of_null)
 {
     struct usage_record record = {.waiting_time = -1, .outcome = PAIR_LONELY};
     expect_line(&record, "{\"started\": 0.0, \"total_time\": 0.0, \"waiting_time\": null, "
@@ -89,7 +89,7 @@ START_TEST(who_never_met_has_waited_null)
 }
 END_TEST
 
-START_TEST(times_have_between_one_and_six_decimals)
+START_TEST(times_have_one_to_six_decimals)
 {
     struct usage_record record = {
         .started = 1700000000000001,
@@ -141,7 +141,7 @@ static struct usage_start ago(int64_t time, int64_t step)
     return (struct usage_start){clock_epoch() - time - step, clock_steady() - time};
 }
 
-START_TEST(a_pair_starts_with_the_earlier_of_both_in_either_order)
+START_TEST(a_pair_starts_with_its_earlier_connection)
 {
     for (int swapped = 0; swapped < 2; swapped++) {
         struct usage_start first = ago(5000000, 0), second = first;
@@ -158,7 +158,7 @@ START_TEST(a_pair_starts_with_the_earlier_of_both_in_either_order)
 }
 END_TEST
 
-START_TEST(a_clock_that_is_set_changes_no_duration)
+START_TEST(setting_the_clock_changes_no_duration)
 {
     static const int64_t steps[] = {-3600000000, 3600000000};
     for (int i = 0; i < 2; i++) {
@@ -174,7 +174,7 @@ START_TEST(a_clock_that_is_set_changes_no_duration)
 }
 END_TEST
 
-START_TEST(one_who_does_not_say_since_when_has_no_negative_and_no_huge_time)
+START_TEST(without_the_steady_time_no_duration_is_negative_or_huge)
 {
     int64_t now = clock_epoch();
     ck_assert_int_ge(usage_single(usage_start_of(now + 3600000000, 0), PAIR_EMPTY).total_time, 0);
@@ -184,7 +184,7 @@ START_TEST(one_who_does_not_say_since_when_has_no_negative_and_no_huge_time)
 }
 END_TEST
 
-START_TEST(how_long_ago_it_was_opened_is_not_read_off_a_clock_that_is_set)
+START_TEST(the_age_of_a_connection_does_not_depend_on_a_clock_that_is_set)
 {
     static const int64_t steps[] = {-3600000000, -30000000, 0, 30000000, 3600000000};
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
@@ -226,18 +226,18 @@ int main(void)
     Suite *suite = suite_create("usage");
     TCase *tests = tcase_create("records");
     tcase_add_test(tests, sizes_are_rounded_up_by_their_magnitude);
-    tcase_add_test(tests, times_of_opening_are_rounded_down);
+    tcase_add_test(tests, opening_times_are_rounded_down);
     tcase_add_test(tests, durations_are_not_blurred);
     tcase_add_test(tests, without_blur_a_record_stays_exact);
     tcase_add_test(tests, a_pair_is_a_line_of_five_keys);
-    tcase_add_test(tests, who_never_met_has_waited_null);
-    tcase_add_test(tests, times_have_between_one_and_six_decimals);
+    tcase_add_test(tests, a_connection_without_a_peer_has_a_waiting_time_of_null);
+    tcase_add_test(tests, times_have_one_to_six_decimals);
     tcase_add_test(tests, a_line_that_does_not_fit_is_refused);
     tcase_add_test(tests, moods_are_those_that_existing_readers_know);
-    tcase_add_test(tests, a_pair_starts_with_the_earlier_of_both_in_either_order);
-    tcase_add_test(tests, a_clock_that_is_set_changes_no_duration);
-    tcase_add_test(tests, one_who_does_not_say_since_when_has_no_negative_and_no_huge_time);
-    tcase_add_test(tests, how_long_ago_it_was_opened_is_not_read_off_a_clock_that_is_set);
+    tcase_add_test(tests, a_pair_starts_with_its_earlier_connection);
+    tcase_add_test(tests, setting_the_clock_changes_no_duration);
+    tcase_add_test(tests, without_the_steady_time_no_duration_is_negative_or_huge);
+    tcase_add_test(tests, the_age_of_a_connection_does_not_depend_on_a_clock_that_is_set);
     tcase_add_test(tests, a_record_is_sent_whole_or_not_at_all);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
