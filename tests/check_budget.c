@@ -1,4 +1,4 @@
-/* What is held for strangers (budget.c): shares, guarantees, and who has to go. */
+/* The budget of memory for clients: its shares, its guarantees, and which client has to go. */
 #include "base/budget.h"
 
 #include "base/clock.h"

@@ -1,5 +1,5 @@
-/* The usage database beside others who use the same file: what fails leaves nothing behind, and
- * succeeds later. */
+/* The usage database while other programs use the same file: a write that fails leaves nothing
+ * behind, and succeeds later. */
 #include "scratch.h"
 #include "suite.h"
 #include "usage/database.h"
@@ -21,7 +21,7 @@ static const struct usage_record records[] = {
 static const struct database_current current = {1, 2, 3, 4, 5};
 
 static struct database database;
-static sqlite3 *other; /* somebody else's connection to it */
+static sqlite3 *other; /* another program's connection to the database */
 static char path[128];
 
 static void run_other(const char *statement)
@@ -61,7 +61,7 @@ static int write_records(void)
     return database_write(&database, records, 2, &current);
 }
 
-/* How many records a newcomer finds in a file, who waits for nobody. */
+/* How many records a new reader, which does not wait, finds in a file. */
 static int count_in(const char *file)
 {
     sqlite3 *reader;
@@ -115,7 +115,7 @@ START_TEST(while_another_program_writes_nothing_is_written)
     run_other("BEGIN EXCLUSIVE");
     ck_assert(database_is_busy(write_records()));
     database_close(&database);
-    ck_assert(database_is_busy(write_records())); /* it cannot even be opened */
+    ck_assert(database_is_busy(write_records())); /* the file cannot even be opened */
     run_other("COMMIT");
     ck_assert_int_eq(write_records(), 0);
     ck_assert_int_eq(count_in(path), 4);
@@ -188,7 +188,7 @@ END_TEST
 START_TEST(the_reason_names_the_owner_of_a_file_that_may_not_be_written)
 {
     if (geteuid() != 0)
-        return; /* only root can have two owners */
+        return; /* only root can test with two owners */
     ck_assert_int_eq(write_records(), 0);
     database_close(&database);
     for (mode_t mode = 0600; mode <= 0644; mode += 044) {
@@ -219,7 +219,7 @@ START_TEST(the_reason_names_the_owner_of_a_directory_that_may_not_be_written)
 }
 END_TEST
 
-/* ---- what is no usage database --------------------------------------------------- */
+/* ---- other files ----------------------------------------------------------------- */
 
 static void expect_refusal(const char *file, const char *words)
 {

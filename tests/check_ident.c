@@ -1,5 +1,5 @@
-/* Identity files: what is read, what is refused, how they are made, and that keys leave no trace.
- */
+/* Identity files: what is accepted, what is refused, how they are made, and that no copy of a key
+ * stays in memory. */
 #include "ident.h"
 #include "scratch.h"
 #include "suite.h"
@@ -37,7 +37,7 @@ static void expect_refused(const char *text, size_t size)
     ck_assert_ptr_null(identity);
 }
 
-/* ---- what is read ---------------------------------------------------------------- */
+/* ---- accepted -------------------------------------------------------------------- */
 
 START_TEST(a_seed_gives_the_same_key_pair_as_in_offset)
 {
@@ -93,7 +93,7 @@ START_TEST(white_space_padding_escapes_and_unknown_keys_do_not_matter)
 }
 END_TEST
 
-/* ---- what is refused ------------------------------------------------------------- */
+/* ---- refused --------------------------------------------------------------------- */
 
 START_TEST(any_other_content_is_refused)
 {
@@ -120,7 +120,7 @@ START_TEST(any_other_content_is_refused)
         /* set bits behind the last byte */
         "{\"privateKey\":\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh9\"}",
         "{\"privateKey\":\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh_\"}",
-        /* the other alphabet, and neither */
+        /* the standard alphabet of base64, and no alphabet */
         "{\"privateKey\":\"+AECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\"}",
         "{\"privateKey\":\"/AECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\"}",
         "{\"privateKey\":\".AECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\"}",
@@ -151,8 +151,8 @@ START_TEST(a_file_truncated_anywhere_is_refused)
 }
 END_TEST
 
-/* Each change of one bit is refused, or it is in the key (another key then) or turned one kind of
- * white space into another. */
+/* A file with one changed bit is refused; or the bit is in the key, and gives another key; or it
+ * turned one kind of white space into another. */
 START_TEST(any_changed_bit_is_noticed)
 {
     for (size_t bit = 0; bit < 8 * strlen(FILE_TEXT); bit++) {
@@ -289,7 +289,7 @@ START_TEST(a_missing_identity_is_made_and_its_public_key_logged)
 }
 END_TEST
 
-/* Waits for the gun, makes an identity, and says which one it has. */
+/* Waits for the start signal, makes an identity, and sends its key. */
 static _Noreturn void race(int gun, int finish)
 {
     char byte;
@@ -328,7 +328,7 @@ START_TEST(processes_that_make_it_at_the_same_time_get_the_same_identity)
 }
 END_TEST
 
-/* ---- that keys leave no trace ---------------------------------------------------- */
+/* ---- no copy of a key stays in memory -------------------------------------------- */
 
 START_TEST(an_identity_in_memory_is_read_only)
 {
@@ -351,8 +351,8 @@ enum {
     REGION_MAX = 64 << 20,
 };
 
-/* Makes an identity in another process, so that this one has never seen it: `veiled` is its key
- * as the file shows it, every byte XOR VEIL. */
+/* Makes an identity in another process, so that this process has never had the key in memory.
+ * `veiled` is the key as the file shows it, with every byte XOR VEIL. */
 static void make_elsewhere(const char *path, uint8_t veiled[IDENT_TEXT_SIZE])
 {
     int ends[2], status;
@@ -423,7 +423,7 @@ START_TEST(reading_a_file_leaves_nothing_of_its_key_in_memory)
     ck_assert_int_eq(ident_read(scratch_path("file"), &identity), 0);
     ck_assert_uint_eq(count_in_memory(veiled, 16), 0);
     ident_key_text(identity->secret_key, kept);
-    ck_assert_uint_eq(count_in_memory(veiled, 16), 1); /* it does look everywhere */
+    ck_assert_uint_eq(count_in_memory(veiled, 16), 1); /* the search does find a key */
     sodium_memzero(kept, sizeof kept);
     char *text = ident_format(identity);
     ck_assert_ptr_nonnull(text);

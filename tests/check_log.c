@@ -1,4 +1,4 @@
-/* The log takes a line at once or not at all, wherever it goes, and tells how many were lost. */
+/* The log writes a line at once or not at all, wherever it goes, and reports how many were lost. */
 #include "base/log.h"
 #include "scratch.h"
 #include "suite.h"
@@ -10,13 +10,13 @@
 #include <sys/wait.h>
 
 enum {
-    LINES = 5000 /* more than any pipe takes */
+    LINES = 5000 /* more than fit into a pipe */
 };
 
-/* What a kernel or a container may lack. */
+/* What a kernel or a container may be without. */
 enum lack {
     NOTHING,
-    PROC,               /* so a pipe cannot be opened anew */
+    PROC,               /* a pipe cannot be opened again */
     PROC_AND_RWF_NOWAIT /* as before Linux 6.5 */
 };
 
@@ -33,12 +33,12 @@ static void take_away(enum lack lack)
     seccomp_release(filter);
 }
 
-/* A process whose standard error is `error` logs more than fits; and more when it is told that
- * there is room again. */
+/* A process whose standard error is `error` logs more than fits, and logs again when the test tells
+ * it that there is room. */
 static _Noreturn void log_much(int error, int go_on, enum lack lack)
 {
     char byte;
-    (void)alarm(20); /* it would wait for ever */
+    (void)alarm(20); /* in case a write waits */
     if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || dup2(error, STDERR_FILENO) < 0)
         _exit(2);
     take_away(lack);
@@ -72,7 +72,7 @@ static void read_line(const char *line, struct found *found)
         found->clean = false;
 }
 
-/* What is there, but not more. */
+/* Reads what is there, and does not wait. */
 static void read_lines(int fd, struct found *found)
 {
     static char line[8192];
@@ -95,7 +95,7 @@ static void read_lines(int fd, struct found *found)
     }
 }
 
-/* reader: where what is written to `error` comes out, at first unread. */
+/* reader: the other end of `error`; it is not read at first. */
 static void expect_no_wait(int reader, int error, enum lack lack)
 {
     struct found found = {.clean = true};
@@ -107,7 +107,7 @@ static void expect_no_wait(int reader, int error, enum lack lack)
     if (child == 0)
         log_much(error, ends[1], lack);
     close(ends[1]);
-    ck_assert_int_eq(read(ends[0], &byte, 1), 1); /* it has come to its end without waiting */
+    ck_assert_int_eq(read(ends[0], &byte, 1), 1); /* the process has logged all without waiting */
     read_lines(reader, &found);
     ck_assert_uint_gt(found.lines, 0);
     ck_assert_uint_lt(found.lines, LINES);
@@ -118,7 +118,8 @@ static void expect_no_wait(int reader, int error, enum lack lack)
     ck_assert(found.last);
     ck_assert(found.clean);
     ck_assert_uint_eq(found.lines + found.lost, LINES);
-    ck_assert_int_eq(fcntl(error, F_GETFL) & O_NONBLOCK, 0); /* it is not ours to change */
+    ck_assert_int_eq(
+        fcntl(error, F_GETFL) & O_NONBLOCK, 0); /* the log does not change the shared open file */
     close(ends[0]);
 }
 

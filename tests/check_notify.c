@@ -1,4 +1,4 @@
-/* What the service manager is told reaches it, whatever the process has given up by then. */
+/* Messages reach the service manager, also from a sandboxed process. */
 #include "base/notify.h"
 #include "base/sandbox.h"
 #include "scratch.h"
@@ -58,7 +58,7 @@ START_TEST(the_manager_gets_ready_and_status)
 }
 END_TEST
 
-/* In a child, as there is no way back. */
+/* In a child process, as a process cannot leave its sandbox. */
 START_TEST(the_manager_gets_messages_from_the_sandbox)
 {
     enum sandbox_role role = (enum sandbox_role)_i;

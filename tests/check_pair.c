@@ -1,4 +1,4 @@
-/* The rendezvous table: who meets whom, and what is left when a process dies. */
+/* The rendezvous table: which connections meet, and what is left when a process dies. */
 #include "pair.h"
 #include "suite.h"
 #include "table.h"
@@ -44,7 +44,7 @@ static void remove_table(void)
 {
     pair_close(table);
     (void)unlink(path);
-    ck_assert_int_eq(rmdir(directory), 0); /* no temporary file is left either */
+    ck_assert_int_eq(rmdir(directory), 0); /* and no temporary file is left */
 }
 
 /* ---- shorthands ------------------------------------------------------------------ */
@@ -77,7 +77,7 @@ static struct pair_meeting meet_as(
     return meeting;
 }
 
-/* Enters, meets, and is held by the forwarder. */
+/* A connection enters, meets, and is held by the forwarder. */
 static struct pair_ref park(
     enum pair_rule rule, const char *key, const char *side, enum pair_result expected)
 {
@@ -518,7 +518,7 @@ START_TEST(a_newer_connection_replaces_the_older_one)
     ck_assert_int_eq(meeting.result, PAIR_WAITS);
     ck_assert(pair_same(meeting.dismissed, first));
     ck_assert_int_eq(reason_of(first), PAIR_REPLACED);
-    leave(first); /* and its leaving does not take the new one away */
+    leave(first); /* which does not remove the newer connection */
     ck_assert_int_eq(state_of(second), PAIR_WAITING);
     park(PAIR_NEWEST, "pipe", "bob", PAIR_MATCHES);
     ck_assert_int_eq(state_of(second), PAIR_MATCHED);
@@ -624,7 +624,7 @@ END_TEST
 
 /* ---- limits ---------------------------------------------------------------------- */
 
-/* A reference is told from a stale one by it, at any time and without a lock. */
+/* Stale references are recognised by the generation, at any time and without a lock. */
 START_TEST(the_generation_of_a_slot_never_decreases)
 {
     struct pair_ref ref = enter();
@@ -687,7 +687,7 @@ START_TEST(each_source_has_its_limit)
 }
 END_TEST
 
-/* ---- matches that come to nothing ------------------------------------------------ */
+/* ---- matches that fail ----------------------------------------------------------- */
 
 START_TEST(when_one_connection_of_a_match_leaves_the_other_waits_again)
 {
@@ -729,7 +729,7 @@ START_TEST(a_match_whose_descriptor_never_arrives_is_undone)
     meet_as(second, PAIR_SIDES, "token", "b");
     ck_assert_int_eq(pair_undo(table, first), 0);
     ck_assert_int_eq(state_of(first), PAIR_WAITING);
-    ck_assert_int_eq(pair_claim(table, second, &view), -ESTALE); /* it comes after all */
+    ck_assert_int_eq(pair_claim(table, second, &view), -ESTALE); /* it arrives too late */
     ck_assert_uint_eq(stats().used, 1);
 }
 END_TEST
@@ -785,7 +785,7 @@ START_TEST(leaving_a_match_strands_the_peer_and_leaving_a_pair_does_not)
     ck_assert(pair_is_none(stranded));
     ck_assert_int_eq(state_of(third), PAIR_JOINED);
     ck_assert_uint_eq(stats().states[PAIR_LEAVING], 2);
-    pair_adopt(table); /* what the last forwarder held, closed or not, it holds no more */
+    pair_adopt(table); /* frees what the last forwarder held, closed or not */
     expect_empty();
 }
 END_TEST
@@ -802,9 +802,9 @@ START_TEST(a_connection_that_leaves_before_its_descriptor_arrives_is_not_claimed
 }
 END_TEST
 
-/* ---- the dead and the late ------------------------------------------------------- */
+/* ---- dead and late workers ------------------------------------------------------- */
 
-/* Runs in a process that ends at once, as if it had been killed there. */
+/* Runs the function in a process that ends at once after it, as if it were killed. */
 static struct pair_ref in_dead_worker(
     enum pair_rule rule, const char *key, const char *side, bool sent)
 {
@@ -902,7 +902,7 @@ END_TEST
 
 /* ---- killed at any instruction --------------------------------------------------- */
 
-/* Everything that workers and a forwarder do with a few keys, for ever. */
+/* Does all that workers and a forwarder do, with a few keys, without end. */
 static _Noreturn void live(unsigned int seed)
 {
     static const char *const keys[] = {"a", "b", "c"}, *const sides[] = {"x", "y", NULL};
@@ -932,7 +932,7 @@ static _Noreturn void live(unsigned int seed)
     }
 }
 
-/* Until everything has been swept. */
+/* Sweeps until there is nothing left to free. */
 static void sweep_all(void)
 {
     struct pair_ref stranded[16];
@@ -967,7 +967,7 @@ START_TEST(processes_killed_at_any_instruction_leave_a_working_table)
     sweep_all();
     expect_empty();
     struct pair_ref refs[CAPACITY];
-    for (size_t i = 0; i < CAPACITY; i++) /* every slot is there */
+    for (size_t i = 0; i < CAPACITY; i++) /* no slot was lost */
         refs[i] = enter();
     for (size_t i = 0; i < CAPACITY; i++)
         leave(refs[i]);
@@ -976,7 +976,7 @@ START_TEST(processes_killed_at_any_instruction_leave_a_working_table)
 }
 END_TEST
 
-/* A process that dies with a lock held, after having torn what the lock guards. */
+/* A process dies with a lock held, after it has damaged what the lock guards. */
 static void die_holding(void (*lock)(void))
 {
     pid_t child = fork();
@@ -1041,7 +1041,7 @@ START_TEST(a_worker_that_stalls_with_a_lock_is_killed)
 }
 END_TEST
 
-/* ---- a table that is not to be trusted ------------------------------------------- */
+/* ---- a table with any contents --------------------------------------------------- */
 
 START_TEST(no_contents_of_the_slots_cause_a_read_outside_the_table)
 {

@@ -1,5 +1,5 @@
-/* The record layer of TLS: the values of RFC 8448, every suite beside OpenSSL's own client, whose
- * handshake goes through the real greeting, and whatever a peer may do to its records. */
+/* The record layer of TLS: the values of RFC 8448; every suite with OpenSSL's client, whose
+ * handshake goes through the real greeting; and all that a client may do to its records. */
 #include "base/clock.h"
 #include "proto/greeting.h"
 #include "proto/tls.h"
@@ -36,7 +36,7 @@ enum {
 };
 
 static const struct suite {
-    const char *name; /* of OpenSSL */
+    const char *name; /* OpenSSL's name */
     int version;
     enum records_suite suite;
     const char *cipher;
@@ -125,7 +125,7 @@ static void tear_down(void)
     ck_assert_int_eq(rmdir(directory), 0);
 }
 
-/* What a client says once the handshake is done: `text`, `at_once` bytes in each record. */
+/* The client sends `text` after its handshake, with `at_once` bytes in each record. */
 struct script {
     const char *text;
     size_t at_once;
@@ -208,7 +208,7 @@ static void client_reads(const void *expected, size_t size)
     ck_assert_mem_eq(buffer, expected, size);
 }
 
-/* Reads all there is. Returns how many bytes that is; *end: why there is no more. */
+/* Reads all that has come. Returns how many bytes that is; *end: why there is no more. */
 static size_t server_reads_all(int *end)
 {
     size_t done = 0;
@@ -252,9 +252,9 @@ static void server_fails(enum records_alert alert)
     ck_assert_int_eq(server->records.alert, alert);
 }
 
-/* ---- what no client of OpenSSL would send ---------------------------------------- */
+/* ---- records that OpenSSL would not send ----------------------------------------- */
 
-/* The keys of a session as its other side has them. */
+/* The keys of a session as the client has them. */
 static struct records other_side(const struct records *records)
 {
     struct records other = *records;
@@ -383,7 +383,7 @@ START_TEST(records_of_the_rfc_are_opened_and_sealed)
     count = from_hex(client_alert, record, sizeof record);
     ck_assert_int_eq(records_open(&records, record, count, plain, &size), RECORDS_CLOSED);
 
-    records.out.sequence = 1; /* its first was a ticket, of which we send none */
+    records.out.sequence = 1; /* the first record of the RFC's server was a ticket; we send none */
     struct iovec part = {counting, sizeof counting};
     struct records_source source = {&part, 1, 0};
     ssize_t made = records_seal(&records, &source, sealed, sizeof sealed);
@@ -395,7 +395,7 @@ START_TEST(records_of_the_rfc_are_opened_and_sealed)
 }
 END_TEST
 
-/* ---- beside OpenSSL -------------------------------------------------------------- */
+/* ---- with OpenSSL's client ------------------------------------------------------- */
 
 START_TEST(bytes_of_every_size_go_both_ways)
 {
@@ -579,7 +579,7 @@ START_TEST(close_notify_is_sent_and_received)
 }
 END_TEST
 
-/* ---- how they come --------------------------------------------------------------- */
+/* ---- records in pieces and floods ------------------------------------------------ */
 
 START_TEST(a_record_received_byte_by_byte_is_opened_when_it_is_whole)
 {
@@ -639,7 +639,7 @@ START_TEST(what_follows_in_the_same_record_is_left_for_the_forwarder)
 }
 END_TEST
 
-/* ---- what breaks it -------------------------------------------------------------- */
+/* ---- records that are refused ---------------------------------------------------- */
 
 START_TEST(any_flipped_bit_ends_the_connection)
 {
@@ -656,7 +656,8 @@ START_TEST(any_flipped_bit_ends_the_connection)
             ck_assert_int_eq(
                 records_open(&records, record, length, plain, &out_size), RECORDS_FAILED);
         else
-            ck_assert(bit / 8 == 3 || bit / 8 == 4); /* the rest of it is waited for */
+            ck_assert(bit / 8 == 3 ||
+                      bit / 8 == 4); /* the size grew: the rest of the record is waited for */
         record[bit / 8] ^= (uint8_t)(1 << bit % 8);
     }
     ck_assert_int_eq(records_open(&server->records, record, size, plain, &out_size), RECORDS_DATA);
@@ -729,7 +730,7 @@ START_TEST(a_plain_record_is_refused)
     static const uint8_t records[][8] = {
         {20, 3, 3, 0, 1, 1},              /* change_cipher_spec */
         {ALERT, 3, 3, 0, 2, 1, 0},        /* close_notify */
-        {HANDSHAKE, 3, 3, 0, 3, 0, 0, 0}, /* HelloRequest, about */
+        {HANDSHAKE, 3, 3, 0, 3, 0, 0, 0}, /* as a HelloRequest */
         {DATA, 3, 3, 0, 3, 'a', 'b', 'c'},
         {DATA, 3, 3, 0, 0},
     };
@@ -836,7 +837,7 @@ START_TEST(no_record_may_come_between_the_pieces_of_a_key_update)
 }
 END_TEST
 
-/* What a client sends who changes its key `count` times, with `data` records before each. */
+/* The client changes its key `count` times, with `data` records before each change. */
 static enum records_event change_keys(struct records *records, int suite, int count, int data)
 {
     static const uint8_t message[] = {24, 0, 0, 1, 0};

@@ -1,4 +1,4 @@
-/* Lines that repeat are said once, and then once a minute with their count, over all processes. */
+/* Repeated lines are written once, and then once a minute with their count, for all processes. */
 #include "base/repeats.h"
 #include "scratch.h"
 #include "suite.h"
@@ -13,7 +13,7 @@ enum {
 
 static char said[64][512];
 static size_t said_count;
-static bool refused; /* the log takes no lines */
+static bool refused; /* the log cannot be written */
 
 static bool say(int priority, const char *text)
 {
@@ -64,7 +64,7 @@ START_TEST(the_first_line_is_written_at_once_and_the_others_a_minute_later_with_
 }
 END_TEST
 
-START_TEST(any_process_writes_the_sums_and_no_sum_is_written_twice)
+START_TEST(a_sum_is_written_when_it_is_due_and_not_twice)
 {
     for (int i = 0; i < 3; i++)
         repeats_add(LOG_WARNING, "a refusal", NOW, say);
@@ -144,7 +144,7 @@ START_TEST(processes_that_share_a_file_count_together)
         pid_t child = fork();
         ck_assert_int_ge(child, 0);
         if (child == 0) {
-            if (i % 2 == 0) /* as another program opens it */
+            if (i % 2 == 0) /* opened again, as by another program */
                 (void)repeats_share(scratch_path("repeats"));
             for (int k = 0; k < 100; k++)
                 repeats_add(LOG_INFO, "a refusal", NOW + k, say);
@@ -153,14 +153,14 @@ START_TEST(processes_that_share_a_file_count_together)
     }
     for (int status, i = 0; i < 20; i++) {
         ck_assert_int_gt(wait(&status), 0);
-        ck_assert_int_eq(status, 0); /* it said nothing */
+        ck_assert_int_eq(status, 0); /* it wrote no line */
     }
     (void)repeats_look(true, NOW + MINUTE, say);
     ck_assert_uint_eq(said_count, 1);
     int count = 0;
     ck_assert_int_eq(sscanf(said[0], "<6>a refusal (%d times", &count), 1);
     ck_assert_int_le(count, 2000);
-    ck_assert_int_ge(count, 1500); /* without those who never had the lock, nor tried again */
+    ck_assert_int_ge(count, 1500); /* fewer, as a process without the lock counts for itself */
 }
 END_TEST
 
@@ -226,7 +226,7 @@ START_TEST(a_file_that_was_emptied_or_overwritten_is_started_again)
 }
 END_TEST
 
-/* Its counts are whatever they are, but its text ends, and its priority is one. */
+/* The counts may have any value, but a text has an end, and a priority is a valid one. */
 START_TEST(random_bytes_behind_a_valid_magic_do_no_harm)
 {
     char noise[1 << 14];
@@ -272,7 +272,7 @@ int main(void)
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_add_test(
         tests, the_first_line_is_written_at_once_and_the_others_a_minute_later_with_their_count);
-    tcase_add_test(tests, any_process_writes_the_sums_and_no_sum_is_written_twice);
+    tcase_add_test(tests, a_sum_is_written_when_it_is_due_and_not_twice);
     tcase_add_test(tests, a_process_without_a_log_leaves_its_lines_to_the_others);
     tcase_add_test(tests, a_sum_of_less_than_a_second_names_no_time);
     tcase_add_test(tests, at_the_end_all_sums_are_written);

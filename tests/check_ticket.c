@@ -1,4 +1,4 @@
-/* Ticket files: the very bytes that stmgr writes, and when none are written. */
+/* Ticket files: their bytes are those that stmgr writes; and when no file is written. */
 #include "scratch.h"
 #include "suite.h"
 #include "ticket.h"
@@ -36,7 +36,7 @@ static void tear_down(void)
     scratch_tear_down();
 }
 
-/* The three kinds of file, for what holds for all. */
+/* The three kinds of file, for tests of all of them. */
 static int write_kind(int kind, const char *path)
 {
     struct ticket_permissions none = {false, false, false, false};
@@ -120,7 +120,7 @@ START_TEST(an_address_may_be_any_string)
 }
 END_TEST
 
-/* ---- when none are written ------------------------------------------------------- */
+/* ---- when no file is written ----------------------------------------------------- */
 
 START_TEST(an_address_has_256_bytes_at_most)
 {

@@ -1,4 +1,4 @@
-/* Usage records: what is blurred and how, and the lines that existing readers read. */
+/* Usage records: what is rounded and how, and lines as existing programs read them. */
 #include "base/clock.h"
 #include "suite.h"
 #include "usage/usage.h"
@@ -29,7 +29,7 @@ START_TEST(sizes_are_rounded_up_by_their_magnitude)
         {990001, 1000000}, {999999, 1000000}, {1000000, 1000000}, {1000001, 2000000},
         {999000000, 999000000}, {999000001, 1000000000}, {1000000000, 1000000000},
         {1000000001, 1100000000}, {12345678901, 12400000000},
-        {UINT64_MAX, UINT64_MAX}, /* there is nothing above it */
+        {UINT64_MAX, UINT64_MAX}, /* cannot be rounded up */
     };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         ck_assert_uint_eq(usage_blur_bytes(sizes[i].exact), sizes[i].blurred);
@@ -135,7 +135,7 @@ END_TEST
 
 /* ---- making ---------------------------------------------------------------------- */
 
-/* So many microseconds ago, by a clock on the wall that was set forward by `step` since. */
+/* A connection of so many microseconds ago; the clock was set forward by `step` since. */
 static struct usage_start ago(int64_t time, int64_t step)
 {
     return (struct usage_start){clock_epoch() - time - step, clock_steady() - time};

@@ -1,4 +1,4 @@
-/* For tests of files: a directory to work in, and what was said on standard error meanwhile. */
+/* For tests with files: a directory of their own, and what was written to standard error. */
 #ifndef RELAY_TESTS_SCRATCH_H
 #define RELAY_TESTS_SCRATCH_H
 
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 static char scratch_directory[64];
-static int scratch_log, scratch_error; /* a pipe: no full disk stops it */
+static int scratch_log, scratch_error; /* a pipe, which a full disk does not stop */
 
 static void scratch_set_up(void)
 {
@@ -29,7 +29,7 @@ static void scratch_set_up(void)
     close(ends[1]);
 }
 
-/* A name in the directory; the last four asked for are kept. */
+/* A path in the directory, valid until four others were asked for. */
 static inline const char *scratch_path(const char *name)
 {
     static char paths[4][128];
@@ -39,7 +39,7 @@ static inline const char *scratch_path(const char *name)
     return path;
 }
 
-/* How many files there are, hidden ones too; removes them as well. */
+/* Counts and removes all files in the directory, hidden files too. */
 static inline int scratch_files(bool remove)
 {
     int count = 0;
@@ -93,7 +93,7 @@ static inline void scratch_expect_mode(const char *path, mode_t mode)
     ck_assert_uint_eq(status.st_nlink, 1);
 }
 
-/* Exactly one line was said since the last call, and `words` are in it. */
+/* Exactly one line was written since the last call, and it contains `words`. */
 static inline void scratch_expect_line(const char *words)
 {
     char text[2048] = "";
