@@ -1,4 +1,4 @@
-/* Offset's messages: read and written as in the test vectors, and whatever is malformed refused. */
+/* Offset's messages are read and written as in the test vectors; malformed messages are refused. */
 #include "codec/capnp.h"
 #include "codec/packing.h"
 #include "suite.h"
@@ -345,7 +345,7 @@ static void expect_inside(const uint8_t *data, size_t size)
     ck_assert(data >= scratch.bytes && data + size <= scratch.bytes + scratch.size);
 }
 
-START_TEST(no_change_of_a_byte_makes_data_that_lies_elsewhere)
+START_TEST(no_changed_byte_leads_the_reader_out_of_the_message)
 {
     size_t i, accepted = 0;
     json_t *vector;
@@ -500,7 +500,7 @@ int main(void)
     tcase_add_test(tests, messages_are_written_as_in_the_vectors);
     tcase_add_test(tests, invalid_messages_are_refused);
     tcase_add_test(tests, a_message_cut_anywhere_is_refused_and_bytes_behind_it_are_ignored);
-    tcase_add_test(tests, no_change_of_a_byte_makes_data_that_lies_elsewhere);
+    tcase_add_test(tests, no_changed_byte_leads_the_reader_out_of_the_message);
     tcase_add_test(tests, a_message_may_be_as_large_as_the_scratch_and_no_larger);
     tcase_add_test(tests, a_null_root_is_a_message_of_defaults);
     tcase_add_test(tests, far_pointers_in_a_circle_are_refused);

@@ -1,5 +1,5 @@
-/* Offset's secure channel: the handshake, frames and rekeying as in the test vectors; whatever was
- * tampered with ends it; and what goes in comes out, in whatever pieces it arrives. */
+/* Offset's secure channel: handshake, frames and rekeying are as in the test vectors; a changed
+ * byte ends the connection; and messages arrive as they were sent, in pieces of any size. */
 #include "codec/channel.h"
 #include "suite.h"
 #include "vectors.h"
@@ -289,7 +289,7 @@ START_TEST(identities_are_made_of_their_seeds)
 }
 END_TEST
 
-START_TEST(the_hash_is_the_one_that_is_meant)
+START_TEST(the_hash_is_sha_512_256)
 {
     size_t i;
     json_t *vector;
@@ -509,7 +509,7 @@ START_TEST(a_frame_dropped_from_a_handshake_ends_it)
 }
 END_TEST
 
-START_TEST(a_handshake_takes_nothing_once_it_is_done)
+START_TEST(a_complete_handshake_takes_no_more_frames)
 {
     struct side sides[2];
     uint8_t send[CHANNEL_SEND_MAX];
@@ -718,7 +718,7 @@ START_TEST(a_rekey_that_the_other_side_begins_is_as_in_the_vectors)
 }
 END_TEST
 
-START_TEST(a_rekey_that_is_begun_here_is_as_in_the_vectors)
+START_TEST(a_rekey_that_the_relay_begins_is_as_in_the_vectors)
 {
     json_t *list = vector_at(vectors, "rekey.list"), *side = vector_at(vectors, "rekey.client");
     struct channel_session session = vector_session_at_rekey("client");
@@ -747,7 +747,7 @@ END_TEST
 
 /* ---- messages --------------------------------------------------------------------- */
 
-START_TEST(messages_of_any_size_arrive_whole_in_whatever_chunks)
+START_TEST(messages_of_any_size_arrive_whole_in_chunks_of_any_size)
 {
     static const size_t sizes[] = {
         0, 1, 2, 7, 8, 9, 255, 1000, 8191, 65535, 65536, 65537, 1000000, 1 << 20};
@@ -802,7 +802,7 @@ START_TEST(messages_arrive_byte_by_byte_and_in_order)
 }
 END_TEST
 
-START_TEST(many_messages_in_one_read_are_told_one_by_one)
+START_TEST(many_messages_in_one_read_are_decoded_one_by_one)
 {
     struct connection from, to;
     struct piece piece;
@@ -883,7 +883,7 @@ static void expect_message(
     free(frame.at);
 }
 
-START_TEST(messages_of_many_mebibytes_pass_as_long_as_cap_n_proto_can_say_them)
+START_TEST(messages_pass_up_to_the_limit_of_cap_n_proto)
 {
     static const size_t sizes[] = {3000000, 1, 16 << 20, CHANNEL_MESSAGE_MAX - (1 << 17)};
     struct connection from, to;
@@ -921,7 +921,7 @@ START_TEST(padding_is_of_different_sizes_below_256)
 }
 END_TEST
 
-START_TEST(quiet_is_kept_alive_and_silence_is_the_end)
+START_TEST(a_quiet_connection_is_kept_alive_and_a_silent_one_ends)
 {
     struct connection from, to;
     struct iovec out;
@@ -939,7 +939,7 @@ END_TEST
 
 /* ---- the state -------------------------------------------------------------------- */
 
-START_TEST(a_session_goes_on_elsewhere_between_frames_only)
+START_TEST(a_session_is_handed_off_only_between_frames)
 {
     struct connection from, to;
     struct channel_session session;
@@ -1013,7 +1013,7 @@ static size_t claimed_size(const uint8_t *frame)
     return size < 0 ? 0 : CHANNEL_HEADER + (size_t)size;
 }
 
-START_TEST(any_bit_flipped_in_a_frame_ends_the_connection_once_as_much_has_come_as_it_says)
+START_TEST(any_bit_flipped_in_a_frame_ends_the_connection_when_the_frame_is_whole)
 {
     struct connection from, to;
     open_pair(&from, &to);
@@ -1036,7 +1036,7 @@ START_TEST(any_bit_flipped_in_a_frame_ends_the_connection_once_as_much_has_come_
 }
 END_TEST
 
-START_TEST(a_frame_cut_anywhere_is_waited_for_and_one_that_goes_on_elsewhere_fails)
+START_TEST(the_rest_of_a_frame_is_waited_for_and_another_rest_fails)
 {
     struct connection from, to;
     open_pair(&from, &to);
@@ -1089,7 +1089,7 @@ START_TEST(a_frame_of_one_connection_or_direction_is_refused_in_another)
 }
 END_TEST
 
-START_TEST(a_frame_for_which_there_is_no_memory_is_no_breach)
+START_TEST(a_frame_without_memory_for_it_is_not_the_clients_fault)
 {
     const uint64_t long_one[2] = {htobe64(1 << 19), 0};
     struct budget_account others = {.share = BUDGET_WAITING};
@@ -1150,7 +1150,7 @@ static struct bytes seal_text(const struct connection *connection, const uint8_t
     return frame;
 }
 
-START_TEST(what_is_undecodable_within_a_good_frame_ends_the_connection)
+START_TEST(a_malformed_message_in_a_good_frame_ends_the_connection)
 {
     struct connection from, to;
     size_t i;
@@ -1273,7 +1273,7 @@ START_TEST(a_rekey_begins_an_hour_after_the_last_and_never_while_one_is_pending)
 }
 END_TEST
 
-START_TEST(a_message_may_have_a_rekey_in_front)
+START_TEST(a_rekey_may_stand_before_a_message)
 {
     struct connection a, b;
     struct piece piece;
@@ -1377,7 +1377,7 @@ int main(void)
     Suite *suite = suite_create("channel");
     TCase *handshake = add_case(suite, "handshake");
     tcase_add_test(handshake, identities_are_made_of_their_seeds);
-    tcase_add_test(handshake, the_hash_is_the_one_that_is_meant);
+    tcase_add_test(handshake, the_hash_is_sha_512_256);
     tcase_add_test(handshake, keys_are_derived_as_in_the_vector);
     tcase_add_test(handshake, the_handshake_is_as_in_the_vectors_from_either_side);
     tcase_add_test(handshake, a_client_that_names_a_destination_is_understood);
@@ -1385,42 +1385,41 @@ int main(void)
     tcase_add_test(handshake, another_version_is_refused);
     tcase_add_test(handshake, any_bit_flipped_in_a_handshake_ends_it_or_changes_nothing);
     tcase_add_test(handshake, a_frame_dropped_from_a_handshake_ends_it);
-    tcase_add_test(handshake, a_handshake_takes_nothing_once_it_is_done);
+    tcase_add_test(handshake, a_complete_handshake_takes_no_more_frames);
     tcase_add_test(handshake, a_replayed_handshake_ends);
     tcase_add_test(handshake, a_key_of_small_order_ends_a_handshake);
 
     TCase *frames = add_case(suite, "frames");
     tcase_add_test(frames, frames_are_read_as_in_the_vectors);
-    tcase_add_test(frames, messages_of_any_size_arrive_whole_in_whatever_chunks);
+    tcase_add_test(frames, messages_of_any_size_arrive_whole_in_chunks_of_any_size);
     tcase_add_test(frames, messages_arrive_byte_by_byte_and_in_order);
-    tcase_add_test(frames, many_messages_in_one_read_are_told_one_by_one);
+    tcase_add_test(frames, many_messages_in_one_read_are_decoded_one_by_one);
     tcase_add_test(frames, a_message_is_encoded_from_where_it_was_decoded);
     tcase_add_test(frames, only_whole_messages_of_a_bounded_size_are_encoded);
-    tcase_add_test(frames, messages_of_many_mebibytes_pass_as_long_as_cap_n_proto_can_say_them);
+    tcase_add_test(frames, messages_pass_up_to_the_limit_of_cap_n_proto);
     tcase_add_test(frames, padding_is_of_different_sizes_below_256);
-    tcase_add_test(frames, quiet_is_kept_alive_and_silence_is_the_end);
-    tcase_add_test(frames, a_session_goes_on_elsewhere_between_frames_only);
+    tcase_add_test(frames, a_quiet_connection_is_kept_alive_and_a_silent_one_ends);
+    tcase_add_test(frames, a_session_is_handed_off_only_between_frames);
     tcase_add_test(frames, a_session_of_another_size_is_refused);
     tcase_add_test(frames, nothing_is_left_of_a_state_that_was_closed);
 
     TCase *tampering = add_case(suite, "tampering");
     tcase_add_test(
-        tampering, any_bit_flipped_in_a_frame_ends_the_connection_once_as_much_has_come_as_it_says);
-    tcase_add_test(
-        tampering, a_frame_cut_anywhere_is_waited_for_and_one_that_goes_on_elsewhere_fails);
+        tampering, any_bit_flipped_in_a_frame_ends_the_connection_when_the_frame_is_whole);
+    tcase_add_test(tampering, the_rest_of_a_frame_is_waited_for_and_another_rest_fails);
     tcase_add_test(tampering, frames_dropped_replayed_or_reordered_end_the_connection);
     tcase_add_test(tampering, a_frame_of_one_connection_or_direction_is_refused_in_another);
-    tcase_add_test(tampering, a_frame_for_which_there_is_no_memory_is_no_breach);
+    tcase_add_test(tampering, a_frame_without_memory_for_it_is_not_the_clients_fault);
     tcase_add_test(tampering, frames_too_short_or_too_long_are_refused);
-    tcase_add_test(tampering, what_is_undecodable_within_a_good_frame_ends_the_connection);
+    tcase_add_test(tampering, a_malformed_message_in_a_good_frame_ends_the_connection);
 
     TCase *rekeying = add_case(suite, "rekeying");
     tcase_add_test(rekeying, a_rekey_that_the_other_side_begins_is_as_in_the_vectors);
-    tcase_add_test(rekeying, a_rekey_that_is_begun_here_is_as_in_the_vectors);
+    tcase_add_test(rekeying, a_rekey_that_the_relay_begins_is_as_in_the_vectors);
     tcase_add_test(rekeying, a_rekey_changes_both_keys_and_loses_nothing_on_its_way);
     tcase_add_test(rekeying, rekeys_that_cross_need_no_answers);
     tcase_add_test(rekeying, a_rekey_begins_an_hour_after_the_last_and_never_while_one_is_pending);
-    tcase_add_test(rekeying, a_message_may_have_a_rekey_in_front);
+    tcase_add_test(rekeying, a_rekey_may_stand_before_a_message);
     tcase_add_test(rekeying, rekeys_go_on_for_days);
     tcase_add_test(rekeying, the_other_side_cannot_rekey_without_end);
     tcase_add_test(rekeying, a_rekey_of_small_order_ends_the_connection);

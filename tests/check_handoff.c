@@ -1,4 +1,5 @@
-/* The handoff: exactly what was sent arrives, and nothing else is ever taken or left open. */
+/* The handoff: it arrives exactly as it was sent; anything else is refused, and no descriptor stays
+ * open. */
 #include "handoff.h"
 #include "protocol.h"
 #include "suite.h"
@@ -163,7 +164,7 @@ START_TEST(looks_and_records_arrive_without_a_descriptor)
 }
 END_TEST
 
-START_TEST(they_arrive_in_their_order_and_none_twice)
+START_TEST(handoffs_arrive_in_order_and_once)
 {
     struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
     int fd;
@@ -228,7 +229,7 @@ START_TEST(a_session_size_beyond_the_datagram_or_the_maximum_is_refused)
 }
 END_TEST
 
-START_TEST(what_is_no_handoff_or_of_an_older_layout_than_any_is_refused)
+START_TEST(a_datagram_that_is_not_a_handoff_of_any_version_is_refused)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
     struct wire wire;
@@ -275,7 +276,7 @@ START_TEST(a_handoff_of_the_next_version_is_understood)
 END_TEST
 
 /* The first version's, which ends with its session's size. */
-START_TEST(a_handoff_of_the_first_version_is_understood_and_what_it_does_not_say_is_zero)
+START_TEST(a_handoff_of_the_first_version_is_understood_and_fields_that_it_lacks_are_zero)
 {
     enum {
         FIRST_SIZE = offsetof(struct handoff, session_size) + sizeof(uint32_t)
@@ -317,7 +318,7 @@ START_TEST(a_server_that_leaves_names_itself_and_brings_a_descriptor)
 }
 END_TEST
 
-START_TEST(one_that_needs_a_later_reader_says_so_and_names_its_slot)
+START_TEST(a_handoff_for_a_later_reader_is_refused_as_such_and_names_its_slot)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
     struct wire wire;
@@ -424,7 +425,7 @@ START_TEST(a_long_name_beyond_the_datagram_or_the_maximum_is_refused)
 }
 END_TEST
 
-START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
+START_TEST(keys_of_TLS_arrive_and_impossible_keys_are_refused)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
     struct wire wire;
@@ -443,7 +444,7 @@ START_TEST(keys_of_TLS_arrive_and_those_that_cannot_be_are_refused)
 }
 END_TEST
 
-START_TEST(one_without_exactly_one_descriptor_is_refused_and_names_its_slot)
+START_TEST(a_connection_without_exactly_one_descriptor_is_refused_and_names_its_slot)
 {
     static const size_t counts[] = {0, 2, 3, 4, 5, 16};
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0);
@@ -456,7 +457,7 @@ START_TEST(one_without_exactly_one_descriptor_is_refused_and_names_its_slot)
 }
 END_TEST
 
-START_TEST(a_look_comes_with_none)
+START_TEST(a_look_with_a_descriptor_is_refused)
 {
     struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
     struct wire wire;
@@ -494,7 +495,7 @@ static int receive_without_numbers(struct handoff *received)
     return error;
 }
 
-START_TEST(one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot)
+START_TEST(a_handoff_that_lost_its_descriptor_is_refused_as_such_and_names_its_slot)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
     ck_assert_int_eq(handoff_send(sender, &handoff, carried), 0);
@@ -503,7 +504,7 @@ START_TEST(one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot
 }
 END_TEST
 
-START_TEST(one_that_is_cut_is_refused_though_its_descriptor_found_no_number)
+START_TEST(a_cut_handoff_that_lost_its_descriptor_is_refused_as_malformed)
 {
     struct handoff handoff = make_handoff(HANDOFF_CONNECTION, 0), received;
     static const size_t sizes[] = {1, sizeof(uint32_t), HEAD + WITHOUT_SESSION - 1};
@@ -522,7 +523,7 @@ END_TEST
 
 /* ---- the socket ------------------------------------------------------------------ */
 
-START_TEST(the_socket_is_for_its_user_only)
+START_TEST(only_its_user_may_use_the_socket)
 {
     struct stat status;
     ck_assert_int_eq(stat(path, &status), 0);
@@ -568,7 +569,7 @@ START_TEST(a_path_that_is_too_long_is_refused)
 }
 END_TEST
 
-START_TEST(a_forwarder_that_takes_nothing_is_waited_for_in_vain)
+START_TEST(a_send_to_a_forwarder_that_does_not_read_times_out)
 {
     struct handoff handoff = make_handoff(HANDOFF_LOOK, 0);
     int error, hasty = handoff_connect(path, 50);
@@ -587,38 +588,40 @@ int main(void)
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_add_test(tests, a_connection_arrives_with_its_session_and_descriptor);
     tcase_add_test(tests, looks_and_records_arrive_without_a_descriptor);
-    tcase_add_test(tests, they_arrive_in_their_order_and_none_twice);
+    tcase_add_test(tests, handoffs_arrive_in_order_and_once);
     tcase_add_test(tests, a_session_that_is_too_large_is_not_sent);
     tcase_add_test(tests, a_datagram_of_any_other_length_is_refused);
     tcase_add_test(tests, a_datagram_larger_than_any_handoff_is_refused);
     tcase_add_test(tests, a_session_size_beyond_the_datagram_or_the_maximum_is_refused);
     tcase_add_test(tests, a_name_larger_than_its_room_is_refused_and_names_its_slot);
-    tcase_add_test(tests, what_is_no_handoff_or_of_an_older_layout_than_any_is_refused);
+    tcase_add_test(tests, a_datagram_that_is_not_a_handoff_of_any_version_is_refused);
     tcase_add_test(tests, a_handoff_of_the_next_version_is_understood);
     tcase_add_test(
-        tests, a_handoff_of_the_first_version_is_understood_and_what_it_does_not_say_is_zero);
+        tests, a_handoff_of_the_first_version_is_understood_and_fields_that_it_lacks_are_zero);
     tcase_add_test(tests, a_server_that_leaves_names_itself_and_brings_a_descriptor);
-    tcase_add_test(tests, one_that_needs_a_later_reader_says_so_and_names_its_slot);
+    tcase_add_test(tests, a_handoff_for_a_later_reader_is_refused_as_such_and_names_its_slot);
     tcase_add_test(tests, kinds_codecs_and_protocols_keep_their_numbers);
     tcase_add_test(tests, names_up_to_the_longest_arrive_and_longer_ones_are_refused);
     tcase_add_test(tests, only_a_long_name_needs_a_reader_of_it);
     tcase_add_test(tests, a_long_name_beyond_the_datagram_or_the_maximum_is_refused);
-    tcase_add_test(tests, keys_of_TLS_arrive_and_those_that_cannot_be_are_refused);
-    tcase_add_test(tests, one_without_exactly_one_descriptor_is_refused_and_names_its_slot);
-    tcase_add_test(tests, a_look_comes_with_none);
+    tcase_add_test(tests, keys_of_TLS_arrive_and_impossible_keys_are_refused);
+    tcase_add_test(
+        tests, a_connection_without_exactly_one_descriptor_is_refused_and_names_its_slot);
+    tcase_add_test(tests, a_look_with_a_descriptor_is_refused);
     tcase_add_test(tests, an_unknown_kind_is_refused_and_names_its_slot);
-    tcase_add_test(tests, the_socket_is_for_its_user_only);
+    tcase_add_test(tests, only_its_user_may_use_the_socket);
     tcase_add_test(tests, without_a_forwarder_there_is_no_connection);
     tcase_add_test(tests, a_new_socket_takes_the_place_of_a_dead_one_and_senders_find_it);
     tcase_add_test(tests, a_path_that_is_too_long_is_refused);
-    tcase_add_test(tests, a_forwarder_that_takes_nothing_is_waited_for_in_vain);
+    tcase_add_test(tests, a_send_to_a_forwarder_that_does_not_read_times_out);
     suite_add_tcase(suite, tests);
     /* valgrind keeps the limit on descriptors itself, and the kernel never sees it. */
     TCase *limits = tcase_create("limits");
     tcase_set_tags(limits, "kernel-limits");
     tcase_add_checked_fixture(limits, set_up, tear_down);
-    tcase_add_test(limits, one_whose_descriptor_found_no_number_is_told_apart_and_names_its_slot);
-    tcase_add_test(limits, one_that_is_cut_is_refused_though_its_descriptor_found_no_number);
+    tcase_add_test(
+        limits, a_handoff_that_lost_its_descriptor_is_refused_as_such_and_names_its_slot);
+    tcase_add_test(limits, a_cut_handoff_that_lost_its_descriptor_is_refused_as_malformed);
     suite_add_tcase(suite, limits);
     return run_suite(suite);
 }

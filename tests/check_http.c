@@ -1,5 +1,5 @@
 /* The request head and its answer: RFC 9112 where it is about requests, RFC 6455 section 4.2 (the
- * server's side of the opening handshake), and that not a byte behind a head is read. */
+ * server's side of the opening handshake); and that nothing behind a head is read. */
 #include "connection.h"
 #include "proto/http.h"
 #include "suite.h"
@@ -70,7 +70,7 @@ START_TEST(test_4_2_1_connection_and_upgrade_are_lists_of_tokens_in_any_case)
 }
 END_TEST
 
-START_TEST(test_4_2_1_what_only_looks_like_the_tokens_asks_for_no_websocket)
+START_TEST(test_4_2_1_tokens_that_are_only_similar_ask_for_no_websocket)
 {
     expect_answer(
         START "Connection: Upgrades\r\nUpgrade: websocket\r\n" NONCE VERSION "\r\n", HTTP_PAGE);
@@ -111,7 +111,7 @@ START_TEST(test_4_2_1_the_key_is_16_bytes_in_base64_and_comes_once)
 }
 END_TEST
 
-START_TEST(test_4_4_another_version_of_the_protocol_is_told_which_one_is_spoken)
+START_TEST(test_4_4_a_client_of_another_version_is_told_the_version_of_the_relay)
 {
     static const char *const versions[] = {"", "Sec-WebSocket-Version: 8\r\n",
         "Sec-WebSocket-Version: 14\r\n", "Sec-WebSocket-Version: 013\r\n",
@@ -161,7 +161,7 @@ static void expect_subprotocol(const char *lines, const char *expected)
     ck_assert_str_eq(rest + strlen(line), "\r\n");
 }
 
-START_TEST(test_4_2_2_a_subprotocol_that_was_offered_is_taken)
+START_TEST(test_4_2_2_an_offered_subprotocol_is_accepted)
 {
     expect_subprotocol("Sec-WebSocket-Protocol: chat\r\n", "chat");
     expect_subprotocol("Sec-WebSocket-Protocol: chat, superchat\r\n", "chat");
@@ -170,7 +170,7 @@ START_TEST(test_4_2_2_a_subprotocol_that_was_offered_is_taken)
 }
 END_TEST
 
-START_TEST(test_4_2_2_what_is_no_subprotocol_is_not_taken)
+START_TEST(test_4_2_2_a_malformed_subprotocol_is_not_accepted)
 {
     char lines[2048];
     expect_subprotocol("", NULL);
@@ -215,7 +215,7 @@ START_TEST(test_9112_2_2_an_empty_line_before_the_request_is_ignored)
 }
 END_TEST
 
-START_TEST(other_methods_and_versions_are_told_so_whatever_their_target)
+START_TEST(other_methods_and_versions_are_refused_as_such_with_any_target)
 {
     expect_answer("PATCH /a HTTP/1.1\r\nHost: h\r\n\r\n", HTTP_NOT_ALLOWED);
     expect_answer("CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", HTTP_NOT_ALLOWED);
@@ -249,7 +249,7 @@ START_TEST(a_method_and_a_target_or_an_empty_line_begin_http)
 }
 END_TEST
 
-START_TEST(test_9112_3_2_a_host_comes_once_and_since_1_1_it_must)
+START_TEST(test_9112_3_2_host_may_come_once_and_must_since_1_1)
 {
     expect_answer("GET / HTTP/1.1\r\n\r\n", HTTP_BAD_REQUEST);
     expect_answer("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", HTTP_BAD_REQUEST);
@@ -271,7 +271,7 @@ START_TEST(test_9112_3_2_a_target_has_origin_or_absolute_form)
 }
 END_TEST
 
-START_TEST(test_9112_5_what_could_be_read_in_two_ways_is_refused)
+START_TEST(test_9112_5_a_head_with_two_readings_is_refused)
 {
     static const char *const wrong[] = {"No colon", ": no name", "Space : before",
         "Folded: a\r\n b", " Folded: first", "Bad(name: x", "Control: \x01", "Control: \x7f",
@@ -475,23 +475,23 @@ static TCase *head_tests(void)
     TCase *tests = tcase_create("head");
     tcase_add_test(tests, test_4_2_1_the_rfcs_own_example);
     tcase_add_test(tests, test_4_2_1_connection_and_upgrade_are_lists_of_tokens_in_any_case);
-    tcase_add_test(tests, test_4_2_1_what_only_looks_like_the_tokens_asks_for_no_websocket);
+    tcase_add_test(tests, test_4_2_1_tokens_that_are_only_similar_ask_for_no_websocket);
     tcase_add_test(tests, test_4_2_1_the_method_is_get_and_the_version_1_1_or_higher);
     tcase_add_test(tests, test_4_2_1_the_key_is_16_bytes_in_base64_and_comes_once);
-    tcase_add_test(tests, test_4_4_another_version_of_the_protocol_is_told_which_one_is_spoken);
+    tcase_add_test(tests, test_4_4_a_client_of_another_version_is_told_the_version_of_the_relay);
     tcase_add_test(
         tests, test_4_2_2_the_answer_proves_that_the_key_was_read_and_accepts_no_extension);
-    tcase_add_test(tests, test_4_2_2_a_subprotocol_that_was_offered_is_taken);
-    tcase_add_test(tests, test_4_2_2_what_is_no_subprotocol_is_not_taken);
+    tcase_add_test(tests, test_4_2_2_an_offered_subprotocol_is_accepted);
+    tcase_add_test(tests, test_4_2_2_a_malformed_subprotocol_is_not_accepted);
     tcase_add_test(
         tests, test_9112_2_2_a_bare_line_feed_ends_a_line_and_a_bare_carriage_return_does_not);
     tcase_add_test(tests, test_9112_3_a_request_line_has_three_parts);
     tcase_add_test(tests, test_9112_2_2_an_empty_line_before_the_request_is_ignored);
-    tcase_add_test(tests, other_methods_and_versions_are_told_so_whatever_their_target);
+    tcase_add_test(tests, other_methods_and_versions_are_refused_as_such_with_any_target);
     tcase_add_test(tests, a_method_and_a_target_or_an_empty_line_begin_http);
-    tcase_add_test(tests, test_9112_3_2_a_host_comes_once_and_since_1_1_it_must);
+    tcase_add_test(tests, test_9112_3_2_host_may_come_once_and_must_since_1_1);
     tcase_add_test(tests, test_9112_3_2_a_target_has_origin_or_absolute_form);
-    tcase_add_test(tests, test_9112_5_what_could_be_read_in_two_ways_is_refused);
+    tcase_add_test(tests, test_9112_5_a_head_with_two_readings_is_refused);
     tcase_add_test(tests, test_9112_5_a_zero_byte_is_refused);
     tcase_add_test(tests, a_head_cut_short_anywhere_is_refused);
     tcase_add_test(tests, there_is_a_page_and_a_health_check_and_nothing_else);

@@ -1,5 +1,5 @@
-/* Introductions: every valid encoding of a message is read, every other one is ignored, and what
- * is written is what the clients' own library would write. */
+/* Introductions: every valid encoding of a message is read, any other message is ignored, and
+ * messages are written as the clients' own library writes them. */
 #include "proto/introduction.h"
 #include "suite.h"
 
@@ -73,7 +73,7 @@ START_TEST(join_and_leave_have_documents)
 }
 END_TEST
 
-START_TEST(a_heartbeat_is_one_in_each_of_its_spellings)
+START_TEST(every_spelling_of_a_heartbeat_is_read)
 {
     raw("\x81\xa4type\xa9Heartbeat");
     ck_assert_int_eq(read_message(), INTRODUCTION_HEARTBEAT);
@@ -84,7 +84,7 @@ START_TEST(a_heartbeat_is_one_in_each_of_its_spellings)
 }
 END_TEST
 
-START_TEST(keys_have_any_order_and_unknown_ones_are_skipped)
+START_TEST(keys_have_any_order_and_unknown_keys_are_skipped)
 {
     raw("\x85\xab"
         "documentIds\x91\xa3one"
@@ -159,7 +159,7 @@ START_TEST(other_types_and_other_values_are_ignored)
 }
 END_TEST
 
-START_TEST(documents_that_are_no_ids_are_ignored_with_their_message)
+START_TEST(a_message_with_a_malformed_document_id_is_ignored)
 {
     static const char *const wrong[] = {"\x01", "\xa3one", "\x91\x01", "\x91\xa0", "\x91\x91\xa1x",
         "\x91\xa1\xff", "\x92\xa3one\xa2\xc3\x28", "\x91\xc0", "\x81\xa1x\xa1y"};
@@ -187,7 +187,7 @@ START_TEST(a_message_cut_short_anywhere_or_followed_by_more_is_ignored)
 }
 END_TEST
 
-START_TEST(counts_and_lengths_that_are_not_there_cost_nothing)
+START_TEST(a_count_or_length_beyond_the_message_costs_nothing)
 {
     raw("\xdf\xff\xff\xff\xff");
     ck_assert_int_eq(read_message(), INTRODUCTION_IGNORED);
@@ -211,7 +211,7 @@ START_TEST(depth_costs_nothing)
 }
 END_TEST
 
-START_TEST(random_bytes_are_survived)
+START_TEST(random_bytes_do_no_harm)
 {
     unsigned int seed = 1;
     for (int round = 0; round < 20000; round++) {
@@ -285,14 +285,13 @@ START_TEST(an_introduction_has_its_keys_in_order)
                                    "\x92\xa3one\xa3two";
     const struct text common[] = {{"one", 3}, {"two", 3}};
     uint8_t out[128];
-    size_t size =
-        introduction_write(out, sizeof out, (struct text){"bob", 3}, common, 2);
+    size_t size = introduction_write(out, sizeof out, (struct text){"bob", 3}, common, 2);
     ck_assert_uint_eq(size, sizeof expected - 1);
     ck_assert_mem_eq(out, expected, size);
 }
 END_TEST
 
-START_TEST(a_large_introduction_has_the_forms_that_fit)
+START_TEST(a_large_introduction_has_longer_heads)
 {
     static char name[256]; /* the first length that takes two bytes */
     static struct text common[INTRODUCTION_DOCUMENTS_MAX];
@@ -309,20 +308,17 @@ START_TEST(a_large_introduction_has_the_forms_that_fit)
 }
 END_TEST
 
-START_TEST(a_room_that_is_too_small_is_not_overrun)
+START_TEST(a_buffer_that_is_too_small_is_not_overrun)
 {
     const struct text common[] = {{"one", 3}};
     uint8_t out[128];
-    size_t needed =
-        introduction_write(out, sizeof out, (struct text){"bob", 3}, common, 1);
+    size_t needed = introduction_write(out, sizeof out, (struct text){"bob", 3}, common, 1);
     for (size_t size = 0; size < needed; size++) {
         uint8_t *room = malloc(size + 1);
-        ck_assert_uint_eq(
-            introduction_write(room, size, (struct text){"bob", 3}, common, 1), 0);
+        ck_assert_uint_eq(introduction_write(room, size, (struct text){"bob", 3}, common, 1), 0);
         free(room);
     }
-    ck_assert_uint_eq(
-        introduction_write(out, needed, (struct text){"bob", 3}, common, 1), needed);
+    ck_assert_uint_eq(introduction_write(out, needed, (struct text){"bob", 3}, common, 1), needed);
 }
 END_TEST
 
@@ -331,21 +327,21 @@ int main(void)
     Suite *suite = suite_create("introduction");
     TCase *tests = tcase_create("messages");
     tcase_add_test(tests, join_and_leave_have_documents);
-    tcase_add_test(tests, a_heartbeat_is_one_in_each_of_its_spellings);
-    tcase_add_test(tests, keys_have_any_order_and_unknown_ones_are_skipped);
+    tcase_add_test(tests, every_spelling_of_a_heartbeat_is_read);
+    tcase_add_test(tests, keys_have_any_order_and_unknown_keys_are_skipped);
     tcase_add_test(tests, strings_maps_and_arrays_have_any_form);
     tcase_add_test(tests, a_join_of_nothing_has_no_documents);
     tcase_add_test(tests, other_types_and_other_values_are_ignored);
-    tcase_add_test(tests, documents_that_are_no_ids_are_ignored_with_their_message);
+    tcase_add_test(tests, a_message_with_a_malformed_document_id_is_ignored);
     tcase_add_test(tests, a_message_cut_short_anywhere_or_followed_by_more_is_ignored);
-    tcase_add_test(tests, counts_and_lengths_that_are_not_there_cost_nothing);
+    tcase_add_test(tests, a_count_or_length_beyond_the_message_costs_nothing);
     tcase_add_test(tests, depth_costs_nothing);
-    tcase_add_test(tests, random_bytes_are_survived);
+    tcase_add_test(tests, random_bytes_do_no_harm);
     tcase_add_test(tests, more_documents_than_the_limit_are_an_excess);
     tcase_add_test(tests, a_longer_id_than_the_limit_is_an_excess);
     tcase_add_test(tests, an_introduction_has_its_keys_in_order);
-    tcase_add_test(tests, a_large_introduction_has_the_forms_that_fit);
-    tcase_add_test(tests, a_room_that_is_too_small_is_not_overrun);
+    tcase_add_test(tests, a_large_introduction_has_longer_heads);
+    tcase_add_test(tests, a_buffer_that_is_too_small_is_not_overrun);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -1,4 +1,4 @@
-/* The paths of @localfirst/relay: whose they are, and the ids in them. */
+/* The paths of @localfirst/relay: which endpoint they are of, and the ids in them. */
 #include "proto/localfirst.h"
 #include "suite.h"
 
@@ -49,7 +49,7 @@ START_TEST(ids_are_percent_decoded)
 }
 END_TEST
 
-START_TEST(both_may_be_under_a_prefix)
+START_TEST(either_path_may_have_a_prefix)
 {
     ck_assert_int_eq(parse("/relay/introduction/alice"), LOCALFIRST_INTRODUCTION);
     expect_id(&path.local, "alice");
@@ -61,7 +61,7 @@ START_TEST(both_may_be_under_a_prefix)
 }
 END_TEST
 
-START_TEST(the_first_name_that_makes_a_good_path_of_the_rest_counts)
+START_TEST(the_first_name_with_a_good_path_behind_it_counts)
 {
     ck_assert_int_eq(parse("/introduction/connection"), LOCALFIRST_INTRODUCTION);
     expect_id(&path.local, "connection");
@@ -78,7 +78,7 @@ START_TEST(the_first_name_that_makes_a_good_path_of_the_rest_counts)
 }
 END_TEST
 
-START_TEST(any_other_form_with_one_of_the_names_is_wrong)
+START_TEST(a_name_of_an_endpoint_with_another_form_behind_it_is_wrong)
 {
     static const char *const wrong[] = {"/introduction", "/introduction/", "/introduction//",
         "/introduction/a/", "/introduction/a/b", "/introduction//a", "/introduction/%zz",
@@ -100,7 +100,7 @@ START_TEST(other_paths_are_not_of_this_protocol)
 }
 END_TEST
 
-START_TEST(ids_have_all_the_room_of_a_head)
+START_TEST(an_id_may_be_as_long_as_a_head)
 {
     static char words[HTTP_HEAD_MAX + 1] = "/connection/a/b/";
     static const char start[] = "/introduction/";
@@ -123,11 +123,11 @@ int main(void)
     tcase_add_test(tests, an_introduction_names_its_peer);
     tcase_add_test(tests, a_connection_names_both_peers_and_a_document);
     tcase_add_test(tests, ids_are_percent_decoded);
-    tcase_add_test(tests, both_may_be_under_a_prefix);
-    tcase_add_test(tests, the_first_name_that_makes_a_good_path_of_the_rest_counts);
-    tcase_add_test(tests, any_other_form_with_one_of_the_names_is_wrong);
+    tcase_add_test(tests, either_path_may_have_a_prefix);
+    tcase_add_test(tests, the_first_name_with_a_good_path_behind_it_counts);
+    tcase_add_test(tests, a_name_of_an_endpoint_with_another_form_behind_it_is_wrong);
     tcase_add_test(tests, other_paths_are_not_of_this_protocol);
-    tcase_add_test(tests, ids_have_all_the_room_of_a_head);
+    tcase_add_test(tests, an_id_may_be_as_long_as_a_head);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -1,4 +1,5 @@
-/* p2p-copy's hello: what is taken, and the reason that each other first message is refused with. */
+/* p2p-copy's hello: which are accepted, and the reason with which every other message is refused.
+ */
 #include "proto/p2pcopy.h"
 #include "suite.h"
 
@@ -49,7 +50,7 @@ START_TEST(a_sender_and_a_receiver_are_told_apart)
 }
 END_TEST
 
-START_TEST(keys_have_any_order_and_extra_ones_are_ignored)
+START_TEST(keys_have_any_order_and_unknown_keys_are_ignored)
 {
     ck_assert_ptr_null(read_text(" { \"role\" : \"sender\", \"extra\": [{\"type\": 1}], "
                                  "\"code_hash_hex\": \"x\", \"type\": \"hello\" } "));
@@ -77,7 +78,7 @@ START_TEST(a_binary_message_is_refused)
 }
 END_TEST
 
-START_TEST(what_is_no_json_is_refused)
+START_TEST(a_message_that_is_not_json_is_refused)
 {
     expect_refusal("", "Bad hello json");
     expect_refusal("hello", "Bad hello json");
@@ -87,7 +88,7 @@ START_TEST(what_is_no_json_is_refused)
 }
 END_TEST
 
-START_TEST(what_is_no_hello_is_refused)
+START_TEST(json_that_is_not_a_hello_is_refused)
 {
     expect_refusal("{}", "First frame must be hello");
     expect_refusal("[]", "First frame must be hello");
@@ -111,7 +112,7 @@ START_TEST(a_hello_without_a_code_or_a_role_is_refused)
 }
 END_TEST
 
-START_TEST(the_deepest_and_the_longest_hello_are_survived)
+START_TEST(the_deepest_and_the_longest_hello_do_no_harm)
 {
     char words[P2PCOPY_HELLO_MAX + 1];
     memset(words, '[', P2PCOPY_HELLO_MAX);
@@ -131,13 +132,13 @@ int main(void)
     Suite *suite = suite_create("p2pcopy");
     TCase *tests = tcase_create("hello");
     tcase_add_test(tests, a_sender_and_a_receiver_are_told_apart);
-    tcase_add_test(tests, keys_have_any_order_and_extra_ones_are_ignored);
+    tcase_add_test(tests, keys_have_any_order_and_unknown_keys_are_ignored);
     tcase_add_test(tests, a_code_is_an_opaque_string);
     tcase_add_test(tests, a_binary_message_is_refused);
-    tcase_add_test(tests, what_is_no_json_is_refused);
-    tcase_add_test(tests, what_is_no_hello_is_refused);
+    tcase_add_test(tests, a_message_that_is_not_json_is_refused);
+    tcase_add_test(tests, json_that_is_not_a_hello_is_refused);
     tcase_add_test(tests, a_hello_without_a_code_or_a_role_is_refused);
-    tcase_add_test(tests, the_deepest_and_the_longest_hello_are_survived);
+    tcase_add_test(tests, the_deepest_and_the_longest_hello_do_no_harm);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

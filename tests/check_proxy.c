@@ -1,5 +1,5 @@
-/* The PROXY header: what is understood, what is refused, that not a byte beyond it is read, and
- * who is trusted to send one. */
+/* The PROXY header: which headers are understood and which are refused, that nothing behind a
+ * header is read, and which proxies are trusted. */
 #include "connection.h"
 #include "proto/greeting.h"
 #include "proto/proxy.h"
@@ -66,7 +66,7 @@ static void expect_source(const char *expected)
 
 /* ---- version 1 ------------------------------------------------------------------- */
 
-START_TEST(a_line_conveys_an_address_of_either_family)
+START_TEST(a_line_brings_an_address_of_either_family)
 {
     ck_assert_int_eq(read_text("PROXY TCP4 192.0.2.1 127.0.0.1 56324 4001\r\n"), 0);
     expect_source("192.0.2.1");
@@ -77,7 +77,7 @@ START_TEST(a_line_conveys_an_address_of_either_family)
 }
 END_TEST
 
-START_TEST(unknown_with_or_without_more_is_the_proxys_own)
+START_TEST(unknown_is_a_connection_of_the_proxy_itself)
 {
     const char *const lines[] = {
         "PROXY UNKNOWN\r\n", "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n"};
@@ -144,7 +144,7 @@ END_TEST
 
 /* ---- version 2 ------------------------------------------------------------------- */
 
-START_TEST(a_binary_header_conveys_an_address_of_either_family)
+START_TEST(a_binary_header_brings_an_address_of_either_family)
 {
     ck_assert_int_eq(read_bytes(PROXY_4, sizeof PROXY_4 - 1), 0);
     expect_source("10.1.2.3");
@@ -155,7 +155,7 @@ START_TEST(a_binary_header_conveys_an_address_of_either_family)
 }
 END_TEST
 
-START_TEST(local_and_unspecified_are_the_proxys_own)
+START_TEST(local_and_unspecified_are_connections_of_the_proxy_itself)
 {
     static const char *const headers[] = {
         SIGNATURE "\x20\x00\0\0",
@@ -190,7 +190,7 @@ static void make_long(uint8_t *header, size_t rest)
     header[15] = (uint8_t)rest;
 }
 
-START_TEST(what_else_it_says_is_skipped_up_to_a_limit)
+START_TEST(data_behind_the_addresses_is_skipped_up_to_a_limit)
 {
     static uint8_t header[16 + PROXY_REST_MAX + 1];
     make_long(header, PROXY_REST_MAX);
@@ -267,7 +267,7 @@ static const struct {
     {PROXY_6, sizeof PROXY_6 - 1},
 };
 
-START_TEST(a_header_cut_short_anywhere_is_none)
+START_TEST(a_header_cut_short_anywhere_is_not_accepted)
 {
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
         for (size_t size = 0; size < good[i].size; size++)
@@ -286,7 +286,7 @@ START_TEST(a_header_that_does_not_end_ends_at_the_deadline)
 }
 END_TEST
 
-START_TEST(nothing_beyond_a_header_is_read)
+START_TEST(nothing_behind_a_header_is_read)
 {
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         close_connection();
@@ -318,7 +318,7 @@ START_TEST(a_header_in_pieces_of_any_size_is_understood)
 }
 END_TEST
 
-/* ---- who is trusted -------------------------------------------------------------- */
+/* ---- trusted proxies ------------------------------------------------------------- */
 
 static bool trusts(const char *network, int family, const char *address)
 {
@@ -348,7 +348,7 @@ START_TEST(a_network_holds_its_own_addresses_and_no_others)
 }
 END_TEST
 
-START_TEST(families_do_not_mix_but_an_IPv4_address_in_IPv6_clothes_is_IPv4)
+START_TEST(a_network_holds_no_other_family_but_an_IPv4_mapped_address_is_IPv4)
 {
     ck_assert(trusts("192.0.2.0/24", AF_INET6, "::ffff:192.0.2.7"));
     ck_assert(!trusts("192.0.2.0/24", AF_INET6, "::ffff:192.0.3.7"));
@@ -367,7 +367,7 @@ START_TEST(families_do_not_mix_but_an_IPv4_address_in_IPv6_clothes_is_IPv4)
 }
 END_TEST
 
-START_TEST(what_is_no_network_is_refused)
+START_TEST(a_malformed_network_is_refused)
 {
     static const char *const texts[] = {"", "/", "/8", "x", "10.0.0.0/", "10.0.0.0/33",
         "10.0.0.0/-1", "10.0.0.0/+8", "10.0.0.0/8x", "10.0.0.0/ 8", "10.0.0.0/8/8", "10.0.0/8",
@@ -380,7 +380,7 @@ START_TEST(what_is_no_network_is_refused)
 }
 END_TEST
 
-START_TEST(nobody_is_trusted_unless_said)
+START_TEST(no_proxy_is_trusted_by_default)
 {
     struct networks trust = {.count = 0};
     struct sockaddr_storage peer = {.ss_family = AF_INET};
@@ -394,25 +394,25 @@ int main(void)
     TCase *tests = tcase_create("header");
     tcase_add_checked_fixture(tests, open_connection, close_connection);
     tcase_set_timeout(tests, 120);
-    tcase_add_test(tests, a_line_conveys_an_address_of_either_family);
-    tcase_add_test(tests, unknown_with_or_without_more_is_the_proxys_own);
+    tcase_add_test(tests, a_line_brings_an_address_of_either_family);
+    tcase_add_test(tests, unknown_is_a_connection_of_the_proxy_itself);
     tcase_add_test(tests, the_longest_line_is_understood_and_a_longer_one_is_not);
     tcase_add_test(tests, every_other_line_is_refused);
-    tcase_add_test(tests, a_binary_header_conveys_an_address_of_either_family);
-    tcase_add_test(tests, local_and_unspecified_are_the_proxys_own);
+    tcase_add_test(tests, a_binary_header_brings_an_address_of_either_family);
+    tcase_add_test(tests, local_and_unspecified_are_connections_of_the_proxy_itself);
     tcase_add_test(tests, a_unix_socket_in_front_of_the_proxy_is_no_address);
-    tcase_add_test(tests, what_else_it_says_is_skipped_up_to_a_limit);
+    tcase_add_test(tests, data_behind_the_addresses_is_skipped_up_to_a_limit);
     tcase_add_test(tests, every_other_version_command_family_and_transport_is_refused);
     tcase_add_test(tests, a_length_too_small_for_its_addresses_is_refused);
     tcase_add_test(tests, every_other_signature_is_refused_at_once);
-    tcase_add_test(tests, a_header_cut_short_anywhere_is_none);
+    tcase_add_test(tests, a_header_cut_short_anywhere_is_not_accepted);
     tcase_add_test(tests, a_header_that_does_not_end_ends_at_the_deadline);
-    tcase_add_test(tests, nothing_beyond_a_header_is_read);
+    tcase_add_test(tests, nothing_behind_a_header_is_read);
     tcase_add_test(tests, a_header_in_pieces_of_any_size_is_understood);
     tcase_add_test(tests, a_network_holds_its_own_addresses_and_no_others);
-    tcase_add_test(tests, families_do_not_mix_but_an_IPv4_address_in_IPv6_clothes_is_IPv4);
-    tcase_add_test(tests, what_is_no_network_is_refused);
-    tcase_add_test(tests, nobody_is_trusted_unless_said);
+    tcase_add_test(tests, a_network_holds_no_other_family_but_an_IPv4_mapped_address_is_IPv4);
+    tcase_add_test(tests, a_malformed_network_is_refused);
+    tcase_add_test(tests, no_proxy_is_trusted_by_default);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

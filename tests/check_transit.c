@@ -1,4 +1,5 @@
-/* The transit line: what is understood, what is refused, and that not a byte beyond it is read. */
+/* The transit line: which lines are understood and which are refused, and that nothing behind a
+ * line is read. */
 #include "base/clock.h"
 #include "codec/websocket.h"
 #include "connection.h"
@@ -63,7 +64,7 @@ static enum pair_outcome greet_bytes(const void *bytes, size_t size)
 
 /* ---- what is understood ---------------------------------------------------------- */
 
-START_TEST(the_old_line_asks_for_any_other)
+START_TEST(a_line_without_a_side_asks_for_any_peer)
 {
     struct pair_request request;
     struct iovec token = {(void *)(uintptr_t)TOKEN, 64};
@@ -76,7 +77,7 @@ START_TEST(the_old_line_asks_for_any_other)
 }
 END_TEST
 
-START_TEST(the_new_line_has_a_side_and_the_same_key)
+START_TEST(a_line_with_a_side_has_the_same_key)
 {
     struct pair_request old_request, new_request;
     say(OLD_LINE, strlen(OLD_LINE));
@@ -104,7 +105,7 @@ START_TEST(a_line_in_pieces_of_any_size_is_understood)
 }
 END_TEST
 
-START_TEST(nothing_beyond_the_line_is_read)
+START_TEST(nothing_behind_the_line_is_read)
 {
     struct pair_request request;
     say(NEW_LINE "early", strlen(NEW_LINE) + 5);
@@ -113,7 +114,7 @@ START_TEST(nothing_beyond_the_line_is_read)
 }
 END_TEST
 
-/* ---- what is not ----------------------------------------------------------------- */
+/* ---- refused lines ----------------------------------------------------------------- */
 
 START_TEST(a_line_cut_short_anywhere_is_empty)
 {
@@ -180,7 +181,7 @@ START_TEST(other_lengths_of_token_and_side_are_refused)
 }
 END_TEST
 
-START_TEST(binary_up_to_a_line_feed_is_refused_and_the_rest_is_not_read)
+START_TEST(binary_data_is_refused_at_its_first_line_feed)
 {
     struct pair_request request;
     say("\0\001\340\017\n\377", 6);
@@ -226,7 +227,7 @@ END_TEST
 
 /* ---- recognising it -------------------------------------------------------------- */
 
-START_TEST(whatever_is_no_other_protocol_is_a_line)
+START_TEST(a_connection_of_no_other_protocol_is_transit)
 {
     const char *const beginnings[] = {"p", "please relay", "\n", "x", "GE", "\377\377\377"};
     for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++) {
@@ -242,7 +243,7 @@ START_TEST(whatever_is_no_other_protocol_is_a_line)
 }
 END_TEST
 
-START_TEST(silence_is_no_protocol)
+START_TEST(a_silent_connection_has_no_protocol)
 {
     struct greeting greeting = {.fd = server, .deadline = clock_now() + 50};
     ck_assert_ptr_null(protocol_sniff(&greeting));
@@ -263,7 +264,7 @@ static void expect_farewell(enum pair_outcome outcome, const char *expected, uin
     ck_assert_uint_eq(words.code, code);
 }
 
-START_TEST(each_end_is_told_in_the_words_of_the_protocol)
+START_TEST(each_client_is_told_in_the_words_of_the_protocol)
 {
     struct words words = {.size = 0};
     protocols[PROTOCOL_TRANSIT]->welcome(NULL, 0, &words);
@@ -287,20 +288,20 @@ int main(void)
     TCase *tests = tcase_create("line");
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_set_timeout(tests, 120);
-    tcase_add_test(tests, the_old_line_asks_for_any_other);
-    tcase_add_test(tests, the_new_line_has_a_side_and_the_same_key);
+    tcase_add_test(tests, a_line_without_a_side_asks_for_any_peer);
+    tcase_add_test(tests, a_line_with_a_side_has_the_same_key);
     tcase_add_test(tests, a_line_in_pieces_of_any_size_is_understood);
-    tcase_add_test(tests, nothing_beyond_the_line_is_read);
+    tcase_add_test(tests, nothing_behind_the_line_is_read);
     tcase_add_test(tests, a_line_cut_short_anywhere_is_empty);
     tcase_add_test(tests, every_change_of_one_byte_is_refused_unless_it_makes_another_good_line);
     tcase_add_test(tests, other_lengths_of_token_and_side_are_refused);
-    tcase_add_test(tests, binary_up_to_a_line_feed_is_refused_and_the_rest_is_not_read);
+    tcase_add_test(tests, binary_data_is_refused_at_its_first_line_feed);
     tcase_add_test(tests, a_line_may_not_be_longer_than_1024_bytes);
     tcase_add_test(tests, a_line_that_does_not_end_ends_at_the_deadline);
     tcase_add_test(tests, random_bytes_never_make_a_request);
-    tcase_add_test(tests, whatever_is_no_other_protocol_is_a_line);
-    tcase_add_test(tests, silence_is_no_protocol);
-    tcase_add_test(tests, each_end_is_told_in_the_words_of_the_protocol);
+    tcase_add_test(tests, a_connection_of_no_other_protocol_is_transit);
+    tcase_add_test(tests, a_silent_connection_has_no_protocol);
+    tcase_add_test(tests, each_client_is_told_in_the_words_of_the_protocol);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -1,4 +1,4 @@
-/* UTF-8: against a reader and a writer of this file's own, whole and in parts. */
+/* UTF-8: compared with a reader and a writer of this file, whole and in parts. */
 #include "codec/utf8.h"
 #include "suite.h"
 
@@ -117,7 +117,7 @@ START_TEST(no_other_sequence_of_four_bytes_is_well_formed)
 }
 END_TEST
 
-START_TEST(it_is_broken_with_the_first_byte_that_nothing_can_mend)
+START_TEST(text_is_broken_at_its_first_wrong_byte)
 {
     ck_assert(is_broken("\x80", 1));
     ck_assert(is_broken("\xc0", 1));
@@ -136,13 +136,13 @@ END_TEST
 
 /* ---- texts ----------------------------------------------------------------------- */
 
-START_TEST(nothing_is_a_text)
+START_TEST(the_empty_text_is_well_formed)
 {
     ck_assert(utf8_valid(NULL, 0));
 }
 END_TEST
 
-START_TEST(one_byte_that_is_wrong_is_found_wherever_it_is)
+START_TEST(one_wrong_byte_is_found_at_any_place)
 {
     uint8_t text[TEXT_MAX];
     memset(text, 'x', sizeof text);
@@ -192,9 +192,9 @@ int main(void)
     tcase_add_test(test_case, every_character_is_whole_with_its_last_byte);
     tcase_add_test(test_case, no_other_sequence_of_three_bytes_is_well_formed);
     tcase_add_test(test_case, no_other_sequence_of_four_bytes_is_well_formed);
-    tcase_add_test(test_case, it_is_broken_with_the_first_byte_that_nothing_can_mend);
-    tcase_add_test(test_case, nothing_is_a_text);
-    tcase_add_test(test_case, one_byte_that_is_wrong_is_found_wherever_it_is);
+    tcase_add_test(test_case, text_is_broken_at_its_first_wrong_byte);
+    tcase_add_test(test_case, the_empty_text_is_well_formed);
+    tcase_add_test(test_case, one_wrong_byte_is_found_at_any_place);
     tcase_add_test(test_case, a_text_is_the_same_in_parts);
     suite_add_tcase(suite, test_case);
     return run_suite(suite);

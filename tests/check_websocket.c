@@ -285,7 +285,7 @@ START_TEST(test_5_1_a_frame_that_is_not_masked_closes_the_connection)
 }
 END_TEST
 
-START_TEST(test_5_1_what_comes_behind_an_error_is_not_processed)
+START_TEST(test_5_1_bytes_behind_an_error_are_not_processed)
 {
     raw("\x81\x05Hello");
     frame(0x81, "more");
@@ -454,7 +454,7 @@ START_TEST(test_5_4_messages_are_not_interleaved)
 }
 END_TEST
 
-START_TEST(test_5_4_a_continuation_continues_something)
+START_TEST(test_5_4_a_continuation_without_a_message_fails)
 {
     frame(0x80, "x");
     expect("failed(1002)");
@@ -520,7 +520,7 @@ START_TEST(test_5_5_1_a_close_is_answered_with_its_code)
 }
 END_TEST
 
-START_TEST(test_5_5_1_what_comes_behind_a_close_is_discarded)
+START_TEST(test_5_5_1_bytes_behind_a_close_are_discarded)
 {
     close_frame(1000, "");
     frame(0x81, "late");
@@ -536,7 +536,7 @@ START_TEST(test_5_5_1_a_payload_of_one_byte_is_no_code)
 }
 END_TEST
 
-START_TEST(test_5_5_1_one_close_is_sent_and_nothing_behind_it)
+START_TEST(test_5_5_1_a_close_is_sent_once)
 {
     uint8_t words[CODEC_FAREWELL_MAX];
     ck_assert_uint_eq(websocket_codec.farewell(state, 1013, "Duplicate", words), 4 + 9);
@@ -589,7 +589,7 @@ START_TEST(test_5_5_2_a_ping_inside_a_frame_cut_in_two_waits_for_its_end)
 }
 END_TEST
 
-START_TEST(test_5_5_3_a_pong_that_nobody_asked_for_is_not_answered)
+START_TEST(test_5_5_3_an_unsolicited_pong_is_not_answered)
 {
     frame(0x8a, "unsolicited");
     expect("life()");
@@ -651,7 +651,7 @@ END_TEST
 
 /* ---- 7.4 close codes ------------------------------------------------------------- */
 
-START_TEST(test_7_4_codes_that_may_be_sent_are_taken_and_no_others)
+START_TEST(test_7_4_only_codes_that_may_be_sent_are_accepted)
 {
     for (unsigned int code = 0; code < 65536; code += code < 5010 ? 1 : 997) {
         char expected[32];
@@ -710,7 +710,7 @@ START_TEST(test_8_1_text_that_is_no_utf_8_fails)
 }
 END_TEST
 
-START_TEST(test_8_1_binary_is_anything)
+START_TEST(test_8_1_binary_may_be_anything)
 {
     FOR_EACH(text, wrong)
     {
@@ -752,7 +752,7 @@ START_TEST(test_8_1_a_character_ends_with_its_message)
 END_TEST
 
 /* A frame need not be whole, nor a message, to be wrong. */
-START_TEST(test_8_1_text_fails_as_soon_as_nothing_can_mend_it)
+START_TEST(test_8_1_text_fails_at_its_first_wrong_byte)
 {
     static const uint8_t mask[4] = {0};
     frame(0x01, "the message is not whole \xf4\x90");
@@ -824,7 +824,7 @@ static void expect_ping(void)
     ck_assert_mem_eq(out.iov_base, "\x89\x00", 2);
 }
 
-START_TEST(a_silent_client_is_asked_twice_and_then_gone)
+START_TEST(a_silent_client_is_pinged_twice_and_then_closed)
 {
     struct iovec out;
     expect_ping();
@@ -834,7 +834,7 @@ START_TEST(a_silent_client_is_asked_twice_and_then_gone)
 }
 END_TEST
 
-START_TEST(whatever_comes_is_a_sign_of_life)
+START_TEST(any_input_is_a_sign_of_life)
 {
     static const char *const signs[] = {"\x8a", "\x81", "\x82\xfe"};
     for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++) {
@@ -1003,7 +1003,7 @@ START_TEST(a_close_before_the_message_is_answered)
 }
 END_TEST
 
-START_TEST(an_end_of_file_before_the_message_is_whole_needs_no_answer)
+START_TEST(an_end_of_file_before_the_message_is_whole_is_not_answered)
 {
     frame(0x01, "hel");
     send_input();
@@ -1030,7 +1030,7 @@ static TCase *framing_tests(void)
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_set_timeout(tests, 120);
     tcase_add_test(tests, test_5_1_a_frame_that_is_not_masked_closes_the_connection);
-    tcase_add_test(tests, test_5_1_what_comes_behind_an_error_is_not_processed);
+    tcase_add_test(tests, test_5_1_bytes_behind_an_error_are_not_processed);
     tcase_add_test(tests, test_5_2_reserved_bits_without_an_extension_fail);
     tcase_add_test(tests, test_5_2_reserved_opcodes_fail);
     tcase_add_test(tests, test_5_2_a_length_has_its_shortest_form);
@@ -1044,36 +1044,36 @@ static TCase *framing_tests(void)
     tcase_add_test(tests, test_5_4_a_close_may_come_inside_a_message);
     tcase_add_test(tests, test_5_4_control_frames_are_not_fragmented);
     tcase_add_test(tests, test_5_4_messages_are_not_interleaved);
-    tcase_add_test(tests, test_5_4_a_continuation_continues_something);
+    tcase_add_test(tests, test_5_4_a_continuation_without_a_message_fails);
     tcase_add_test(tests, test_5_4_one_byte_fragments_are_passed_on_as_they_are);
     tcase_add_test(tests, test_5_4_a_message_is_passed_on_before_it_is_whole);
     tcase_add_test(tests, test_5_5_a_control_frame_holds_125_bytes_at_most);
     tcase_add_test(tests, test_5_5_1_a_close_is_answered_with_its_code);
-    tcase_add_test(tests, test_5_5_1_what_comes_behind_a_close_is_discarded);
+    tcase_add_test(tests, test_5_5_1_bytes_behind_a_close_are_discarded);
     tcase_add_test(tests, test_5_5_1_a_payload_of_one_byte_is_no_code);
-    tcase_add_test(tests, test_5_5_1_one_close_is_sent_and_nothing_behind_it);
+    tcase_add_test(tests, test_5_5_1_a_close_is_sent_once);
     tcase_add_test(tests, test_5_5_1_a_connection_that_ends_well_is_closed_with_1000);
     tcase_add_test(tests, test_5_5_1_a_reason_that_is_too_long_is_cut_between_characters);
     tcase_add_test(tests, test_5_5_2_a_ping_is_answered_with_the_same_payload);
     tcase_add_test(tests, test_5_5_2_a_ping_inside_a_frame_cut_in_two_waits_for_its_end);
-    tcase_add_test(tests, test_5_5_3_a_pong_that_nobody_asked_for_is_not_answered);
+    tcase_add_test(tests, test_5_5_3_an_unsolicited_pong_is_not_answered);
     tcase_add_test(tests, test_5_6_text_stays_text_and_binary_stays_binary);
     tcase_add_test(tests, test_5_7_a_masked_text_message);
     tcase_add_test(tests, test_5_7_an_unmasked_text_message_goes_out);
     tcase_add_test(tests, test_5_7_a_fragmented_unmasked_text_message_goes_out);
     tcase_add_test(tests, test_5_7_a_ping_and_its_pong);
-    tcase_add_test(tests, test_7_4_codes_that_may_be_sent_are_taken_and_no_others);
+    tcase_add_test(tests, test_7_4_only_codes_that_may_be_sent_are_accepted);
     tcase_add_test(tests, test_8_1_a_reason_that_is_no_utf_8_fails);
     tcase_add_test(tests, test_8_1_text_that_is_no_utf_8_fails);
-    tcase_add_test(tests, test_8_1_binary_is_anything);
+    tcase_add_test(tests, test_8_1_binary_may_be_anything);
     tcase_add_test(tests, test_8_1_a_character_may_be_cut_by_fragments_and_control_frames);
     tcase_add_test(tests, test_8_1_a_character_ends_with_its_message);
-    tcase_add_test(tests, test_8_1_text_fails_as_soon_as_nothing_can_mend_it);
+    tcase_add_test(tests, test_8_1_text_fails_at_its_first_wrong_byte);
     tcase_add_test(tests, test_10_4_the_largest_length_costs_no_memory);
     tcase_add_test(tests, test_10_4_a_flood_of_empty_fragments_is_passed_on_as_nothing);
     tcase_add_test(tests, test_10_4_random_bytes_end_in_an_error_or_a_close);
-    tcase_add_test(tests, a_silent_client_is_asked_twice_and_then_gone);
-    tcase_add_test(tests, whatever_comes_is_a_sign_of_life);
+    tcase_add_test(tests, a_silent_client_is_pinged_twice_and_then_closed);
+    tcase_add_test(tests, any_input_is_a_sign_of_life);
     tcase_add_test(tests, a_session_is_empty);
     return tests;
 }
@@ -1090,7 +1090,7 @@ static TCase *greeting_tests(void)
     tcase_add_test(tests, a_breach_of_the_protocol_is_refused_with_1002);
     tcase_add_test(tests, text_that_is_no_utf_8_is_refused_with_1007);
     tcase_add_test(tests, a_close_before_the_message_is_answered);
-    tcase_add_test(tests, an_end_of_file_before_the_message_is_whole_needs_no_answer);
+    tcase_add_test(tests, an_end_of_file_before_the_message_is_whole_is_not_answered);
     tcase_add_test(tests, a_message_that_does_not_come_ends_at_the_deadline);
     return tests;
 }
