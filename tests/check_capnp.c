@@ -211,7 +211,7 @@ START_TEST(packing_is_as_in_the_vectors)
 }
 END_TEST
 
-/* The segments as they stand in the scratch, against the end of the vector's words. */
+/* Compares the segments in the scratch with the last words of the vector. */
 static void expect_unpacked(json_t *vector, size_t table_size)
 {
     json_t *hash = json_object_get(vector, "unpacked_sha256");
@@ -253,7 +253,7 @@ START_TEST(messages_are_read_as_in_the_vectors)
 }
 END_TEST
 
-/* What the vectors hold that is legal and not how anybody writes it. */
+/* Vectors that are legal, but that no writer would write so. */
 static bool is_unusual(json_t *vector)
 {
     static const char *const comments[] = {
@@ -427,8 +427,8 @@ START_TEST(far_pointers_in_a_circle_are_refused)
 }
 END_TEST
 
-/* The first segment has one null word, the others nothing: no run reaches from the table into it.
- */
+/* A message whose first segment has one null word, and the others none, so that no run reaches from
+ * the table into the segment. */
 static size_t pack_segments(size_t segments, uint8_t *packed)
 {
     const uint64_t first = (uint64_t)1 << 32 | (segments - 1), zeros[256] = {0};

@@ -34,7 +34,7 @@ static const char *script_name(void)
     return "script";
 }
 
-/* What was scripted, then what is random. */
+/* Gives the scripted bytes first, then random bytes. */
 static void script_buf(void *buffer, size_t size)
 {
     if (size <= script_size - script_at) {
@@ -55,7 +55,7 @@ static uint32_t script_number(void)
 static struct randombytes_implementation scripted = {
     .implementation_name = script_name, .random = script_number, .buf = script_buf};
 
-/* What is drawn next will be this vector. */
+/* Makes the next random bytes those of this vector. */
 static void foretell(json_t *object, const char *path)
 {
     struct bytes bytes = vector_bytes(object, path);
@@ -128,7 +128,7 @@ static struct channel_session session_of(const struct connection *connection)
     return session;
 }
 
-/* Frames, as they were written: freed by whoever takes them. */
+/* Frames as they were written. The function that takes them frees them. */
 static struct bytes copy(const void *at, size_t size)
 {
     struct bytes bytes = {malloc(size + 1), size};
@@ -171,7 +171,7 @@ static struct bytes keep_alive_at(struct connection *connection, int64_t now)
     return copy(out.iov_base, out.iov_len);
 }
 
-/* The first event of bytes that arrive, and how many it left of them. */
+/* The first event of these bytes, and how many of them it did not use. */
 static enum codec_event receive_some(struct connection *connection, const uint8_t *bytes,
     size_t *size, int64_t now, struct piece *piece)
 {
@@ -181,7 +181,7 @@ static enum codec_event receive_some(struct connection *connection, const uint8_
     return channel_codec.decode(connection->state, &input, size, now, piece);
 }
 
-/* Frames that are one event; they are freed. */
+/* Takes frames that are one event, and frees them. */
 static enum codec_event receive_at(
     struct connection *connection, struct bytes frames, int64_t now, struct piece *piece)
 {
@@ -250,7 +250,7 @@ static int take_frame(struct side *side, struct side *from)
     return error;
 }
 
-/* Whether both come to an end that they think well of. */
+/* Whether both sides complete the handshake. */
 static bool shake_hands(struct side *a, struct side *b)
 {
     for (int frames = 0; frames < 3; frames++)
@@ -408,7 +408,7 @@ START_TEST(a_client_that_names_a_destination_is_understood)
 }
 END_TEST
 
-/* What the handshake rests on, by the library alone. */
+/* The basis of the handshake, by the library alone. */
 START_TEST(the_vectors_secrets_and_signatures_are_the_librarys)
 {
     static const char *const sides[] = {"client", "relay"}, *const names[] = {"a", "relay"};
@@ -448,7 +448,7 @@ START_TEST(another_version_is_refused)
 }
 END_TEST
 
-/* A handshake of which one bit was flipped on its way is as if it had not been, or fails. */
+/* With one bit flipped, a handshake fails, or goes on as if nothing had happened. */
 static void flip_bit(size_t frame, size_t bit, bool *beyond)
 {
     struct side sides[2];
@@ -600,7 +600,7 @@ static void expect_frame(json_t *vector)
     free(tcp.at);
 }
 
-/* What our own writer makes of a vector's padding and KaMessage. */
+/* What the relay writes for a vector's padding and KaMessage. */
 static void expect_plaintext(json_t *vector)
 {
     uint8_t packed[2048];
@@ -650,7 +650,7 @@ START_TEST(frames_are_read_as_in_the_vectors)
 }
 END_TEST
 
-/* Opens a frame of ours by the library alone. */
+/* Opens a frame that the relay wrote, by the library alone. */
 static struct channel_message open_frame(
     const struct channel_key *key, struct bytes frame, uint8_t *text, struct capnp_scratch scratch)
 {
@@ -668,7 +668,7 @@ static struct channel_message open_frame(
     return message;
 }
 
-/* A Rekey of ours, but for its padding. */
+/* Compares a Rekey that the relay wrote with a vector, without the padding. */
 static void expect_rekey(json_t *vector, json_t *side, struct bytes frame)
 {
     uint8_t text[2048], unpacked[2048], packed[2048];
@@ -866,7 +866,7 @@ START_TEST(only_whole_messages_of_a_bounded_size_are_encoded)
 }
 END_TEST
 
-/* Bytes as they come, in the forwarder's parts. */
+/* Decodes bytes in parts of the size that the forwarder reads. */
 static void expect_message(
     struct connection *connection, struct bytes frame, const uint8_t *expected, size_t size)
 {
@@ -891,7 +891,7 @@ START_TEST(messages_pass_up_to_the_limit_of_cap_n_proto)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         uint8_t *bytes = malloc(sizes[i]);
         ck_assert_ptr_nonnull(bytes);
-        memset(bytes, (int)i, sizes[i]); /* zeros, too, which pack to next to nothing */
+        memset(bytes, (int)i, sizes[i]); /* zeros as well, which pack to very few bytes */
         struct piece piece = {bytes, sizes[i], false, true, true};
         struct iovec out;
         ck_assert_int_eq(channel_codec.encode(from.state, &piece, 0, &out), 0);
@@ -994,7 +994,7 @@ END_TEST
 
 /* ---- tampering -------------------------------------------------------------------- */
 
-/* What becomes of frames at an end as it is now, without changing it. */
+/* Decodes frames with a copy of the connection's state. */
 static enum codec_event try_frames(
     const struct connection *connection, const uint8_t *frames, size_t size)
 {
@@ -1006,7 +1006,7 @@ static enum codec_event try_frames(
     return event;
 }
 
-/* The whole size of the frame that begins here, as it says; 0 if that is too much. */
+/* The size of the frame that begins here, by its header; 0 if that is too large. */
 static size_t claimed_size(const uint8_t *frame)
 {
     int size = channel_payload_size(frame, CHANNEL_FRAME_MAX);
@@ -1018,7 +1018,7 @@ START_TEST(any_bit_flipped_in_a_frame_ends_the_connection_when_the_frame_is_whol
     struct connection from, to;
     open_pair(&from, &to);
     struct bytes frame = send_text(&from, "some data");
-    /* what a larger size makes the receiver wait for */
+    /* the receiver waits for these bytes when the size is larger */
     struct bytes behind = {calloc(1, BEHIND), BEHIND};
     size_t size = frame.size;
     frame = join(frame, behind);
@@ -1131,7 +1131,7 @@ START_TEST(frames_too_short_or_too_long_are_refused)
 }
 END_TEST
 
-/* A frame of any plaintext under an end's sending key, by the library alone. */
+/* Seals any plaintext under the sending key of a connection, by the library alone. */
 static struct bytes seal_text(const struct connection *connection, const uint8_t *text, size_t size)
 {
     struct channel_session session = session_of(connection);
@@ -1177,7 +1177,7 @@ END_TEST
 
 /* ---- rekeying --------------------------------------------------------------------- */
 
-/* A Rekey and the keepalive behind it, apart. */
+/* Separates a Rekey from the keepalive behind it. */
 static struct bytes begin_rekey(struct connection *connection, int64_t now, struct bytes *behind)
 {
     struct bytes frames = keep_alive_at(connection, now);
@@ -1243,7 +1243,7 @@ START_TEST(rekeys_that_cross_need_no_answers)
 }
 END_TEST
 
-/* Whether a keepalive of this time has a Rekey in front. */
+/* Whether a keepalive at this time has a Rekey before it. */
 static bool rekeys_at(struct connection *connection, int64_t now)
 {
     uint8_t pending = session_of(connection).has_pending;
@@ -1263,9 +1263,9 @@ START_TEST(a_rekey_begins_an_hour_after_the_last_and_never_while_one_is_pending)
     ck_assert(!rekeys_at(&b, HOUR - 1));
     struct bytes rekey = begin_rekey(&a, HOUR, &behind);
     ck_assert(!rekeys_at(&a, HOUR));
-    ck_assert(!rekeys_at(&a, 2 * HOUR)); /* pending yet */
+    ck_assert(!rekeys_at(&a, 2 * HOUR)); /* the last is still pending */
     free(expect_reply(&b, rekey, HOUR + 5).at);
-    ck_assert(!rekeys_at(&b, 2 * HOUR + 4)); /* counted anew, whoever began */
+    ck_assert(!rekeys_at(&b, 2 * HOUR + 4)); /* the hour starts again, whichever side began */
     ck_assert(rekeys_at(&b, 2 * HOUR + 5));
     free(behind.at);
     close_end(&a);
@@ -1312,7 +1312,7 @@ START_TEST(rekeys_go_on_for_days)
 }
 END_TEST
 
-/* Of so many Rekeys that a begins at a time, one behind the other, how many b answers. */
+/* Lets a begin this many Rekeys at one time. Returns how many b answers. */
 static int count_answered(struct connection *a, struct connection *b, int count, int64_t now)
 {
     int answered = 0;

@@ -22,7 +22,7 @@ enum {
     HEAD = sizeof(struct handoff_head),
 };
 
-/* A handoff as it is sent; tests change what they want to. */
+/* A good handoff; a test changes some of it. */
 struct wire {
     struct handoff_head head;
     struct handoff handoff;
@@ -58,7 +58,7 @@ static void set_up(void)
     descriptors_before = count_descriptors();
 }
 
-/* However a test went, no descriptor has been left open by a receive. */
+/* After every test: handoff_receive() has left no descriptor open. */
 static void tear_down(void)
 {
     ck_assert_uint_eq(count_descriptors(), descriptors_before);
@@ -112,7 +112,7 @@ static void make_wire(struct wire *wire, const struct handoff *handoff)
     wire->handoff = *handoff;
 }
 
-/* And says of which slot the connection is that is lost with it. */
+/* The same, and the slot of the lost connection is known. */
 static void expect_refusal_of(int expected, struct pair_ref ref)
 {
     struct handoff received;
@@ -253,7 +253,7 @@ END_TEST
 
 /* ---- of other versions ----------------------------------------------------------- */
 
-/* A later version has appended fields, which are of no use to this one. */
+/* A later version may append fields, which this version ignores. */
 START_TEST(a_handoff_of_the_next_version_is_understood)
 {
     enum {
@@ -275,7 +275,7 @@ START_TEST(a_handoff_of_the_next_version_is_understood)
 }
 END_TEST
 
-/* The first version's, which ends with its session's size. */
+/* The first version's fixed part ends with session_size. */
 START_TEST(a_handoff_of_the_first_version_is_understood_and_fields_that_it_lacks_are_zero)
 {
     enum {
@@ -333,7 +333,7 @@ START_TEST(a_handoff_for_a_later_reader_is_refused_as_such_and_names_its_slot)
 }
 END_TEST
 
-/* Numbers that other versions know: none of them may ever change. */
+/* Other versions know these numbers: they may never change. */
 START_TEST(kinds_codecs_and_protocols_keep_their_numbers)
 {
     static const char *const names[] = {
@@ -389,7 +389,7 @@ START_TEST(names_up_to_the_longest_arrive_and_longer_ones_are_refused)
 }
 END_TEST
 
-/* What an older reader would not find needs a later one; all else is for every reader. */
+/* An older reader would not find a long name, but understands all else. */
 START_TEST(only_a_long_name_needs_a_reader_of_it)
 {
     static const uint8_t name[HANDOFF_NAME_MAX + 1];
@@ -481,7 +481,7 @@ START_TEST(an_unknown_kind_is_refused_and_names_its_slot)
 }
 END_TEST
 
-/* Receives while there is no number for a descriptor, and returns what became of that. */
+/* Receives while the process may have no more descriptors. Returns the result. */
 static int receive_without_numbers(struct handoff *received)
 {
     struct rlimit before, none;

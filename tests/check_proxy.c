@@ -37,7 +37,7 @@ static int read_within(int64_t time)
     return proxy_read(&greeting, &source, &own);
 }
 
-/* On a connection of its own, which ends after these bytes. */
+/* Reads a header from a new connection, which ends after these bytes. */
 static int read_bytes(const void *bytes, size_t size)
 {
     close_connection();
@@ -248,8 +248,8 @@ START_TEST(every_other_signature_is_refused_at_once)
         memcpy(header, PROXY_4, sizeof header);
         header[at] ^= 0x80;
         ck_assert_int_eq(read_bytes(header, sizeof header), -EPROTO);
-        ck_assert_int_eq(left_to_read(), (int)sizeof header); /* nothing of it was a header's */
-        /* And so it is while nothing has come behind the byte that is wrong. */
+        ck_assert_int_eq(left_to_read(), (int)sizeof header); /* nothing was consumed */
+        /* The same when nothing has come behind the wrong byte. */
         ck_assert_int_eq(read_bytes(header, at + 1), -EPROTO);
     }
 }

@@ -126,7 +126,7 @@ START_TEST(a_line_cut_short_anywhere_is_empty)
 }
 END_TEST
 
-/* A character of a token or side may be any other that may stand there. */
+/* Another character that a token or side may have makes another good line. */
 static bool is_word_place(size_t at)
 {
     size_t token = strlen("please relay "), side = token + 64 + strlen(" for side ");
@@ -154,7 +154,8 @@ START_TEST(every_change_of_one_byte_is_refused_unless_it_makes_another_good_line
             else if (at == size - 1)
                 ck_assert_int_eq(outcome, PAIR_EMPTY); /* no line feed, and the end */
             else if (value == '\n' && at == strlen(OLD_LINE) - 1)
-                ck_assert_int_eq(outcome, PAIR_IMPATIENT); /* the old line, and more */
+                ck_assert_int_eq(
+                    outcome, PAIR_IMPATIENT); /* the line without a side, and more bytes */
             else
                 ck_assert_int_eq(outcome, PAIR_ERRORY);
             close_connection();

@@ -12,7 +12,7 @@ enum {
     TEXT_MAX = 1000,
 };
 
-/* Check's own assertions write to a pipe each: too dear for every sequence. */
+/* Each assertion of libcheck writes to a pipe, which is too slow for every sequence. */
 #define require(condition) ((condition) ? (void)0 : ck_abort_msg("not so: %s", #condition))
 
 static unsigned int seed = 1;
@@ -33,7 +33,7 @@ static size_t write_point(uint32_t point, uint8_t bytes[LONGEST])
     return size;
 }
 
-/* Whether these bytes are one character: what they are read as is written as they are. */
+/* Whether these bytes are one character: it is read, written again, and the bytes are the same. */
 static bool is_character(const uint8_t *bytes, size_t size)
 {
     uint8_t again[LONGEST];

@@ -1,9 +1,9 @@
 /* RFC 6455, by its sections: what a server, and an intermediary between two clients, must do with
- * frames. (The opening handshake, section 4, is check_http.c's.)
+ * frames. check_http.c tests the opening handshake, section 4.
  *
- * What comes in is decoded three ways: at once, byte by byte, and cut at random. Every piece is
- * encoded in place, as the forwarder does, and what goes out is read by a decoder of this
- * file's own; so each expectation speaks of what the other client would get. */
+ * Input is decoded in three ways: at once, byte by byte, and cut at random. Every piece is encoded
+ * in place, as in the forwarder, and read by a decoder of this file. So each expectation is about
+ * what the other client gets. */
 #include "codec/websocket.h"
 #include "connection.h"
 #include "proto/first_message.h"
@@ -22,7 +22,7 @@ enum {
     RANDOM_ROUNDS = 20,
 };
 
-/* Check's own assertions write to a pipe each: too dear for every piece. */
+/* Each assertion of libcheck writes to a pipe, which is too slow for every piece. */
 #define require(condition) ((condition) ? (void)0 : ck_abort_msg("not so: %s", #condition))
 
 static unsigned int seed = 1;
@@ -155,7 +155,7 @@ static void relay_piece(struct piece *piece)
     struct iovec out;
     total += piece->size;
     require(piece->first == (relayed.size == 0));
-    require(piece->size > 0 || piece->last); /* nothing empty is passed on without need */
+    require(piece->size > 0 || piece->last); /* a piece is empty only at the end */
     require(websocket_codec.encode(state, piece, 0, &out) == 0);
     put(&relayed, out.iov_base, out.iov_len);
     if (piece->last)
@@ -207,7 +207,7 @@ static void note_farewell(const char *kind)
     note(kind, code, strlen(code));
 }
 
-/* Decodes all input in chunks of `chunk` bytes (0: random ones), and notes how it ended. */
+/* Decodes all input in chunks of `chunk` bytes (0: of random sizes), and notes how it ended. */
 static void play(size_t chunk)
 {
     enum codec_event event = CODEC_MORE;
@@ -233,7 +233,7 @@ static void expect_played(const void *expected, size_t size)
             (const char *)transcript.at);
 }
 
-/* However the input is cut, this is what happens; the next expectation begins anew. */
+/* Expects this, however the input is cut; then starts again without input. */
 static void expect_bytes(const void *expected, size_t size)
 {
     play(input.size);
@@ -751,7 +751,7 @@ START_TEST(test_8_1_a_character_ends_with_its_message)
 }
 END_TEST
 
-/* A frame need not be whole, nor a message, to be wrong. */
+/* Wrong text is noticed before its frame and its message are whole. */
 START_TEST(test_8_1_text_fails_at_its_first_wrong_byte)
 {
     static const uint8_t mask[4] = {0};
@@ -808,7 +808,7 @@ START_TEST(test_10_4_random_bytes_end_in_an_error_or_a_close)
                 bytes[at] = (uint8_t)rand_r(&seed);
             event = decode(bytes, sizeof bytes);
         }
-        if (event != CODEC_MORE) /* and stays at its end */
+        if (event != CODEC_MORE) /* and no more is decoded */
             ck_assert_int_eq(decode(bytes, sizeof bytes), event);
     }
 }
@@ -830,7 +830,7 @@ START_TEST(a_silent_client_is_pinged_twice_and_then_closed)
     expect_ping();
     expect_ping();
     ck_assert_int_eq(websocket_codec.silent(state, 0, &out), -ETIMEDOUT);
-    ck_assert_mem_eq(out.iov_base, "\x89\x00", 2); /* one that was not read is asked again */
+    ck_assert_mem_eq(out.iov_base, "\x89\x00", 2); /* a client that was not read is asked again */
 }
 END_TEST
 

@@ -1,5 +1,5 @@
-/* Offset's messages: any bytes are refused, or are a message that means the same when it was
- * written and read again, whose data lies within the scratch. The first byte says which message. */
+/* Offset's messages: any bytes are refused, or are a message whose data lies within the scratch,
+ * and which is the same after it is written and read again. The first byte says which message. */
 #include "codec/capnp.h"
 
 #include <stdlib.h>

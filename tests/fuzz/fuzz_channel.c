@@ -1,6 +1,6 @@
-/* Offset's secure channel, in any state that a peer with good keys can bring it to. The input is
- * steps: a byte that says what happens, a byte's worth of size, and as many bytes. Whatever
- * happens, what is sent can be read by the other side, and nothing is read beyond what came. */
+/* Offset's secure channel, in any state that a peer with good keys can bring it to. The input is a
+ * list of steps: one byte for the kind, one byte for the size, and that many bytes. After every
+ * step the other side can read what was sent, and nothing behind the input was read. */
 #include "codec/channel.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* Datagrams on the forwarder's socket. The first byte says how many descriptors come along. What
- * is taken is well-formed, no descriptor is left open, and of what is refused it is known which
- * slot it names, if any. */
+/* Datagrams on the forwarder's socket. The first byte says how many descriptors come with one. An
+ * accepted handoff is well-formed, a refused handoff names its slot or PAIR_NONE, and no descriptor
+ * is left open. */
 #include "handoff.h"
 
 #include <errno.h>

@@ -35,8 +35,8 @@ static void send_all(int fd, const uint8_t *bytes, size_t size)
         abort();
 }
 
-/* How much of the input is the line: up to its line feed, or 1024 bytes that have none; less is no
- * line yet, and stays where it is. */
+/* How many bytes of the input are consumed: up to the line feed, or 1024 without one; none if the
+ * input ends before either. */
 static size_t line_size(const uint8_t *bytes, size_t size)
 {
     const uint8_t *feed = memchr(bytes, '\n', size < 1024 ? size : 1024);

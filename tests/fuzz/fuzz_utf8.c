@@ -1,5 +1,5 @@
-/* UTF-8: a text in parts is what it is as a whole, and what a plain reader says. The first byte
- * says how large the parts are. */
+/* UTF-8: a text is judged in parts as it is as a whole, and as a simple reader judges it. The first
+ * byte says how large the parts are. */
 #include "codec/utf8.h"
 
 #include <stdlib.h>

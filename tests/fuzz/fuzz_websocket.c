@@ -1,7 +1,7 @@
-/* Frames: however the input is cut, it means the same, and what is encoded in place overwrites
- * nothing that is yet to be decoded. Text is UTF-8, and what is not is not passed on with the read
- * that it came with: the smaller the chunks, the more of it is, of what was good. The first byte
- * says how large the chunks are. */
+/* Frames: the input means the same however it is cut, and encoding in place overwrites nothing that
+ * is not decoded yet. Text that is not UTF-8 is not passed on, nor is good text in the same chunk
+ * before it; so smaller chunks let more of the good text pass. The first byte says how large the
+ * chunks are. */
 #include "codec/utf8.h"
 #include "codec/websocket.h"
 
