@@ -414,7 +414,7 @@ static bool judge_read(struct connection *from, ssize_t count)
         from->readable = false;
     else if (errno == EIO && from->kernel_tls)
         judge_record(from);
-    else if (errno == EPROTO && transfer_broke_tls(from))
+    else if (errno == EPROTO && from->tls != NULL && from->tls->failed)
         refuse_records(from);
     else if (errno != EINTR) {
         from->starved = from->starved || errno == ENOMEM;
