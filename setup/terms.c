@@ -1,4 +1,4 @@
-/* The terms on which a connection is handed over: see terms.h. */
+/* The terms of a connection: see terms.h. */
 #include "setup/terms.h"
 
 #include "base/clock.h"

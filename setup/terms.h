@@ -1,7 +1,7 @@
-/* The terms on which a connection is handed over: those options that the forwarder carries out. It
- * may have been started by somebody else, long ago, with others; so whoever hands a connection over
- * says theirs. Of two who differ, the one that was started last is right: its options are those
- * that an operator has set last. */
+/* The terms of a connection: the options that the forwarder carries out. The forwarder may have
+ * been started long ago, with other options, so a worker sends its own with each connection. If two
+ * terms differ, those of the process that was started last hold, as the operator has set them last.
+ */
 #ifndef RELAY_TERMS_H
 #define RELAY_TERMS_H
 
@@ -12,19 +12,19 @@
 #include <stdint.h>
 
 struct terms {
-    int64_t since; /* when the one who says them was started: clock_steady(); 0: not said */
+    int64_t since; /* when the process that sends them was started: clock_steady(); 0: unknown */
     uint64_t session_bytes;
-    uint64_t records;                           /* a hash of what is recorded, and where */
+    uint64_t records;                           /* a hash of the options for usage records */
     int32_t wait_timeout, linger, idle_timeout; /* seconds */
     uint32_t debug;
 };
 
-/* Those of a process that is starting. */
+/* The terms of a process that is starting. */
 struct terms terms_of(const struct options *options);
 
-/* Whether they are such as options_read() lets through. */
+/* Whether options_read() would accept these values. */
 bool terms_are_sound(const struct terms *terms);
-/* Whether they are alike, whenever they were set. */
+/* Whether they are equal, except for `since`. */
 bool terms_agree(const struct terms *a, const struct terms *b);
 
 #endif

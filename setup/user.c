@@ -1,4 +1,4 @@
-/* Whom root becomes: see user.h. */
+/* The user that root becomes: see user.h. */
 #include "setup/user.h"
 
 #include "base/log.h"
@@ -42,10 +42,10 @@ bool user_put_on(const struct user *user, gid_t *gid)
 void user_put_off(gid_t gid)
 {
     if (setresuid((uid_t)-1, 0, (uid_t)-1) < 0 || setresgid((gid_t)-1, gid, (gid_t)-1) < 0)
-        _exit(EXIT_RUN_TIME); /* neither the one nor the other */
+        _exit(EXIT_RUN_TIME); /* a process that is half root must not go on */
 }
 
-/* Root without capabilities, or in a namespace that has no other user, cannot. */
+/* Root cannot without its capabilities, or in a namespace without other users. */
 static bool can_become(const struct user *user)
 {
     gid_t gid;
@@ -74,7 +74,7 @@ int user_find(const struct options *options, struct user *user)
     return -1;
 }
 
-/* All that root may do beyond what its files allow. */
+/* All privileges of root besides owning its files. */
 static int drop_capabilities(void)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -82,7 +82,7 @@ static int drop_capabilities(void)
     return (int)syscall(SYS_capset, &header, none);
 }
 
-/* Groups can be given up by who may; where nobody may, there are often none. */
+/* A process that may not give up its groups, as in some namespaces, often has none. */
 static int drop_groups(void)
 {
     if (setgroups(0, NULL) == 0)

@@ -1,4 +1,4 @@
-/* The user that root becomes, to whom what root makes belongs. */
+/* The user that root becomes, and that owns the files which root makes. */
 #ifndef RELAY_USER_H
 #define RELAY_USER_H
 
@@ -13,20 +13,21 @@ struct user {
     gid_t gid;
 };
 
-/* By name or number; a number need not be anybody's. -1: there is none. */
+/* By name or number; a number need not have a name. 0, or -1: there is no such user. */
 int user_look_up(const char *name, struct user *user);
 
-/* The user asked for, else `relay`, else `nobody`; root itself, if it was asked for, or if nobody
- * was asked for and root cannot become anybody else. -1: there is none. */
+/* The user of --user, else `relay`, else `nobody`. Root itself, if --user names it, or if --user is
+ * not given and root cannot become another user. 0, or -1: there is no such user. */
 int user_choose(const struct options *options, struct user *user);
-/* The same; logs that there is none. */
+/* The same, but logs that there is no such user. */
 int user_find(const struct options *options, struct user *user);
 
-/* Root acts as the user for a while: until user_put_off(), which needs the group that root has. */
+/* Makes root act as the user, until user_put_off(). *gid: root's group, for user_put_off(). False:
+ * it could not become the user, but user_put_off() has to be called all the same. */
 bool user_put_on(const struct user *user, gid_t *gid);
 void user_put_off(gid_t gid);
 
-/* Gives up root for that user. Does nothing when not root. Logs, returns -1 on failure. */
+/* Becomes that user for good, if this process is root. 0, or -1 (logged). */
 int user_drop_root(const struct options *options);
 
 #endif
