@@ -75,7 +75,7 @@ static ssize_t measure_frame(const struct greeting *greeting, const struct reade
     uint8_t head[WEBSOCKET_HEAD_MAX];
     size_t known = 0;
     for (;;) {
-        ssize_t count = greeting_peek_more(greeting, head, sizeof head, known);
+        ssize_t count = greeting_peek(greeting, head, sizeof head, known);
         if (count <= 0)
             return count == 0 ? -ECONNRESET : count;
         known = (size_t)count;
@@ -112,7 +112,7 @@ static int read_some(const struct greeting *greeting, struct reader *reader)
     int waited = await_frame(greeting, reader, &limit);
     if (waited != 0)
         return waited;
-    ssize_t count = greeting_peek(greeting, bytes, limit);
+    ssize_t count = greeting_peek(greeting, bytes, limit, 0);
     if (count <= 0)
         return count == 0 ? -ECONNRESET : (int)count;
     size_t left = (size_t)count;

@@ -372,12 +372,7 @@ static void send_in_tls(const struct greeting *greeting, const void *words, size
 
 /* ---- in TLS or not --------------------------------------------------------------- */
 
-ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size)
-{
-    return greeting_peek_more(greeting, buffer, size, 0);
-}
-
-ssize_t greeting_peek_more(const struct greeting *greeting, void *buffer, size_t size, size_t known)
+ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size, size_t known)
 {
     return greeting->records != NULL ? peek_in_tls(greeting, buffer, size, known)
                                      : peek_at_socket(greeting, buffer, size, known + 1);

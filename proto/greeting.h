@@ -56,12 +56,10 @@ struct greeting {
  * is consumed. NULL: the client closed, or said nothing until the deadline. */
 const struct protocol *protocol_sniff(struct greeting *greeting);
 
-/* Peeks at up to `size` bytes of input, and waits if there are none yet. Returns how many, 0 at end
- * of file, or a negative errno: -ETIMEDOUT at the deadline. */
-ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size);
-/* The same, but waits for more than `known` bytes: -ECONNRESET when no more will come. */
-ssize_t greeting_peek_more(
-    const struct greeting *greeting, void *buffer, size_t size, size_t known);
+/* Peeks at up to `size` bytes of input, once there are more than `known` bytes. Returns how many, 0
+ * at end of file, or a negative errno: -ECONNRESET when no more than the known bytes will come,
+ * -ETIMEDOUT at the deadline. */
+ssize_t greeting_peek(const struct greeting *greeting, void *buffer, size_t size, size_t known);
 /* Waits until `size` bytes of input can be peeked at, outside of TLS, and fills `buffer` with them.
  * 0 or a negative errno: -ECONNRESET when no more will come. */
 int greeting_await(const struct greeting *greeting, void *buffer, size_t size);

@@ -174,7 +174,7 @@ int proxy_read(const struct greeting *greeting, struct sockaddr_storage *source,
     uint8_t start[SIGNATURE_SIZE];
     *own = false;
     for (size_t known = 0;;) {
-        ssize_t count = greeting_peek_more(greeting, start, sizeof start, known);
+        ssize_t count = greeting_peek(greeting, start, sizeof start, known);
         if (count <= 0)
             return count == 0 ? -ECONNRESET : (int)count;
         known = (size_t)count;

@@ -12,9 +12,8 @@
 struct greeting;
 
 enum {
-    PROXY_LINE_MAX = 107, /* version 1, with its line feed */
-    PROXY_REST_MAX =
-        2048, /* version 2: bytes behind the first 16; what follows the addresses is skipped */
+    PROXY_LINE_MAX = 107,  /* version 1, with its line feed */
+    PROXY_REST_MAX = 2048, /* version 2: bytes of addresses and of fields, which are skipped */
 };
 
 /* Reads a header, and nothing behind it. *source becomes the client's address, AF_UNSPEC when that

@@ -49,7 +49,7 @@ const struct protocol *protocol_sniff(struct greeting *greeting)
     size_t known = 0;
     for (;;) {
         bool undecided = false;
-        ssize_t count = greeting_peek_more(greeting, head, sizeof head, known);
+        ssize_t count = greeting_peek(greeting, head, sizeof head, known);
         if ((count == -ECONNRESET || count == -ETIMEDOUT) && known > 0) {
             greeting->protocol = PROTOCOL_UNKNOWN;
             return protocols[greeting->protocol]; /* which refuses half a beginning */

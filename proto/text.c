@@ -38,7 +38,7 @@ static ssize_t read_up_to(
 {
     size_t done = 0, known = 0, end = 0; /* consumed; looked through; up to the end */
     while (end == 0 && known < size) {
-        ssize_t count = greeting_peek_more(greeting, buffer + done, size - done, known - done);
+        ssize_t count = greeting_peek(greeting, buffer + done, size - done, known - done);
         if (count <= 0)
             return count == 0 ? -ECONNRESET : count;
         size_t have = done + (size_t)count;

@@ -222,7 +222,7 @@ int tls_load(const struct options *options, struct tls **ret)
     tls->options = options;
     tls->keeper = -1;
     if (records_prepare() != 0) {
-        log_error("cannot serve TLS: OpenSSL lacks what it needs");
+        log_error("cannot serve TLS: OpenSSL lacks a cipher or a digest that it needs");
         tls_close(tls);
         return -1;
     }
@@ -291,7 +291,7 @@ pid_t tls_keep(struct tls *tls)
         certificate_keeper_start(tls->options, tls->version, &tls->stamp, is_usable, &socket);
     if (pid < 0) {
         errno = -pid;
-        log_error_errno("cannot start the certificate's keeper");
+        log_error_errno("cannot start the certificate keeper");
         return -1;
     }
     if (tls->keeper >= 0)

@@ -98,7 +98,7 @@ static enum pair_outcome transit_greet(
     else if (!parse_line((struct text){line, (size_t)size}, &token, &side))
         outcome = PAIR_ERRORY;
     else if (early)
-        outcome = PAIR_IMPATIENT; /* what comes later, the forwarder notices */
+        outcome = PAIR_IMPATIENT; /* the forwarder notices bytes that come later */
     else
         request_by_token(greeting, token, side, request);
     sodium_memzero(line, sizeof line);

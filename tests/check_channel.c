@@ -102,7 +102,7 @@ struct connection {
 
 static struct budget_account account = {.share = BUDGET_FRAMES};
 
-static struct connection open_end(const struct channel_session *session)
+static struct connection open_channel(const struct channel_session *session)
 {
     struct connection connection = {
         calloc(1, channel_codec.state_size), malloc(CODEC_HEAD + FRAME_ROOM)};
@@ -114,7 +114,7 @@ static struct connection open_end(const struct channel_session *session)
     return connection;
 }
 
-static void close_end(struct connection *connection)
+static void close_channel(struct connection *connection)
 {
     channel_codec.close(connection->state);
     free(connection->state);
@@ -265,8 +265,8 @@ static void open_pair(struct connection *a, struct connection *b)
     begin(&sides[0], &client);
     begin(&sides[1], &relay);
     ck_assert(shake_hands(&sides[0], &sides[1]));
-    *a = open_end(&sides[0].handshake.session);
-    *b = open_end(&sides[1].handshake.session);
+    *a = open_channel(&sides[0].handshake.session);
+    *b = open_channel(&sides[1].handshake.session);
     channel_end(&sides[0].handshake);
     channel_end(&sides[1].handshake);
     ck_assert(sodium_is_zero((const uint8_t *)&sides[1].handshake, sizeof sides[1].handshake));
@@ -634,7 +634,7 @@ START_TEST(frames_are_read_as_in_the_vectors)
     size_t i;
     json_t *vector;
     struct channel_session of_relay = vector_session("relay"), of_client = vector_session("client");
-    struct connection at_relay = open_end(&of_relay), at_client = open_end(&of_client);
+    struct connection at_relay = open_channel(&of_relay), at_client = open_channel(&of_client);
     json_array_foreach(vector_at(vectors, "frames.list"), i, vector)
     {
         bool from_client = strcmp(vector_text(vector, "from"), "client") == 0;
@@ -645,8 +645,8 @@ START_TEST(frames_are_read_as_in_the_vectors)
     ck_assert_uint_eq(i, 6);
     ck_assert_uint_eq(session_of(&at_relay).receiver.counter, 3);
     ck_assert_uint_eq(session_of(&at_client).receiver.counter, 3);
-    close_end(&at_relay);
-    close_end(&at_client);
+    close_channel(&at_relay);
+    close_channel(&at_client);
 }
 END_TEST
 
@@ -698,7 +698,7 @@ START_TEST(a_rekey_that_the_other_side_begins_is_as_in_the_vectors)
 {
     json_t *list = vector_at(vectors, "rekey.list"), *side = vector_at(vectors, "rekey.relay");
     struct channel_session session = vector_session_at_rekey("relay");
-    struct connection connection = open_end(&session);
+    struct connection connection = open_channel(&session);
     foretell(side, "x25519_secret");
     foretell(side, "key_salt");
     struct bytes reply = expect_reply(&connection, vector_bytes(json_array_get(list, 0), "tcp"), 0);
@@ -714,7 +714,7 @@ START_TEST(a_rekey_that_the_other_side_begins_is_as_in_the_vectors)
     session = session_of(&connection);
     ck_assert_uint_eq(session.has_old_receiver, 0);
     ck_assert(sodium_is_zero((const uint8_t *)&session.old_receiver, sizeof session.old_receiver));
-    close_end(&connection);
+    close_channel(&connection);
 }
 END_TEST
 
@@ -722,7 +722,7 @@ START_TEST(a_rekey_that_the_relay_begins_is_as_in_the_vectors)
 {
     json_t *list = vector_at(vectors, "rekey.list"), *side = vector_at(vectors, "rekey.client");
     struct channel_session session = vector_session_at_rekey("client");
-    struct connection connection = open_end(&session);
+    struct connection connection = open_channel(&session);
     foretell(side, "x25519_secret");
     foretell(side, "key_salt");
     struct bytes frames = keep_alive_at(&connection, HOUR);
@@ -741,7 +741,7 @@ START_TEST(a_rekey_that_the_relay_begins_is_as_in_the_vectors)
     for (size_t i = 0; i < 5; i++)
         expect_frame(json_array_get(list, i));
     free(frames.at);
-    close_end(&connection);
+    close_channel(&connection);
 }
 END_TEST
 
@@ -773,8 +773,8 @@ START_TEST(messages_of_any_size_arrive_whole_in_chunks_of_any_size)
             free(frame.at);
             free(data.at);
         }
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -797,8 +797,8 @@ START_TEST(messages_arrive_byte_by_byte_and_in_order)
     }
     ck_assert_uint_eq(arrived, 4);
     free(frames.at);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -827,8 +827,8 @@ START_TEST(many_messages_in_one_read_are_decoded_one_by_one)
     ck_assert_int_eq(channel_codec.decode(to.state, &input, &left, 0, &piece), CODEC_PIECE);
     ck_assert_mem_eq(piece.bytes, "cut short", 9);
     free(frames.at);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -844,7 +844,7 @@ START_TEST(a_message_is_encoded_from_where_it_was_decoded)
     ck_assert_int_eq(channel_codec.encode(ends[2].state, &piece, 0, &out), 0);
     expect_text(&ends[3], copy(out.iov_base, out.iov_len), "through the relay");
     for (size_t i = 0; i < 4; i++)
-        close_end(&ends[i]);
+        close_channel(&ends[i]);
 }
 END_TEST
 
@@ -861,8 +861,8 @@ START_TEST(only_whole_messages_of_a_bounded_size_are_encoded)
     piece.size = CHANNEL_MESSAGE_MAX;
     ck_assert_int_eq(channel_codec.encode(from.state, &piece, 0, &out), 0);
     free(piece.bytes);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -898,8 +898,8 @@ START_TEST(messages_pass_up_to_the_limit_of_cap_n_proto)
         expect_message(&to, copy(out.iov_base, out.iov_len), bytes, sizes[i]);
         free(bytes);
     }
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -916,8 +916,8 @@ START_TEST(padding_is_of_different_sizes_below_256)
     }
     ck_assert_uint_gt(most, least);
     ck_assert_uint_le(most - least, 256 + 256 / 16 + 8);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -932,8 +932,8 @@ START_TEST(a_quiet_connection_is_kept_alive_and_a_silent_one_ends)
     ck_assert_int_eq(channel_codec.silent(to.state, 0, &out), -ETIMEDOUT);
     uint8_t words[CODEC_FAREWELL_MAX];
     ck_assert_uint_eq(channel_codec.farewell(to.state, 0, "any", words), 0);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -953,13 +953,13 @@ START_TEST(a_session_is_handed_off_only_between_frames)
     left = frame.size - 1;
     ck_assert_int_eq(receive_some(&to, frame.at + 1, &left, 0, &piece), CODEC_PIECE);
     session = session_of(&to);
-    close_end(&to);
-    to = open_end(&session);
+    close_channel(&to);
+    to = open_channel(&session);
     expect_text(&to, send_text(&from, "third"), "third");
     expect_text(&from, send_text(&to, "back"), "back");
     free(frame.at);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -987,8 +987,8 @@ START_TEST(nothing_is_left_of_a_state_that_was_closed)
     channel_codec.close(to.state);
     ck_assert(sodium_is_zero(to.state, channel_codec.state_size));
     free(frame.at);
-    close_end(&to);
-    close_end(&from);
+    close_channel(&to);
+    close_channel(&from);
 }
 END_TEST
 
@@ -999,10 +999,10 @@ static enum codec_event try_frames(
     const struct connection *connection, const uint8_t *frames, size_t size)
 {
     struct channel_session session = session_of(connection);
-    struct connection other = open_end(&session);
+    struct connection other = open_channel(&session);
     struct piece piece;
     enum codec_event event = receive_some(&other, frames, &size, 0, &piece);
-    close_end(&other);
+    close_channel(&other);
     return event;
 }
 
@@ -1031,8 +1031,8 @@ START_TEST(any_bit_flipped_in_a_frame_ends_the_connection_when_the_frame_is_whol
     }
     ck_assert_int_eq(try_frames(&to, frame.at, size), CODEC_PIECE);
     free(frame.at);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -1053,8 +1053,8 @@ START_TEST(the_rest_of_a_frame_is_waited_for_and_another_rest_fails)
     }
     free(first.at);
     free(rest.at);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -1070,8 +1070,8 @@ START_TEST(frames_dropped_replayed_or_reordered_end_the_connection)
     ck_assert_int_eq(try_frames(&to, second.at, second.size), CODEC_PIECE);
     free(first.at);
     free(second.at);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -1085,7 +1085,7 @@ START_TEST(a_frame_of_one_connection_or_direction_is_refused_in_another)
     ck_assert_int_eq(try_frames(&ends[0], frame.at, frame.size), CODEC_FAILED);
     free(frame.at);
     for (size_t i = 0; i < 4; i++)
-        close_end(&ends[i]);
+        close_channel(&ends[i]);
 }
 END_TEST
 
@@ -1101,8 +1101,8 @@ START_TEST(a_frame_without_memory_for_it_is_not_the_clients_fault)
     ck_assert_int_eq(try_frames(&to, (const uint8_t *)long_one, sizeof long_one), CODEC_STARVED);
     budget_give(&others, BUDGET_WAITING_SIZE);
     account.share = BUDGET_FRAMES;
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -1121,13 +1121,13 @@ START_TEST(frames_too_short_or_too_long_are_refused)
     struct channel_session session = session_of(&to);
     struct piece piece;
     size_t size = sizeof most;
-    waiting = open_end(&session);
+    waiting = open_channel(&session);
     ck_assert_int_eq(receive_some(&waiting, (const uint8_t *)&most, &size, 0, &piece), CODEC_MORE);
     ck_assert_int_eq(try_frames(&to, (const uint8_t *)&more, sizeof more), CODEC_FAILED);
     ck_assert_int_eq(try_frames(&to, huge, sizeof huge), CODEC_FAILED);
-    close_end(&waiting);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&waiting);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -1170,8 +1170,8 @@ START_TEST(a_malformed_message_in_a_good_frame_ends_the_connection)
         free(outer.at);
         free(invalid.at);
     }
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
@@ -1217,8 +1217,8 @@ START_TEST(a_rekey_changes_both_keys_and_loses_nothing_on_its_way)
     struct channel_session after = session_of(&a);
     ck_assert_mem_ne(before.sender.key, after.sender.key, sizeof after.sender.key);
     ck_assert_mem_ne(before.receiver.key, after.receiver.key, sizeof after.receiver.key);
-    close_end(&a);
-    close_end(&b);
+    close_channel(&a);
+    close_channel(&b);
 }
 END_TEST
 
@@ -1238,8 +1238,8 @@ START_TEST(rekeys_that_cross_need_no_answers)
     expect_text(&b, new, "under a's new key");
     expect_text(&a, send_text(&b, "under b's new key"), "under b's new key");
     expect_keys(&a, &b);
-    close_end(&a);
-    close_end(&b);
+    close_channel(&a);
+    close_channel(&b);
 }
 END_TEST
 
@@ -1268,8 +1268,8 @@ START_TEST(a_rekey_begins_an_hour_after_the_last_and_never_while_one_is_pending)
     ck_assert(!rekeys_at(&b, 2 * HOUR + 4)); /* the hour starts again, whichever side began */
     ck_assert(rekeys_at(&b, 2 * HOUR + 5));
     free(behind.at);
-    close_end(&a);
-    close_end(&b);
+    close_channel(&a);
+    close_channel(&b);
 }
 END_TEST
 
@@ -1284,8 +1284,8 @@ START_TEST(a_rekey_may_stand_before_a_message)
     ck_assert_uint_gt(left, 0);
     expect_text(&b, copy(frames.at + frames.size - left, left), "message");
     free(frames.at);
-    close_end(&a);
-    close_end(&b);
+    close_channel(&a);
+    close_channel(&b);
 }
 END_TEST
 
@@ -1307,8 +1307,8 @@ START_TEST(rekeys_go_on_for_days)
         expect_text(b, there, "there");
         expect_text(a, back, "back");
     }
-    close_end(&ends[0]);
-    close_end(&ends[1]);
+    close_channel(&ends[0]);
+    close_channel(&ends[1]);
 }
 END_TEST
 
@@ -1318,21 +1318,21 @@ static int count_answered(struct connection *a, struct connection *b, int count,
     int answered = 0;
     for (; answered < count; answered++) {
         struct channel_session session = session_of(a);
-        struct connection hasty = open_end(&session); /* whose hour is always over */
+        struct connection hasty = open_channel(&session); /* whose hour is always over */
         struct bytes behind;
         struct piece piece;
         struct bytes rekey = begin_rekey(&hasty, HOUR, &behind);
         free(behind.at);
         if (receive_at(b, rekey, now, &piece) != CODEC_REPLY) {
-            close_end(&hasty);
+            close_channel(&hasty);
             break;
         }
         struct bytes reply = copy(piece.bytes, piece.size);
         struct channel_session waiting = session_of(&hasty);
         waiting.sender.counter--; /* its keepalive was not sent */
-        close_end(&hasty);
-        close_end(a);
-        *a = open_end(&waiting);
+        close_channel(&hasty);
+        close_channel(a);
+        *a = open_channel(&waiting);
         ck_assert_int_eq(receive(a, reply), CODEC_MORE);
     }
     return answered;
@@ -1345,8 +1345,8 @@ START_TEST(the_other_side_cannot_rekey_without_end)
     ck_assert_int_eq(count_answered(&a, &b, 64, HOUR), 64);
     ck_assert_int_eq(count_answered(&a, &b, 1, HOUR + 1000), 1);
     ck_assert_int_eq(count_answered(&a, &b, 1, HOUR + 1000), 0);
-    close_end(&a);
-    close_end(&b);
+    close_channel(&a);
+    close_channel(&b);
 }
 END_TEST
 
@@ -1358,8 +1358,8 @@ START_TEST(a_rekey_of_small_order_ends_the_connection)
     open_pair(&from, &to);
     struct bytes frame = seal_text(&from, packed, capnp_write_channel_message(&message, packed));
     ck_assert_int_eq(receive(&to, frame), CODEC_FAILED);
-    close_end(&from);
-    close_end(&to);
+    close_channel(&from);
+    close_channel(&to);
 }
 END_TEST
 
