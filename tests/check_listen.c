@@ -1,4 +1,4 @@
-/* Listening sockets: which addresses are understood, and what connections inherit. */
+/* Listening sockets: which addresses are accepted, and which options connections inherit. */
 #include "suite.h"
 #include "worker/listen.h"
 
@@ -25,7 +25,7 @@ static void prepare(void)
 {
     memset(&options, 0, sizeof options);
     opened = 0;
-    /* What is refused is said to standard error, and is not what is looked at here. */
+    /* The log goes to standard error; these tests do not look at it. */
     int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
     ck_assert_int_ge(nowhere, 0);
     ck_assert_int_eq(dup2(nowhere, STDERR_FILENO), STDERR_FILENO);
@@ -62,7 +62,7 @@ static uint16_t port_of(int fd)
     return ntohs(address.sin_port);
 }
 
-/* A connection to the first socket, as it is accepted once the client has spoken. */
+/* A connection to the first socket, accepted once the client has sent something. */
 static int accept_client(int *client)
 {
     struct sockaddr_in address = {.sin_family = AF_INET,
@@ -105,13 +105,13 @@ static const char *const nonsense[] = {"", "127.0.0.1", "127.0.0.1:", ":", "127.
     "127.0.0.1:-1", "127.0.0.1:0x50", "127.0.0.1:4294967296", "127.0.0.1:65536x", "[::1:0",
     "::1]:0", "::1:0", "[]x:0", "256.0.0.1.:0", "unix:"};
 
-START_TEST(what_is_no_address_is_refused)
+START_TEST(a_malformed_address_is_refused)
 {
     ck_assert_int_eq(open_address(nonsense[_i]), -1);
 }
 END_TEST
 
-START_TEST(a_host_name_without_end_is_refused)
+START_TEST(a_host_name_that_is_too_long_is_refused)
 {
     char address[4096];
     memset(address, 'a', sizeof address);
@@ -182,7 +182,7 @@ END_TEST
 
 /* ---- connections ----------------------------------------------------------------- */
 
-START_TEST(connections_inherit_probes_by_which_a_vanished_peer_is_gone_in_two_minutes)
+START_TEST(connections_inherit_probes_that_end_them_two_minutes_after_the_peer_vanished)
 {
     int client;
     ck_assert_int_eq(open_address("127.0.0.1:0"), 1);
@@ -197,7 +197,7 @@ START_TEST(connections_inherit_probes_by_which_a_vanished_peer_is_gone_in_two_mi
 }
 END_TEST
 
-START_TEST(connections_inherit_the_rate_of_a_session)
+START_TEST(connections_inherit_the_session_rate)
 {
     int client;
     options.session_rate = 1 << 20;
@@ -209,7 +209,7 @@ START_TEST(connections_inherit_the_rate_of_a_session)
 }
 END_TEST
 
-START_TEST(nobody_is_woken_for_a_client_that_has_not_spoken_yet)
+START_TEST(a_client_that_has_sent_nothing_wakes_no_worker)
 {
     ck_assert_int_eq(open_address("127.0.0.1:0"), 1);
     ck_assert_int_gt(option(sockets[0], IPPROTO_TCP, TCP_DEFER_ACCEPT), 0);
@@ -225,16 +225,16 @@ int main(void)
     tcase_add_test(tests, a_name_is_looked_up);
     tcase_add_test(tests, a_port_alone_means_every_address);
     tcase_add_loop_test(
-        tests, what_is_no_address_is_refused, 0, (int)(sizeof nonsense / sizeof nonsense[0]));
-    tcase_add_test(tests, a_host_name_without_end_is_refused);
+        tests, a_malformed_address_is_refused, 0, (int)(sizeof nonsense / sizeof nonsense[0]));
+    tcase_add_test(tests, a_host_name_that_is_too_long_is_refused);
     tcase_add_test(tests, an_address_in_use_is_refused_and_nothing_is_left_open);
     tcase_add_test(tests, a_dead_unix_socket_is_replaced_and_a_living_one_is_not);
     tcase_add_test(tests, a_file_that_is_no_socket_is_left_alone);
     tcase_add_test(tests, a_path_that_is_too_long_is_refused);
     tcase_add_test(
-        tests, connections_inherit_probes_by_which_a_vanished_peer_is_gone_in_two_minutes);
-    tcase_add_test(tests, connections_inherit_the_rate_of_a_session);
-    tcase_add_test(tests, nobody_is_woken_for_a_client_that_has_not_spoken_yet);
+        tests, connections_inherit_probes_that_end_them_two_minutes_after_the_peer_vanished);
+    tcase_add_test(tests, connections_inherit_the_session_rate);
+    tcase_add_test(tests, a_client_that_has_sent_nothing_wakes_no_worker);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -1,5 +1,5 @@
-/* The command line: what each option sets, what is refused and in which words, and what holds
- * when nothing is said. */
+/* The command line: what each option sets, which mistakes are refused and in which words, and the
+ * defaults. */
 #include "setup/options.h"
 #include "suite.h"
 
@@ -36,7 +36,7 @@ static void forget_environment(void)
         ck_assert_int_eq(unsetenv(names[i]), 0);
 }
 
-/* Reads arguments, ended by NULL, and keeps what was said about them. */
+/* Reads arguments, ended by NULL, and keeps the output in `said`. */
 static int read_as(const char *command, bool place, const char *const *list)
 {
     char name[32];
@@ -91,9 +91,9 @@ static void expect_refusal(int status, const char *expected)
     ck_assert_ptr_eq(strchr(said, '\n'), said + strlen(said) - 1); /* one line */
 }
 
-/* ---- nothing said ---------------------------------------------------------------- */
+/* ---- defaults -------------------------------------------------------------------- */
 
-START_TEST(everything_has_a_default)
+START_TEST(every_option_has_a_default)
 {
     ck_assert_int_eq(read_nothing(), GO_ON);
     ck_assert_str_eq(said, "");
@@ -120,7 +120,7 @@ START_TEST(everything_has_a_default)
 }
 END_TEST
 
-START_TEST(port_comes_from_the_environment_and_an_address_outdoes_it)
+START_TEST(the_port_comes_from_the_environment_unless_an_address_is_given)
 {
     ck_assert_int_eq(setenv("PORT", "8080", 1), 0);
     ck_assert_int_eq(read_nothing(), GO_ON);
@@ -147,7 +147,7 @@ START_TEST(a_bad_port_in_the_environment_is_refused)
 }
 END_TEST
 
-START_TEST(systemd_names_the_directories)
+START_TEST(the_directories_come_from_systemd)
 {
     ck_assert_int_eq(setenv("RUNTIME_DIRECTORY", "/run/one:/run/two", 1), 0);
     ck_assert_int_eq(setenv("STATE_DIRECTORY", "/var/lib/one", 1), 0);
@@ -160,8 +160,8 @@ START_TEST(systemd_names_the_directories)
 }
 END_TEST
 
-/* Root's own, and those of a user whom a relay has served, may be used instead. */
-START_TEST(who_is_not_root_has_directories_of_their_own)
+/* A user who may write to root's directories would use those. */
+START_TEST(a_user_who_is_not_root_has_directories_of_their_own)
 {
     ck_assert_int_eq(setenv("XDG_RUNTIME_DIR", "/run/user/9", 1), 0);
     ck_assert_int_eq(setenv("HOME", "/home/nine", 1), 0);
@@ -178,7 +178,7 @@ END_TEST
 
 /* ---- what options set ------------------------------------------------------------ */
 
-START_TEST(each_number_is_set)
+START_TEST(each_number_can_be_set)
 {
     ck_assert_int_eq(READ("--log-fd=3", "--blur-usage=60", "--max-connections=1000",
                          "--per-source=5", "--handshake-timeout=7", "--wait-timeout=8",
@@ -197,7 +197,7 @@ START_TEST(each_number_is_set)
 }
 END_TEST
 
-START_TEST(texts_and_flags_are_set)
+START_TEST(texts_and_flags_can_be_set)
 {
     ck_assert_int_eq(
         READ("--usage-db=/var/usage.sqlite", "--user=somebody", "--json", "--debug"), GO_ON);
@@ -208,7 +208,7 @@ START_TEST(texts_and_flags_are_set)
 }
 END_TEST
 
-START_TEST(addresses_add_up_in_every_spelling)
+START_TEST(addresses_can_be_given_several_times_in_every_spelling)
 {
     ck_assert_int_eq(READ("-l", "127.0.0.1:1", "-l[::1]:2", "--listen", ":3", "--listen=unix:/4",
                          "--laddr", "0.0.0.0:5", "--laddr=:6"),
@@ -267,7 +267,7 @@ START_TEST(a_certificate_has_its_key_in_the_same_file_or_in_its_own)
 }
 END_TEST
 
-START_TEST(an_identity_is_named_in_every_spelling)
+START_TEST(an_identity_can_be_named_in_every_spelling)
 {
     ck_assert_int_eq(READ("-i", "/one"), GO_ON);
     ck_assert_str_eq(options.idfile, "/one");
@@ -276,7 +276,7 @@ START_TEST(an_identity_is_named_in_every_spelling)
 }
 END_TEST
 
-START_TEST(host_and_port_stand_among_the_options_where_they_belong)
+START_TEST(run_relay_server_takes_host_and_port_among_its_options)
 {
     ck_assert_int_eq(READ_PLACE("localhost", "8000", "--no-tls"), GO_ON);
     ck_assert_uint_eq(options.listen_count, 1);
@@ -286,7 +286,7 @@ START_TEST(host_and_port_stand_among_the_options_where_they_belong)
 }
 END_TEST
 
-START_TEST(strelay_takes_what_is_published_for_it)
+START_TEST(strelay_takes_the_options_of_the_original)
 {
     ck_assert_int_eq(READ_STRELAY("--idfile", "/id", "--laddr", "0.0.0.0:8000"), GO_ON);
     ck_assert_str_eq(options.idfile, "/id");
@@ -294,7 +294,7 @@ START_TEST(strelay_takes_what_is_published_for_it)
 }
 END_TEST
 
-START_TEST(reading_again_starts_anew)
+START_TEST(a_second_command_line_is_read_afresh)
 {
     ck_assert_int_eq(READ("--linger=1", "--json"), GO_ON);
     ck_assert_int_eq(READ("--debug"), GO_ON);
@@ -306,8 +306,8 @@ END_TEST
 
 /* ---- what is refused ------------------------------------------------------------- */
 
-/* The least and the greatest value are taken; what is beyond them, and what is no whole number,
- * is refused by what is expected. */
+/* The least and the greatest value are taken. Values beyond them, and values that are no whole
+ * number, are refused, and the message says what is expected. */
 START_TEST(each_number_has_a_range)
 {
     static const struct {
@@ -374,7 +374,7 @@ START_TEST(a_bad_size_or_rate_is_refused)
 }
 END_TEST
 
-START_TEST(what_is_unknown_is_refused)
+START_TEST(unknown_options_and_words_are_refused)
 {
     expect_refusal(READ("--nonsense"), "relay: unknown option --nonsense: expected one that relay "
                                        "serve --help shows\n");
@@ -386,7 +386,7 @@ START_TEST(what_is_unknown_is_refused)
 }
 END_TEST
 
-START_TEST(values_are_given_where_they_belong)
+START_TEST(a_value_is_given_if_and_only_if_the_option_takes_one)
 {
     expect_refusal(READ("--linger"), "relay: option --linger needs a value: expected S\n");
     expect_refusal(READ("-l"), "relay: option --listen needs a value: expected ADDR\n");
@@ -413,7 +413,7 @@ START_TEST(host_and_port_are_both_needed)
 }
 END_TEST
 
-START_TEST(strelay_has_no_defaults)
+START_TEST(strelay_needs_an_identity_and_an_address)
 {
     expect_refusal(READ_STRELAY("--laddr=:1"), "relay: strelay needs --idfile=FILE\n");
     expect_refusal(READ_STRELAY("--idfile=/id"), "relay: strelay needs --laddr=ADDR\n");
@@ -432,7 +432,7 @@ START_TEST(there_are_at_most_sixteen_addresses)
 }
 END_TEST
 
-START_TEST(the_first_mistake_is_the_one_that_is_told)
+START_TEST(only_the_first_mistake_is_logged)
 {
     expect_refusal(READ("--linger=x", "--nonsense"),
         "relay: bad value \"x\" for --linger: expected "
@@ -442,7 +442,7 @@ END_TEST
 
 /* ---- what is shown --------------------------------------------------------------- */
 
-START_TEST(version_and_help_end_well)
+START_TEST(version_and_help_exit_with_0)
 {
     ck_assert_int_eq(READ("-v"), 0);
     ck_assert_str_eq(said, "relay " RELAY_VERSION "\n");
@@ -460,31 +460,31 @@ int main(void)
     Suite *suite = suite_create("options");
     TCase *tests = tcase_create("command line");
     tcase_add_checked_fixture(tests, forget_environment, forget_arguments);
-    tcase_add_test(tests, everything_has_a_default);
-    tcase_add_test(tests, port_comes_from_the_environment_and_an_address_outdoes_it);
+    tcase_add_test(tests, every_option_has_a_default);
+    tcase_add_test(tests, the_port_comes_from_the_environment_unless_an_address_is_given);
     tcase_add_test(tests, a_bad_port_in_the_environment_is_refused);
-    tcase_add_test(tests, systemd_names_the_directories);
-    tcase_add_test(tests, who_is_not_root_has_directories_of_their_own);
-    tcase_add_test(tests, each_number_is_set);
-    tcase_add_test(tests, texts_and_flags_are_set);
-    tcase_add_test(tests, addresses_add_up_in_every_spelling);
+    tcase_add_test(tests, the_directories_come_from_systemd);
+    tcase_add_test(tests, a_user_who_is_not_root_has_directories_of_their_own);
+    tcase_add_test(tests, each_number_can_be_set);
+    tcase_add_test(tests, texts_and_flags_can_be_set);
+    tcase_add_test(tests, addresses_can_be_given_several_times_in_every_spelling);
     tcase_add_test(tests, sizes_and_rates_have_units);
     tcase_add_test(tests, a_certificate_has_its_key_in_the_same_file_or_in_its_own);
-    tcase_add_test(tests, an_identity_is_named_in_every_spelling);
-    tcase_add_test(tests, host_and_port_stand_among_the_options_where_they_belong);
-    tcase_add_test(tests, strelay_takes_what_is_published_for_it);
-    tcase_add_test(tests, reading_again_starts_anew);
+    tcase_add_test(tests, an_identity_can_be_named_in_every_spelling);
+    tcase_add_test(tests, run_relay_server_takes_host_and_port_among_its_options);
+    tcase_add_test(tests, strelay_takes_the_options_of_the_original);
+    tcase_add_test(tests, a_second_command_line_is_read_afresh);
     tcase_add_test(tests, each_number_has_a_range);
     tcase_add_test(tests, zero_is_refused_where_it_would_mean_nothing);
     tcase_add_test(tests, a_bad_size_or_rate_is_refused);
-    tcase_add_test(tests, what_is_unknown_is_refused);
-    tcase_add_test(tests, values_are_given_where_they_belong);
+    tcase_add_test(tests, unknown_options_and_words_are_refused);
+    tcase_add_test(tests, a_value_is_given_if_and_only_if_the_option_takes_one);
     tcase_add_test(tests, a_key_without_a_certificate_is_refused);
     tcase_add_test(tests, host_and_port_are_both_needed);
-    tcase_add_test(tests, strelay_has_no_defaults);
+    tcase_add_test(tests, strelay_needs_an_identity_and_an_address);
     tcase_add_test(tests, there_are_at_most_sixteen_addresses);
-    tcase_add_test(tests, the_first_mistake_is_the_one_that_is_told);
-    tcase_add_test(tests, version_and_help_end_well);
+    tcase_add_test(tests, only_the_first_mistake_is_logged);
+    tcase_add_test(tests, version_and_help_exit_with_0);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -1,5 +1,5 @@
-/* Places on the porch: sources have their share, the first of the largest goes first, and who wakes
- * next is known, whatever comes and goes in between. */
+/* The places on the porch: each source has its share, the largest source loses its oldest place
+ * first, and the next time to wake is known. */
 #include "suite.h"
 #include "worker/places.h"
 
@@ -32,7 +32,7 @@ static struct place *take(uint64_t source, int64_t wake_at)
     return place;
 }
 
-START_TEST(who_came_first_of_a_source_that_has_its_share_goes)
+START_TEST(a_source_with_its_full_share_loses_its_oldest_place)
 {
     struct place *first = take(1, 0);
     for (int i = 1; i < PER_SOURCE; i++) {
@@ -46,7 +46,7 @@ START_TEST(who_came_first_of_a_source_that_has_its_share_goes)
 }
 END_TEST
 
-START_TEST(when_all_have_theirs_the_first_of_the_largest_source_goes)
+START_TEST(when_all_places_stand_the_largest_source_loses_its_oldest)
 {
     struct place *largest = NULL;
     for (int i = 0; i < STANDING - 10; i++)
@@ -57,7 +57,8 @@ START_TEST(when_all_have_theirs_the_first_of_the_largest_source_goes)
     }
     ck_assert_ptr_eq(places_surplus(places, 8), largest);
     places_dismiss(places, largest);
-    ck_assert_ptr_null(places_surplus(places, 8)); /* it stands no more, though it is here yet */
+    ck_assert_ptr_null(
+        places_surplus(places, 8)); /* its place is taken, but does not stand any more */
     ck_assert_uint_eq(places_standing(places), STANDING - 1);
     ck_assert_uint_eq(places_used(places), STANDING);
     places_leave(places, largest);
@@ -65,7 +66,7 @@ START_TEST(when_all_have_theirs_the_first_of_the_largest_source_goes)
 }
 END_TEST
 
-START_TEST(there_are_no_more_places_than_were_asked_for)
+START_TEST(there_are_as_many_places_as_were_made)
 {
     struct place *last = NULL;
     for (uint64_t i = 0; i < CAPACITY; i++)
@@ -76,7 +77,7 @@ START_TEST(there_are_no_more_places_than_were_asked_for)
 }
 END_TEST
 
-START_TEST(they_wake_in_the_order_of_their_times)
+START_TEST(places_wake_in_the_order_of_their_times)
 {
     struct place *all[CAPACITY];
     for (int i = 0; i < CAPACITY; i++)
@@ -95,7 +96,7 @@ START_TEST(they_wake_in_the_order_of_their_times)
 }
 END_TEST
 
-/* The plain way to find what places_first() says: a source with the most, and who came first. */
+/* The simple way to find the largest source, to compare with places_first(). */
 static size_t size_of(uint64_t source, struct place *const *standing, const uint64_t *sources)
 {
     size_t size = 0;
@@ -104,7 +105,7 @@ static size_t size_of(uint64_t source, struct place *const *standing, const uint
     return size;
 }
 
-START_TEST(whatever_comes_and_goes_the_largest_and_the_next_are_known)
+START_TEST(the_largest_source_and_the_next_time_are_right_after_any_operations)
 {
     struct place *standing[CAPACITY] = {NULL};
     uint64_t sources[CAPACITY] = {0};
@@ -142,11 +143,11 @@ int main(void)
     Suite *suite = suite_create("places");
     TCase *all = tcase_create("places");
     tcase_add_checked_fixture(all, make, unmake);
-    tcase_add_test(all, who_came_first_of_a_source_that_has_its_share_goes);
-    tcase_add_test(all, when_all_have_theirs_the_first_of_the_largest_source_goes);
-    tcase_add_test(all, there_are_no_more_places_than_were_asked_for);
-    tcase_add_test(all, they_wake_in_the_order_of_their_times);
-    tcase_add_test(all, whatever_comes_and_goes_the_largest_and_the_next_are_known);
+    tcase_add_test(all, a_source_with_its_full_share_loses_its_oldest_place);
+    tcase_add_test(all, when_all_places_stand_the_largest_source_loses_its_oldest);
+    tcase_add_test(all, there_are_as_many_places_as_were_made);
+    tcase_add_test(all, places_wake_in_the_order_of_their_times);
+    tcase_add_test(all, the_largest_source_and_the_next_time_are_right_after_any_operations);
     suite_add_tcase(suite, all);
     return run_suite(suite);
 }

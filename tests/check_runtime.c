@@ -1,5 +1,5 @@
-/* The runtime directory: whoever makes it, and however many do at once, it is usable when they are
- * told that it is there. */
+/* The runtime directory: it can be used as soon as it is there, whichever process has made it, and
+ * however many try at once. */
 #include "setup/runtime.h"
 #include "suite.h"
 
@@ -38,7 +38,7 @@ static void set_up(void)
     }
 }
 
-/* Nothing else may be left, or the parent could not be removed. */
+/* Fails if anything else is left in the parent directory. */
 static void tear_down(void)
 {
     (void)rmdir(directory);
@@ -52,7 +52,7 @@ static bool is_usable(void)
            (status.st_mode & 0777) == 0700;
 }
 
-START_TEST(it_is_made_for_the_user_to_be)
+START_TEST(the_directory_is_made_for_the_user_that_root_becomes)
 {
     struct runtime runtime;
     char expected[128];
@@ -60,11 +60,12 @@ START_TEST(it_is_made_for_the_user_to_be)
     ck_assert(is_usable());
     (void)snprintf(expected, sizeof expected, "%s/table", directory);
     ck_assert_str_eq(runtime.table, expected);
-    ck_assert_int_eq(runtime_prepare(&options, &runtime), 0); /* it may be there already */
+    ck_assert_int_eq(
+        runtime_prepare(&options, &runtime), 0); /* the second time it is there already */
 }
 END_TEST
 
-START_TEST(a_slash_behind_its_name_does_no_harm)
+START_TEST(a_path_may_end_with_a_slash)
 {
     struct runtime runtime;
     strcat(directory, "/");
@@ -73,7 +74,7 @@ START_TEST(a_slash_behind_its_name_does_no_harm)
 }
 END_TEST
 
-START_TEST(of_those_who_make_it_at_once_each_finds_it_usable)
+START_TEST(of_processes_that_make_it_at_once_each_finds_it_usable)
 {
     for (int round = 0; round < ROUNDS; round++) {
         int start[2], failed = 0, status;
@@ -86,7 +87,7 @@ START_TEST(of_those_who_make_it_at_once_each_finds_it_usable)
             if (child > 0)
                 continue;
             close(start[1]);
-            (void)!read(start[0], &byte, 1); /* all go when the other end is closed */
+            (void)!read(start[0], &byte, 1); /* all start when the other end is closed */
             _exit(runtime_prepare(&options, &runtime) == 0 && is_usable() ? 0 : 1);
         }
         close(start[0]);
@@ -101,7 +102,7 @@ START_TEST(of_those_who_make_it_at_once_each_finds_it_usable)
 }
 END_TEST
 
-START_TEST(one_that_others_may_write_to_is_refused)
+START_TEST(a_directory_that_others_may_write_to_is_refused)
 {
     struct runtime runtime;
     ck_assert_int_eq(mkdir(directory, 0700), 0);
@@ -126,7 +127,7 @@ START_TEST(a_link_or_a_file_in_its_place_is_refused)
 }
 END_TEST
 
-START_TEST(it_is_not_made_where_its_parent_is_missing)
+START_TEST(the_directory_is_not_made_without_its_parent)
 {
     struct runtime runtime;
     strcat(directory, "/deeper");
@@ -134,7 +135,7 @@ START_TEST(it_is_not_made_where_its_parent_is_missing)
 }
 END_TEST
 
-START_TEST(a_name_too_long_for_a_socket_in_it_is_refused)
+START_TEST(a_path_that_is_too_long_for_its_sockets_is_refused)
 {
     struct runtime runtime;
     char name[200];
@@ -171,13 +172,13 @@ int main(void)
     TCase *tests = tcase_create("directory");
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_set_timeout(tests, 60);
-    tcase_add_test(tests, it_is_made_for_the_user_to_be);
-    tcase_add_test(tests, a_slash_behind_its_name_does_no_harm);
-    tcase_add_test(tests, of_those_who_make_it_at_once_each_finds_it_usable);
-    tcase_add_test(tests, one_that_others_may_write_to_is_refused);
+    tcase_add_test(tests, the_directory_is_made_for_the_user_that_root_becomes);
+    tcase_add_test(tests, a_path_may_end_with_a_slash);
+    tcase_add_test(tests, of_processes_that_make_it_at_once_each_finds_it_usable);
+    tcase_add_test(tests, a_directory_that_others_may_write_to_is_refused);
     tcase_add_test(tests, a_link_or_a_file_in_its_place_is_refused);
-    tcase_add_test(tests, it_is_not_made_where_its_parent_is_missing);
-    tcase_add_test(tests, a_name_too_long_for_a_socket_in_it_is_refused);
+    tcase_add_test(tests, the_directory_is_not_made_without_its_parent);
+    tcase_add_test(tests, a_path_that_is_too_long_for_its_sockets_is_refused);
     tcase_add_test(tests, a_lock_is_held_until_its_descriptor_is_closed);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

@@ -1,4 +1,4 @@
-/* The terms on which a connection is handed over: what agrees, and what is refused. */
+/* The terms of a connection: which of them agree, and which are refused. */
 #include "setup/terms.h"
 #include "suite.h"
 
@@ -12,7 +12,7 @@ static void set_up(void)
         .wait_timeout = 86400, .linger = 30, .idle_timeout = 30, .usage = {.log_fd = -1}};
 }
 
-START_TEST(those_of_the_same_options_agree_whenever_they_were_set)
+START_TEST(terms_of_equal_options_agree_whenever_they_were_set)
 {
     struct terms a = terms_of(&options), b = terms_of(&options);
     ck_assert_int_gt(a.since, 0);
@@ -22,7 +22,7 @@ START_TEST(those_of_the_same_options_agree_whenever_they_were_set)
 }
 END_TEST
 
-/* Each is another way to differ. */
+/* Each case changes another option. */
 static void change(int number)
 {
     switch (number) {
@@ -50,7 +50,7 @@ static void change(int number)
     }
 }
 
-START_TEST(any_other_option_of_the_forwarders_makes_them_differ)
+START_TEST(terms_differ_if_any_option_of_the_forwarder_differs)
 {
     struct terms before = terms_of(&options);
     change(_i);
@@ -60,7 +60,7 @@ START_TEST(any_other_option_of_the_forwarders_makes_them_differ)
 }
 END_TEST
 
-START_TEST(records_differ_by_where_they_go_and_by_how_they_are_blurred)
+START_TEST(terms_differ_if_records_go_elsewhere_or_are_rounded_otherwise)
 {
     struct terms none = terms_of(&options);
     options.usage.blur = 60;
@@ -76,7 +76,7 @@ START_TEST(records_differ_by_where_they_go_and_by_how_they_are_blurred)
 }
 END_TEST
 
-START_TEST(what_no_option_could_say_is_refused)
+START_TEST(values_that_no_option_can_have_are_refused)
 {
     struct terms terms = terms_of(&options);
     struct terms bad[] = {terms, terms, terms, terms, terms};
@@ -95,10 +95,10 @@ int main(void)
     Suite *suite = suite_create("terms");
     TCase *tests = tcase_create("terms");
     tcase_add_checked_fixture(tests, set_up, NULL);
-    tcase_add_test(tests, those_of_the_same_options_agree_whenever_they_were_set);
-    tcase_add_loop_test(tests, any_other_option_of_the_forwarders_makes_them_differ, 0, 7);
-    tcase_add_test(tests, records_differ_by_where_they_go_and_by_how_they_are_blurred);
-    tcase_add_test(tests, what_no_option_could_say_is_refused);
+    tcase_add_test(tests, terms_of_equal_options_agree_whenever_they_were_set);
+    tcase_add_loop_test(tests, terms_differ_if_any_option_of_the_forwarder_differs, 0, 7);
+    tcase_add_test(tests, terms_differ_if_records_go_elsewhere_or_are_rounded_otherwise);
+    tcase_add_test(tests, values_that_no_option_can_have_are_refused);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -146,7 +146,7 @@ static int start_recorder(struct server *server)
     return -1;
 }
 
-static _Noreturn void run_forwarder(struct server *server)
+static _Noreturn void run_own_forwarder(struct server *server)
 {
     for (size_t i = 0; i < server->socket_count; i++)
         close(server->sockets[i]);
@@ -171,7 +171,7 @@ static int start_forwarder(struct server *server)
     server->forwarder_since = clock_now();
     server->forwarder = fork();
     if (server->forwarder == 0)
-        run_forwarder(server);
+        run_own_forwarder(server);
     if (server->forwarder > 0)
         return 0;
     log_error_errno("cannot start the forwarder");

@@ -115,7 +115,7 @@ static bool is_understood(struct worker *worker)
 }
 
 /* Takes a slot in the table. PAIR_HAPPY, or why there is none. */
-static enum pair_outcome take_slot(struct worker *worker, struct visit *visit)
+static enum pair_outcome enter_table(struct worker *worker, struct visit *visit)
 {
     if (worker->closing || !is_understood(worker))
         return PAIR_FULL;
@@ -330,7 +330,7 @@ static enum pair_outcome advance(struct worker *worker, struct visit *visit,
     if (greeting->hearing != NULL)
         greeting->hearing->taken = false; /* the PROXY header is not read again */
     if (pair_is_none(visit->ref))
-        outcome = take_slot(worker, visit);
+        outcome = enter_table(worker, visit);
     return outcome == PAIR_HAPPY ? greet_client(worker, greeting, visit, known, reason)
                                  : refuse_newcomer(greeting, outcome, worker->closing);
 }

@@ -44,7 +44,7 @@ static int find_connection(void)
 }
 
 /* The forwarder starts with nothing that this worker has read. */
-static void run_forwarder(void *context)
+static void become_forwarder(void *context)
 {
     struct worker *worker = context;
     const struct options *options = worker->options;
@@ -62,7 +62,7 @@ static int connect_forwarder(struct worker *worker)
     if (worker->forwarder < 0 && sandbox_check() < 0)
         return -1;
     if (worker->forwarder < 0)
-        worker->forwarder = launch_on_demand(worker->runtime, run_forwarder, worker, timeout);
+        worker->forwarder = launch_on_demand(worker->runtime, become_forwarder, worker, timeout);
     if (worker->forwarder >= 0)
         return 0;
     errno = -worker->forwarder;
