@@ -245,7 +245,7 @@ static size_t find_dead(struct pair_table *table, int64_t now, struct pair_ref *
     return count;
 }
 
-static int take_slot(
+static int take_slot_within_limits(
     struct pair_table *table, const struct pair_limits *limits, uint64_t source, struct slot **ret)
 {
     uint32_t used = table->header->used;
@@ -265,7 +265,7 @@ static int try_to_enter(struct pair_table *table, const struct pair_limits *limi
     int error = table_lock_entry(table);
     if (error != 0)
         return error;
-    error = take_slot(table, limits, source, &slot);
+    error = take_slot_within_limits(table, limits, source, &slot);
     if (error == 0) {
         slot->opened = opened;
         slot->deadline = deadline;

@@ -8,7 +8,7 @@
 void pair_replace_lost(struct pair_table *table, struct pair_table *last)
 {
     pair_release_held(table);
-    if (!table_is_ours(last) || table_lock_entry(table) != 0)
+    if (!table_is_intact(last) || table_lock_entry(table) != 0)
         return;
     if (table->header->fresh == 0)
         memcpy(table->header->secret, last->header->secret, TABLE_SECRET_SIZE);
@@ -19,7 +19,7 @@ void pair_replace_lost(struct pair_table *table, struct pair_table *last)
 static const struct slot *find_last(
     const struct pair_table *table, const struct pair_table *last, struct pair_ref ref)
 {
-    bool alike = table_is_ours(last) &&
+    bool alike = table_is_intact(last) &&
                  memcmp(table->header->secret, last->header->secret, TABLE_SECRET_SIZE) == 0;
     return alike ? table_find(last, ref) : NULL;
 }

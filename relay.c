@@ -74,7 +74,7 @@ static bool is_socket(int fd)
 static void share_log_of_mistakes(void)
 {
     struct options defaults = {.runtime_directory = options_runtime_directory()};
-    log_sum_all(true);
+    log_sum_up_all(true);
     runtime_share_log(&defaults);
 }
 

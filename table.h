@@ -146,7 +146,7 @@ struct slot *table_find(const struct pair_table *table, struct pair_ref ref);
  */
 uint32_t table_end(const struct pair_table *table);
 /* Whether the memory still holds this table, retired or not. */
-bool table_is_ours(const struct pair_table *table);
+bool table_is_intact(const struct pair_table *table);
 
 /* Lock, and repair if the holder died; a worker that holds a lock for a second has stalled, and is
  * killed. 0 or a negative errno: -EIDRM when the memory holds no table any more, or the table was
@@ -187,7 +187,7 @@ int32_t table_own_process(void);
 int table_watch_forks(void);
 
 /* Whether the memory still holds this table, and it was not retired. */
-bool table_is_whole(const struct pair_table *table);
+bool table_is_usable(const struct pair_table *table);
 /* Reserves `size` bytes of space in the file, from byte `from` on. 0, also where the file system
  * cannot do that; -ENOMEM when it is full; or another negative errno. */
 int table_reserve(int fd, size_t from, size_t size);

@@ -26,7 +26,7 @@ enum {
 
 /* ---- is it still the table? ------------------------------------------------------ */
 
-bool table_is_ours(const struct pair_table *table)
+bool table_is_intact(const struct pair_table *table)
 {
     const struct table_header *header = table->header;
     return !table->lost && memcmp(header->magic, magic, sizeof magic) == 0 &&
@@ -34,9 +34,9 @@ bool table_is_ours(const struct pair_table *table)
            header->capacity == table->capacity;
 }
 
-bool table_is_whole(const struct pair_table *table)
+bool table_is_usable(const struct pair_table *table)
 {
-    return table_is_ours(table) &&
+    return table_is_intact(table) &&
            atomic_load_explicit(&table->header->retired, memory_order_relaxed) == 0;
 }
 
@@ -49,7 +49,7 @@ int pair_check(const struct pair_table *table)
         return -ESTALE;
     if (status.st_size < 0 || (uint64_t)status.st_size != table->size)
         return -EBADMSG;
-    return table_is_whole(table) ? 0 : -EBADMSG;
+    return table_is_usable(table) ? 0 : -EBADMSG;
 }
 
 void pair_retire(struct pair_table *table)
@@ -257,7 +257,7 @@ static int map_and_check(struct pair_table *table, const struct stat *status, in
     error = check_table_header(table->header, table->size);
     if (error == 0) {
         describe_table(table, status, fd);
-        error = table_is_whole(table) ? 0 : -EBADMSG;
+        error = table_is_usable(table) ? 0 : -EBADMSG;
     }
     if (error == 0)
         return 0;

@@ -58,7 +58,7 @@ static bool kill_stalled(const struct pair_table *table, int32_t holder)
 static int wait_for_lock(struct pair_table *table, struct table_lock *lock)
 {
     unsigned int orphaned = 0;
-    while (table_is_whole(table)) {
+    while (table_is_usable(table)) {
         struct timespec until;
         uint32_t turn = atomic_load(&lock->turn);
         clock_gettime(CLOCK_MONOTONIC, &until);
@@ -78,14 +78,14 @@ static int wait_for_lock(struct pair_table *table, struct table_lock *lock)
  * negative errno. */
 static int acquire_lock(struct pair_table *table, struct table_lock *lock)
 {
-    if (!table_is_whole(table))
+    if (!table_is_usable(table))
         return -EIDRM;
     int error = pthread_mutex_trylock(&lock->mutex);
     if (error == EBUSY)
         error = wait_for_lock(table, lock);
     if (error != 0 && error != EOWNERDEAD)
         return -error;
-    if (error == 0 && !table_is_whole(table)) {
+    if (error == 0 && !table_is_usable(table)) {
         pthread_mutex_unlock(&lock->mutex);
         return -EIDRM;
     }

@@ -7,7 +7,7 @@
 
 /* For deadlines: milliseconds, CLOCK_MONOTONIC. */
 int64_t clock_now(void);
-/* For what lasts less than a millisecond: nanoseconds, CLOCK_MONOTONIC. */
+/* For durations below a millisecond: nanoseconds, CLOCK_MONOTONIC. */
 int64_t clock_fine(void);
 /* For durations in records: microseconds, CLOCK_BOOTTIME, which goes on while the machine sleeps.
  */

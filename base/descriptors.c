@@ -41,7 +41,7 @@ int descriptors_open_streams(void)
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
         if (fcntl(fd, F_GETFD) >= 0)
             continue;
-        int nowhere = process_open_nowhere(); /* with the lowest number that is free: this one */
+        int nowhere = process_open_null(); /* with the lowest number that is free: this one */
         if (nowhere < 0)
             return -errno;
         if (nowhere != fd)

@@ -79,7 +79,7 @@ static bool error_is_null_beside_connection(void)
 
 static void replace_connection(void)
 {
-    int nowhere = process_open_nowhere();
+    int nowhere = process_open_null();
     if (nowhere < 0 || dup2(nowhere, STDOUT_FILENO) < 0 || dup2(nowhere, STDERR_FILENO) < 0)
         _exit(1); /* rather than write the log to the client */
     if (nowhere > STDERR_FILENO)
@@ -143,14 +143,14 @@ void log_setup(bool debug)
     errno = saved_errno;
 }
 
-void log_share(const char *path)
+void log_share_sums(const char *path)
 {
     int saved_errno = errno;
     (void)repeats_share(path);
     errno = saved_errno;
 }
 
-void log_sum_all(bool wanted)
+void log_sum_up_all(bool wanted)
 {
     sum_all = wanted;
 }
@@ -269,9 +269,9 @@ static bool write_line(int priority, const char *text)
 /* A count of lost lines is written before the line. */
 static void write_single(int priority, const char *text)
 {
-    (void)repeats_look(false, clock_now(), write_line);
+    (void)repeats_write_due(false, clock_now(), write_line);
     if (!write_line(priority, text))
-        repeats_lose(1, clock_now());
+        repeats_count_lost(1, clock_now());
 }
 
 __attribute__((format(printf, 4, 0))) static void log_line(
@@ -285,7 +285,7 @@ __attribute__((format(printf, 4, 0))) static void log_line(
         (void)snprintf(text + length, sizeof text - length, ": %s", strerror(saved_errno));
     bool summed = (repeated || sum_all) && !show_debug;
     if (summed && is_null)
-        repeats_leave(priority, text, clock_now());
+        repeats_count(priority, text, clock_now());
     else if (summed)
         repeats_add(priority, text, clock_now(), write_line);
     else
@@ -293,10 +293,10 @@ __attribute__((format(printf, 4, 0))) static void log_line(
     errno = saved_errno;
 }
 
-int log_look(bool all)
+int log_write_sums(bool all)
 {
     int saved_errno = errno;
-    int next = repeats_look(all, clock_now(), write_line);
+    int next = repeats_write_due(all, clock_now(), write_line);
     errno = saved_errno;
     return next;
 }

@@ -38,14 +38,14 @@ __attribute__((format(printf, 2, 3))) void log_repeated_errno(
 
 /* Whether all lines of this process are summed up: wanted where there is one process for each
  * connection. */
-void log_sum_all(bool wanted);
+void log_sum_up_all(bool wanted);
 
 /* From now on, sums up the lines of all processes that share the file at `path` (repeats.h). Where
  * the file cannot be used, this process sums up its own lines only. */
-void log_share(const char *path);
+void log_share_sums(const char *path);
 
 /* Writes the sums that are due, or all of them, and how many lines were lost. Returns after how
  * many milliseconds a long-lived process has to call it again. */
-int log_look(bool all);
+int log_write_sums(bool all);
 
 #endif

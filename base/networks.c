@@ -67,7 +67,7 @@ static bool is_within(const struct network *network, const uint8_t *address)
            (rest == 0 || ((network->address[bytes] ^ address[bytes]) & mask) == 0);
 }
 
-bool networks_have(const struct networks *networks, const struct sockaddr_storage *peer)
+bool networks_contain(const struct networks *networks, const struct sockaddr_storage *peer)
 {
     const struct in6_addr *v6 = &((const struct sockaddr_in6 *)peer)->sin6_addr;
     const uint8_t *address = v6->s6_addr;

@@ -27,6 +27,6 @@ int networks_parse(const char *text, struct network *ret);
 
 /* Whether the peer's address is in one of the networks. An IPv4-mapped IPv6 address
  * (::ffff:192.0.2.1) counts as IPv4; AF_UNSPEC is in no network. */
-bool networks_have(const struct networks *networks, const struct sockaddr_storage *peer);
+bool networks_contain(const struct networks *networks, const struct sockaddr_storage *peer);
 
 #endif

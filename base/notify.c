@@ -66,7 +66,7 @@ void notify_open(int ready)
 }
 
 /* Does not wait: a manager that does not read must not delay clients. */
-void notify_tell(const char *state)
+void notify_send(const char *state)
 {
     if (manager < 0)
         return;
@@ -97,7 +97,7 @@ void notify_ready(const char *status)
 {
     char state[128];
     (void)snprintf(state, sizeof state, "READY=1\nSTATUS=%s", status);
-    notify_tell(state);
+    notify_send(state);
     if (newline >= 0)
         write_newline();
 }

@@ -16,7 +16,7 @@ void notify_ready(const char *status);
 
 /* Sends `state` to the manager, such as "READY=1\nSTATUS=...". Logs a failure: a manager that does
  * not hear of a start ends the service at its start timeout. */
-void notify_tell(const char *state);
+void notify_send(const char *state);
 
 /* For a process that was forked from the service's main process and sends no messages. */
 void notify_close(void);

@@ -26,7 +26,7 @@ static void set_signals(void)
     (void)sigaction(SIGCHLD, &usual, NULL);
 }
 
-bool process_follow(pid_t parent, int signal)
+bool process_end_with_parent(pid_t parent, int signal)
 {
     return prctl(PR_SET_PDEATHSIG, signal) == 0 && getppid() == parent;
 }
@@ -99,7 +99,7 @@ void process_name(const char *name, const char *role, const char *place)
 
 /* ---- standard streams ------------------------------------------------------------ */
 
-int process_open_nowhere(void)
+int process_open_null(void)
 {
     int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     return fd >= 0 ? fd : open("/", O_PATH | O_CLOEXEC);

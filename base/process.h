@@ -19,10 +19,10 @@ void process_name(const char *name, const char *role, const char *place);
 
 /* For a child of `parent`: has the kernel send `signal` when the parent dies. False if that fails,
  * or if the parent is dead already: then the child has to end. */
-bool process_follow(pid_t parent, int signal);
+bool process_end_with_parent(pid_t parent, int signal);
 
 /* Opens /dev/null for a standard stream that is not used; where there is no /dev, a descriptor that
  * can be neither read nor written. Close-on-exec. Returns the descriptor, -1 on failure (errno). */
-int process_open_nowhere(void);
+int process_open_null(void);
 
 #endif

@@ -18,8 +18,8 @@ enum {
 };
 
 struct repeat {
-    int64_t said;   /* when it was written last; 0: never */
-    uint32_t count; /* lines since then; 0 for a whole period: the place is free */
+    int64_t written; /* when it was written last; 0: never */
+    uint32_t count;  /* lines since then; 0 for a whole period: the place is free */
     int32_t priority;
     char text[REPEATS_TEXT]; /* empty: never used */
 };
@@ -105,7 +105,7 @@ int repeats_share(const char *path)
 static bool is_due(const struct repeat *repeat, int64_t now)
 {
     /* Never written, or in an earlier boot, or long ago. */
-    return repeat->said == 0 || repeat->said > now || now - repeat->said >= REPEATS_PERIOD;
+    return repeat->written == 0 || repeat->written > now || now - repeat->written >= REPEATS_PERIOD;
 }
 
 /* The place of a text: its own, else a free one, else `others`. */
@@ -171,9 +171,9 @@ static void end_counting(const struct repeats *repeats)
 {
     if (repeats != &shared)
         return;
-    bool written = store_shared();
+    bool stored = store_shared();
     (void)set_file_lock(F_UNLCK);
-    if (written)
+    if (stored)
         return;
     own = shared;
     close(file);
@@ -181,23 +181,23 @@ static void end_counting(const struct repeats *repeats)
 }
 
 /* A line that cannot be written keeps its count. */
-static void say_sum(struct repeat *repeat, int64_t now, repeats_say *say)
+static void write_sum(struct repeat *repeat, int64_t now, repeats_writer *writer)
 {
     char line[REPEATS_TEXT + 64];
-    int64_t seconds = (now - repeat->said + 500) / 1000;
+    int64_t seconds = (now - repeat->written + 500) / 1000;
     if (repeat->count == 1)
         (void)snprintf(line, sizeof line, "%s", repeat->text);
-    else if (repeat->said == 0 || seconds <= 0)
+    else if (repeat->written == 0 || seconds <= 0)
         (void)snprintf(line, sizeof line, "%s (%u times)", repeat->text, repeat->count);
     else
         (void)snprintf(line, sizeof line, "%s (%u times in %lld seconds)", repeat->text,
             repeat->count, (long long)seconds);
-    if (say(repeat->priority & LOG_PRIMASK, line))
+    if (writer(repeat->priority & LOG_PRIMASK, line))
         repeat->count = 0;
-    repeat->said = now;
+    repeat->written = now;
 }
 
-static void say_lost(struct repeats *repeats, repeats_say *say)
+static void write_lost(struct repeats *repeats, repeats_writer *writer)
 {
     char line[100];
     if (repeats->lost == 0)
@@ -205,48 +205,48 @@ static void say_lost(struct repeats *repeats, repeats_say *say)
     (void)snprintf(line, sizeof line,
         "%llu lines of this log were lost: they could not be written at once",
         (unsigned long long)repeats->lost);
-    if (say(LOG_WARNING, line))
+    if (writer(LOG_WARNING, line))
         repeats->lost = 0;
 }
 
-void repeats_add(int priority, const char *text, int64_t now, repeats_say *say)
+void repeats_add(int priority, const char *text, int64_t now, repeats_writer *writer)
 {
     struct repeats *repeats = begin_counting(now);
     struct repeat *repeat = count_line(repeats, priority, text, 1, now);
     /* Without the lock, another process may have written the line just now. */
     bool is_known = repeats == &shared || file < 0;
-    say_lost(repeats, say);
+    write_lost(repeats, writer);
     if (is_known && is_due(repeat, now))
-        say_sum(repeat, now, say);
+        write_sum(repeat, now, writer);
     end_counting(repeats);
 }
 
-void repeats_leave(int priority, const char *text, int64_t now)
+void repeats_count(int priority, const char *text, int64_t now)
 {
     struct repeats *repeats = begin_counting(now);
     (void)count_line(repeats, priority, text, 1, now);
     end_counting(repeats);
 }
 
-void repeats_lose(uint64_t lines, int64_t now)
+void repeats_count_lost(uint64_t lines, int64_t now)
 {
     struct repeats *repeats = begin_counting(now);
     repeats->lost += lines;
     end_counting(repeats);
 }
 
-int repeats_look(bool all, int64_t now, repeats_say *say)
+int repeats_write_due(bool all, int64_t now, repeats_writer *writer)
 {
     int64_t next = REPEATS_PERIOD;
     struct repeats *repeats = begin_counting(now);
     bool is_known = repeats == &shared || file < 0;
-    say_lost(repeats, say);
+    write_lost(repeats, writer);
     for (size_t i = 0; i <= REPEATS_KINDS; i++) {
         struct repeat *repeat = i < REPEATS_KINDS ? &repeats->kinds[i] : &repeats->others;
         if (is_known && repeat->count > 0 && (all || is_due(repeat, now)))
-            say_sum(repeat, now, say);
-        if (repeat->count > 0 && repeat->said + REPEATS_PERIOD - now < next)
-            next = repeat->said + REPEATS_PERIOD - now;
+            write_sum(repeat, now, writer);
+        if (repeat->count > 0 && repeat->written + REPEATS_PERIOD - now < next)
+            next = repeat->written + REPEATS_PERIOD - now;
     }
     if (repeats->lost > 0 && next > LOST_RETRY)
         next = LOST_RETRY;

@@ -20,23 +20,23 @@ enum {
 };
 
 /* Writes a line, and returns whether it was written. Called with the file locked. */
-typedef bool repeats_say(int priority, const char *text);
+typedef bool repeats_writer(int priority, const char *text);
 
 /* From now on, counts in the file at `path`, which is made if it is missing; NULL: in this process
  * only. Returns 0, or a negative errno, and then it counts in this process only. */
 int repeats_share(const char *path);
 
 /* Counts a line, and writes it if it is due. now: milliseconds, CLOCK_MONOTONIC. */
-void repeats_add(int priority, const char *text, int64_t now, repeats_say *say);
+void repeats_add(int priority, const char *text, int64_t now, repeats_writer *writer);
 
 /* Counts a line, and leaves it to another process that shares the file to write it. */
-void repeats_leave(int priority, const char *text, int64_t now);
+void repeats_count(int priority, const char *text, int64_t now);
 
 /* Counts lines that could not be written. */
-void repeats_lose(uint64_t lines, int64_t now);
+void repeats_count_lost(uint64_t lines, int64_t now);
 
 /* Writes how many lines were lost, if any, and the sums that are due, or all of them. Returns after
  * how many milliseconds to call it again. */
-int repeats_look(bool all, int64_t now, repeats_say *say);
+int repeats_write_due(bool all, int64_t now, repeats_writer *writer);
 
 #endif

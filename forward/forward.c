@@ -190,7 +190,7 @@ static void look_at_log(struct forwarder *forwarder)
 {
     if (forwarder->transfer.now < forwarder->next_log)
         return;
-    int next = log_look(false);
+    int next = log_write_sums(false);
     forwarder->next_log = forwarder->transfer.now + (next < LOG_LOOK ? next : LOG_LOOK);
 }
 
@@ -331,7 +331,7 @@ static void leave_socket(struct forwarder *forwarder)
 static void end_all(struct forwarder *forwarder, const sigset_t *while_waiting)
 {
     forwarder->stopping = true;
-    notify_tell("STOPPING=1\nSTATUS=What was received is delivered, and connections are closed");
+    notify_send("STOPPING=1\nSTATUS=What was received is delivered, and connections are closed");
     leave_socket(forwarder);
     for (struct deadline *each = forwarder->leaving.first; each != NULL; each = each->next)
         connections_queue(
@@ -413,6 +413,6 @@ int forward_run(const struct forward_setup *setup)
     if (error == 0)
         end_all(&forwarder, &while_waiting);
     forwarder_close(&forwarder);
-    (void)log_look(true);
+    (void)log_write_sums(true);
     return error;
 }

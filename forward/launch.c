@@ -420,7 +420,7 @@ static bool names_are_relative(const struct options *options)
 
 int launch_detached(const struct options *options)
 {
-    int nowhere = process_open_nowhere();
+    int nowhere = process_open_null();
     (void)setsid(); /* cannot fail: a new process leads no group */
     if (nowhere < 0 || dup2(nowhere, STDIN_FILENO) < 0 || dup2(nowhere, STDOUT_FILENO) < 0 ||
         (!names_are_relative(options) && chdir("/") < 0)) {

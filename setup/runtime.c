@@ -94,7 +94,7 @@ void runtime_share_log(const struct options *options)
     if (length < 0 || (size_t)length >= sizeof path || (root && user_choose(options, &user) < 0))
         return;
     if (!root || user_put_on(&user, &gid))
-        log_share(path);
+        log_share_sums(path);
     if (root)
         user_put_off(gid);
 }

@@ -51,9 +51,9 @@ static void expect_silence(void)
 START_TEST(the_manager_gets_ready_and_status)
 {
     notify_open(-1);
-    notify_tell("READY=1\nSTATUS=Serving");
+    notify_send("READY=1\nSTATUS=Serving");
     expect_told("READY=1\nSTATUS=Serving");
-    notify_tell("STOPPING=1");
+    notify_send("STOPPING=1");
     expect_told("STOPPING=1");
 }
 END_TEST
@@ -68,7 +68,7 @@ START_TEST(the_manager_gets_messages_from_the_sandbox)
     if (child == 0) {
         notify_open(-1);
         if (sandbox_enter(role, -1) == 0)
-            notify_tell("READY=1");
+            notify_send("READY=1");
         _exit(0);
     }
     ck_assert_int_eq(waitpid(child, &status, 0), child);
@@ -90,7 +90,7 @@ START_TEST(an_abstract_socket_name_is_accepted)
     (void)snprintf(name, sizeof name, "@%s", address.sun_path + 1);
     ck_assert_int_eq(setenv("NOTIFY_SOCKET", name, 1), 0);
     notify_open(-1);
-    notify_tell("READY=1");
+    notify_send("READY=1");
     expect_told("READY=1");
 }
 END_TEST
@@ -99,7 +99,7 @@ START_TEST(a_process_that_closed_its_socket_sends_nothing)
 {
     notify_open(-1);
     notify_close();
-    notify_tell("READY=1");
+    notify_send("READY=1");
     expect_silence();
 }
 END_TEST
@@ -108,7 +108,7 @@ START_TEST(without_a_manager_nothing_is_sent_or_logged)
 {
     ck_assert_int_eq(unsetenv("NOTIFY_SOCKET"), 0);
     notify_open(-1);
-    notify_tell("READY=1");
+    notify_send("READY=1");
     expect_silence();
     ck_assert_int_eq(setenv("NOTIFY_SOCKET", "", 1), 0);
 }
@@ -119,7 +119,7 @@ START_TEST(a_manager_that_cannot_be_reached_is_logged)
     static const char *const names[] = {"", "@", "notify", "/nowhere/notify"};
     ck_assert_int_eq(setenv("NOTIFY_SOCKET", names[_i], 1), 0);
     notify_open(-1);
-    notify_tell("READY=1");
+    notify_send("READY=1");
     scratch_expect_line("cannot notify the service manager");
 }
 END_TEST
@@ -130,7 +130,7 @@ START_TEST(a_descriptor_gets_one_newline_and_is_closed)
     char text[8];
     ck_assert_int_eq(pipe2(ends, O_NONBLOCK), 0);
     notify_open(ends[1]);
-    notify_tell("STATUS=Starting");
+    notify_send("STATUS=Starting");
     ck_assert_int_eq(read(ends[0], text, sizeof text), -1);
     notify_ready("Serving");
     ck_assert_int_eq(read(ends[0], text, sizeof text), 1);
@@ -181,7 +181,7 @@ START_TEST(a_manager_that_has_ended_is_logged)
     notify_open(-1);
     close(manager);
     manager = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    notify_tell("READY=1\nSTATUS=Serving");
+    notify_send("READY=1\nSTATUS=Serving");
     scratch_expect_line("cannot tell the service manager \"READY=1\": Connection refused");
 }
 END_TEST

@@ -329,7 +329,7 @@ static bool trusts(const char *network, int family, const char *address)
         ck_assert_int_eq(inet_pton(family, address, &((struct sockaddr_in *)&peer)->sin_addr), 1);
     else if (family == AF_INET6)
         ck_assert_int_eq(inet_pton(family, address, &((struct sockaddr_in6 *)&peer)->sin6_addr), 1);
-    return networks_have(&trust, &peer);
+    return networks_contain(&trust, &peer);
 }
 
 START_TEST(a_network_holds_its_own_addresses_and_no_others)
@@ -384,7 +384,7 @@ START_TEST(no_proxy_is_trusted_by_default)
 {
     struct networks trust = {.count = 0};
     struct sockaddr_storage peer = {.ss_family = AF_INET};
-    ck_assert(!networks_have(&trust, &peer));
+    ck_assert(!networks_contain(&trust, &peer));
 }
 END_TEST
 

@@ -69,21 +69,21 @@ START_TEST(a_sum_is_written_when_it_is_due_and_not_twice)
     for (int i = 0; i < 3; i++)
         repeats_add(LOG_WARNING, "a refusal", NOW, say);
     said_count = 0;
-    ck_assert_int_eq(repeats_look(false, NOW + 1000, say), MINUTE - 1000);
+    ck_assert_int_eq(repeats_write_due(false, NOW + 1000, say), MINUTE - 1000);
     expect_silence();
-    (void)repeats_look(false, NOW + MINUTE, say);
+    (void)repeats_write_due(false, NOW + MINUTE, say);
     expect_said("<4>a refusal (2 times in 60 seconds)");
-    ck_assert_int_eq(repeats_look(true, NOW + MINUTE, say), MINUTE);
+    ck_assert_int_eq(repeats_write_due(true, NOW + MINUTE, say), MINUTE);
     expect_silence();
 }
 END_TEST
 
 START_TEST(a_process_without_a_log_leaves_its_lines_to_the_others)
 {
-    repeats_leave(LOG_ERR, "cannot read a file", NOW);
-    repeats_leave(LOG_ERR, "cannot read a file", NOW + 1);
+    repeats_count(LOG_ERR, "cannot read a file", NOW);
+    repeats_count(LOG_ERR, "cannot read a file", NOW + 1);
     expect_silence();
-    (void)repeats_look(false, NOW + 2, say);
+    (void)repeats_write_due(false, NOW + 2, say);
     expect_said("<3>cannot read a file (2 times)");
 }
 END_TEST
@@ -93,7 +93,7 @@ START_TEST(a_sum_of_less_than_a_second_names_no_time)
     for (int i = 0; i < 3; i++)
         repeats_add(LOG_INFO, "a refusal", NOW, say);
     said_count = 0;
-    (void)repeats_look(true, NOW + 100, say);
+    (void)repeats_write_due(true, NOW + 100, say);
     expect_said("<6>a refusal (2 times)");
 }
 END_TEST
@@ -103,7 +103,7 @@ START_TEST(at_the_end_all_sums_are_written)
     for (int i = 0; i < 3; i++)
         repeats_add(LOG_INFO, "a refusal", NOW, say);
     said_count = 0;
-    (void)repeats_look(true, NOW + 5000, say);
+    (void)repeats_write_due(true, NOW + 5000, say);
     expect_said("<6>a refusal (2 times in 5 seconds)");
 }
 END_TEST
@@ -115,7 +115,7 @@ START_TEST(each_text_has_its_own_count)
     ck_assert_uint_eq(said_count, 2);
     said_count = 0;
     repeats_add(LOG_INFO, "one", NOW + 1, say);
-    (void)repeats_look(false, NOW + 2 * MINUTE, say);
+    (void)repeats_write_due(false, NOW + 2 * MINUTE, say);
     expect_said("<6>one");
 }
 END_TEST
@@ -155,7 +155,7 @@ START_TEST(processes_that_share_a_file_count_together)
         ck_assert_int_gt(wait(&status), 0);
         ck_assert_int_eq(status, 0); /* it wrote no line */
     }
-    (void)repeats_look(true, NOW + MINUTE, say);
+    (void)repeats_write_due(true, NOW + MINUTE, say);
     ck_assert_uint_eq(said_count, 1);
     int count = 0;
     ck_assert_int_eq(sscanf(said[0], "<6>a refusal (%d times", &count), 1);
@@ -183,13 +183,13 @@ END_TEST
 
 START_TEST(lost_lines_are_reported_once_lines_can_be_written)
 {
-    repeats_lose(3, NOW);
+    repeats_count_lost(3, NOW);
     refused = true;
-    ck_assert_int_eq(repeats_look(false, NOW, say), 1000);
+    ck_assert_int_eq(repeats_write_due(false, NOW, say), 1000);
     refused = false;
-    (void)repeats_look(false, NOW, say);
+    (void)repeats_write_due(false, NOW, say);
     expect_said("<4>3 lines of this log were lost: they could not be written at once");
-    (void)repeats_look(false, NOW, say);
+    (void)repeats_write_due(false, NOW, say);
     expect_silence();
 }
 END_TEST
@@ -233,7 +233,7 @@ START_TEST(random_bytes_behind_a_valid_magic_do_no_harm)
     memset(noise, 0xff, sizeof noise);
     memcpy(noise, "repeats1", 8);
     scratch_write(scratch_path("repeats"), noise, sizeof noise);
-    (void)repeats_look(true, NOW, say);
+    (void)repeats_write_due(true, NOW, say);
     for (size_t i = 0; i < said_count; i++) {
         ck_assert_uint_lt(strlen(said[i]), 512);
         ck_assert_int_eq(said[i][1], strstr(said[i], "were lost") != NULL ? '4' : '7');
@@ -250,7 +250,7 @@ START_TEST(without_a_file_a_process_counts_its_own_lines)
     expect_said("<6>a refusal");
     repeats_add(LOG_INFO, "a refusal", NOW, say);
     expect_silence();
-    (void)repeats_look(true, NOW, say);
+    (void)repeats_write_due(true, NOW, say);
     expect_said("<6>a refusal");
 }
 END_TEST

@@ -190,7 +190,7 @@ static int handle_signals(void)
 _Noreturn void accept_run(struct server *server, struct board_entry *entry)
 {
     int status = EXIT_RUN_TIME;
-    if (!process_follow(server->pid, SIGTERM))
+    if (!process_end_with_parent(server->pid, SIGTERM))
         _exit(0);
     close(server->signals);
     notify_close();

@@ -57,7 +57,7 @@ static int use_passed_sockets(struct server *server, int count)
 static int use_standard_input(struct server *server)
 {
     int fd = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-    int nowhere = process_open_nowhere();
+    int nowhere = process_open_null();
     bool done = fd >= 0 && nowhere >= 0 && dup2(nowhere, STDIN_FILENO) >= 0;
     if (!done)
         log_error_errno("cannot listen on standard input");
@@ -205,7 +205,7 @@ static void run(struct server *server)
     }
     stop_server(server);
     remove_pid_file(server);
-    (void)log_look(true);
+    (void)log_write_sums(true);
 }
 
 int serve_main(const struct options *options)

@@ -59,7 +59,7 @@ static void empty_porch(struct server *server)
  */
 void stop_server(struct server *server)
 {
-    notify_tell("STOPPING=1\nSTATUS=Handshakes come to their end");
+    notify_send("STOPPING=1\nSTATUS=Handshakes come to their end");
     server->stopping = true;
     empty_porch(server);
     if (server->sockets_passed) {

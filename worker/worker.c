@@ -55,7 +55,7 @@ static enum pair_outcome find_source(
         visit->is_proxy = options->proxies.count > 0; /* a proxy's health check resets so soon */
         return PAIR_EMPTY;
     }
-    if (networks_have(&options->proxies, &visit->address))
+    if (networks_contain(&options->proxies, &visit->address))
         outcome = read_proxy_header(greeting, visit);
     if (options->limits.per_source > 0)
         visit->source = listen_source(&visit->address, worker->table);

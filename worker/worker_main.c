@@ -50,7 +50,7 @@ static void become_forwarder(void *context)
     const struct options *options = worker->options;
     ident_free(worker->identity);
     worker_close(worker);
-    log_sum_all(false);
+    log_sum_up_all(false);
     _exit(launch_detached(options));
 }
 
@@ -103,7 +103,7 @@ int worker_main(const struct options *options)
 {
     struct runtime runtime;
     struct worker worker;
-    log_sum_all(true);
+    log_sum_up_all(true);
     if (sd_listen_fds(0) > 0 && listen_refuse(options) < 0)
         return EXIT_USAGE;
     int fd = find_connection();
