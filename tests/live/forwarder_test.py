@@ -55,17 +55,10 @@ def meets(server):
     second.close()
 
 
-def kill_server(relay):
-    """Its forwarder stays."""
-    wait_until(relay.forwarder, "a forwarder")
-    relay.process.kill()
-    relay.process.wait()
-
-
 @behaviour()
 def a_server_that_used_the_forwarder_of_another_starts_one_when_that_is_gone():
     with Relay() as relay:
-        kill_server(relay)
+        relay.kill_server()
         with another_server(relay) as server:
             meets(server)
             for _ in range(3):
@@ -107,7 +100,7 @@ def a_client_that_connects_while_the_forwarder_stops_waits_for_the_next_forwarde
 @behaviour()
 def the_health_is_503_while_no_forwarder_can_be_had():
     with Relay() as relay:
-        kill_server(relay)
+        relay.kill_server()
         with another_server(relay) as server:
             pid = relay.forwarder()
             os.kill(pid, signal.SIGSTOP)
@@ -167,7 +160,7 @@ def a_server_logs_once_that_its_forwarder_stands_still_and_that_it_goes_on():
 @behaviour()
 def a_server_logs_that_the_forwarder_it_finds_stands_still_even_without_clients():
     with Relay() as relay:
-        kill_server(relay)
+        relay.kill_server()
         forwarder = relay.forwarder()
         os.kill(forwarder, signal.SIGSTOP)
         with another_server(relay) as server:
@@ -181,7 +174,7 @@ def a_server_logs_that_the_forwarder_it_finds_stands_still_even_without_clients(
 @behaviour()
 def a_handoff_that_waits_for_room_when_the_forwarder_is_killed_reaches_the_next_forwarder():
     with Relay() as relay:
-        kill_server(relay)
+        relay.kill_server()
         with another_server(relay) as server:
             os.kill(relay.forwarder(), signal.SIGSTOP)
             crowd = [server.connect().send(line(new_token())) for _ in range(20)]

@@ -82,6 +82,18 @@ def descriptors(pid):
     return os.listdir(f"/proc/{pid}/fd")
 
 
+def resident(pid):
+    """How many bytes of memory a process has, shared ones included."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def private_memory(pid):
+    """How many bytes of memory are this process's alone."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return 1024 * sum(int(text.split()[1]) for text in file if text.startswith("Private_"))
+
+
 # Has the relay run as who tests it, so that its limits can be changed.
 OWN_USER = ["--user=root"] if os.geteuid() == 0 else []
 
@@ -295,8 +307,14 @@ class Relay:
         except AssertionError:
             raise AssertionError(f"expected {counts}, found {seen}") from None
 
-    def connect(self, patience=PATIENCE):
-        return Client(("127.0.0.1", self.port), patience)
+    def connect(self, patience=PATIENCE, source=None):
+        return connect_to(self.port, source, patience)
+
+    def kill_server(self):
+        """Kills what was started. Its forwarder stays."""
+        wait_until(self.forwarder, "a forwarder")
+        self.process.kill()
+        self.process.wait()
 
     def stop(self):
         """Ends it, and returns the exit status of what was started."""
@@ -337,12 +355,15 @@ def line(token, side=None):
 
 
 class Client:
-    """A raw connection to the relay. preface: what it says before anything else."""
+    """A raw connection to the relay. preface: what it sends before anything else. source: the IP
+    address that it has; None: any."""
 
-    def __init__(self, address, patience=PATIENCE, preface=b""):
+    def __init__(self, address, patience=PATIENCE, preface=b"", source=None):
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.socket = socket.socket(family)
         self.socket.settimeout(patience)
+        if source is not None:
+            self.socket.bind((source, 0))
         self.socket.connect(address)
         self.socket.sendall(preface)
 
@@ -406,6 +427,15 @@ class Client:
         self.socket.close()
 
 
+def connect_to(port, source=None, patience=PATIENCE):
+    return Client(("127.0.0.1", port), patience, source=source)
+
+
+def close_all(*clients):
+    for client in clients:
+        client.close()
+
+
 def make_pair(relay, sided=True, patience=PATIENCE):
     """Two clients who met, and have read their `ok`."""
     token = new_token()
@@ -439,6 +469,17 @@ def exchange(first, second, size=1000):
         data = os.urandom(size)
         sender.send(data)
         receiver.expect(data)
+
+
+def can_pair(relay, patience=5):
+    """Whether two clients meet soon. If one of them is lost, the other waits in vain."""
+    try:
+        first, second = make_pair(relay, patience=patience)
+        with first, second:
+            exchange(first, second)
+        return True
+    except (AssertionError, OSError):
+        return False
 
 
 def transfer(sender, receiver, size):

@@ -6,7 +6,7 @@ import os
 import struct
 
 import offset_capnp as capnp
-from harness import (OWN_USER, behaviour, exchange, make_pair, narrow, run, wait_until,
+from harness import (OWN_USER, behaviour, exchange, make_pair, narrow, resident, run, wait_until,
                      without_memory)
 from offset_relay import OffsetRelay, Task, message_of
 from web_protocols import connection, connection_pair, new_code, p2p_pair, receiver, sender
@@ -17,12 +17,6 @@ LONG = 3_000_000  # bytes of a message of an honest pair
 LIMIT = 640 * MEBIBYTE  # of the forwarder, whoever hoards
 BULK = os.urandom(4 * MEBIBYTE)
 MESSAGE = capnp.write_channel_message(b"", capnp.write_ka_message(BULK))  # in one frame
-
-
-def memory(relay):
-    """Resident, of the forwarder."""
-    with open(f"/proc/{relay.forwarder()}/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def fill_all(wanted):
@@ -123,7 +117,7 @@ def however_much_other_clients_hold_pairs_go_on_and_new_pairs_are_made(who):
         pass_all(*honest)
         pass_what_was_said_early(relay)
         pass_all(relay.tunnel(), connection_pair(relay), make_pair(relay))
-        assert memory(relay) < LIMIT, f"the relay holds {memory(relay) >> 20} MiB"
+        assert resident(relay.forwarder()) < LIMIT, f"the relay holds {resident(relay.forwarder()) >> 20} MiB"
         pass_all(*honest)
         for client in hoarders:
             client.close()

@@ -5,12 +5,11 @@ import base64
 import json
 import os
 import random
-import re
 import stat
 import tempfile
 
 import offset_capnp as capnp
-from harness import Relay, behaviour, run, wait_until, wait_until_still
+from harness import Relay, behaviour, resident, run, wait_until, wait_until_still
 from offset_client import (Closed, Connection, Identity, PADDING_MAX, Refused, base64url, framed,
                            no_padding)
 from offset_relay import (OffsetRelay, Tally, Task, WAYS, exchange, message_of, receive_all,
@@ -86,21 +85,15 @@ def more_than_the_relay_holds_before_the_accept_waits_and_is_delivered():
     with OffsetRelay() as relay:
         listener = relay.listener()
         connector = relay.connector(listener)
-        before = memory(relay)
+        before = resident(relay.forwarder())
         sending = Task(send_all, connector, [MEBIBYTE] * 48)
         wait_until_still(lambda: connector.frames_sent, "the sender")
         assert sending.is_alive(), "the relay takes all without an end"
-        grown = memory(relay) - before
+        grown = resident(relay.forwarder()) - before
         assert grown < 16 * MEBIBYTE, f"the relay grew by {grown} bytes"
         acceptor = relay.acceptor(listener, connector, padding=no_padding)
         received = receive_many(acceptor, 48)
         assert received == sending.result()
-
-
-def memory(relay):
-    """Bytes resident in the forwarder."""
-    with open(f"/proc/{relay.forwarder()}/status", encoding="ascii") as file:
-        return int(re.search(r"VmRSS:\s+(\d+) kB", file.read()).group(1)) * 1024
 
 
 @behaviour()
@@ -567,10 +560,10 @@ def many_tunnels_talk_at_once():
 def a_reader_that_pauses_loses_nothing_and_costs_no_memory():
     with OffsetRelay() as relay:
         connector, acceptor = relay.tunnel(padding=no_padding)
-        before = memory(relay)
+        before = resident(relay.forwarder())
         sending = Task(send_all, connector, [MEBIBYTE] * 64)
         wait_until_still(lambda: connector.frames_sent, "the sender")
-        grown = memory(relay) - before
+        grown = resident(relay.forwarder()) - before
         assert sending.is_alive(), "the relay takes all without an end"
         assert grown < 16 * MEBIBYTE, f"the relay grew by {grown} bytes"
         exchange(*relay.tunnel())

@@ -2,28 +2,16 @@
 porch until the rest has come, is served then, and goes at its deadline, or when there is no room and
 its source has the most there."""
 
-import contextlib
 import os
 import signal
-import socket
-import ssl
 import subprocess
 import time
 
-from harness import (RELAY, Client, Relay, alive, behaviour, children, descriptors, exchange, line, make_pair, new_side,
-                     new_token, process_name, run, wait_until)
-from tls_client import FIRST
+from harness import (RELAY, Relay, alive, behaviour, children, close_all, descriptors, exchange,
+                     line, make_pair, new_side, new_token, process_name, run, wait_until)
+from tls_client import FIRST, client_hello
 from web_protocols import hello, new_code
 from websocket_client import frame, get, TEXT, upgrade_request
-
-
-def client_hello():
-    """The first record of a client in TLS, and what its other end is to answer."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = FIRST.context().wrap_bio(incoming, outgoing, server_hostname="relay.test")
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return outgoing.read()
 
 
 OFFSET_FRAME = b"\0\0\0\0\0\0\0\4\0\0\0\0"
@@ -52,20 +40,6 @@ def porch_of(relay):
     return found[0] if found else 0
 
 
-def connect_from(relay, address):
-    client = Client.__new__(Client)
-    client.socket = socket.socket()
-    client.socket.settimeout(20)
-    client.socket.bind((address, 0))
-    client.socket.connect(("127.0.0.1", relay.port))
-    return client
-
-
-def close_all(clients):
-    for client in clients:
-        client.close()
-
-
 # ---- who stands there keeps no worker ------------------------------------------------------
 
 
@@ -77,11 +51,11 @@ def more_clients_than_workers_stay_on_the_porch_while_others_are_served(half):
         on_porch(relay, 30)
         assert len(relay.workers()) <= 4
         for _ in range(10):
-            close_all(make_pair(relay))
+            close_all(*make_pair(relay))
         relay.wait_for(greeting=30, used=30)
         for client in clients:
             client.send(said[stop:]).expect(answer)
-        close_all(clients)
+        close_all(*clients)
         relay.wait_for(used=0)
 
 
@@ -93,17 +67,17 @@ def a_client_that_is_silent_after_its_upgrade_keeps_no_worker():
             client.expect(b"HTTP/1.1 101")
         on_porch(relay, 20)
         for _ in range(10):
-            close_all(make_pair(relay))
+            close_all(*make_pair(relay))
         code = new_code()
         first = frame(TEXT, hello(code, "sender").encode())
         for client in clients[1:]:
             client.send(first[:11])
-        close_all(make_pair(relay))
+        close_all(*make_pair(relay))
         relay.wait_for(greeting=20)
         clients[0].send(first)
         relay.wait_for(greeting=19, waiting=1)
         clients[1].send(frame(TEXT, hello(code, "receiver").encode())[11:])
-        close_all(clients)
+        close_all(*clients)
         relay.wait_for(used=0)
 
 
@@ -170,19 +144,19 @@ def the_oldest_of_a_source_that_has_its_share_is_closed_and_then_of_the_source_t
     with Relay(options=["--max-connections=40", "--handshake-timeout=60"]) as relay:
         crowd = []
         for count in range(1, 7):
-            crowd.append(connect_from(relay, "127.0.0.2").send(b"p"))
+            crowd.append(relay.connect(source="127.0.0.2").send(b"p"))
             on_porch(relay, count)
-        crowd.append(connect_from(relay, "127.0.0.2").send(b"p"))
+        crowd.append(relay.connect(source="127.0.0.2").send(b"p"))
         crowd[0].expect_end()
         on_porch(relay, 6)
         others = []
         for count in range(15):
-            others.append(connect_from(relay, f"127.0.0.{3 + count % 5}").send(b"p"))
+            others.append(relay.connect(source=f"127.0.0.{3 + count % 5}").send(b"p"))
             on_porch(relay, 7 + count)
-        others.append(connect_from(relay, "127.0.0.20").send(b"p"))
+        others.append(relay.connect(source="127.0.0.20").send(b"p"))
         crowd[1].expect_end()
         on_porch(relay, 21)
-        close_all(make_pair(relay))
+        close_all(*make_pair(relay))
         for client in (*crowd[2:], *others):
             client.expect_silence()
 
@@ -207,8 +181,8 @@ def a_client_that_must_keep_a_worker_waits_while_complete_greetings_are_served()
         clients = [relay.connect().send(OFFSET_FRAME) for _ in range(20)]
         relay.wait_for(greeting=20)
         for _ in range(10):
-            close_all(make_pair(relay))
-        close_all(clients)
+            close_all(*make_pair(relay))
+        close_all(*clients)
         relay.wait_for(used=0)
 
 
@@ -237,7 +211,7 @@ def a_refused_client_that_stays_keeps_no_worker(what):
         # None of them has closed, and yet all are gone from the relay.
         relay.wait_for(used=0)
         wait_until(lambda: len(descriptors(porch_of(relay))) < 10, "the porch to be empty")
-        close_all(clients)
+        close_all(*clients)
 
 
 @behaviour()
@@ -256,17 +230,17 @@ def a_refused_client_that_goes_on_sending_is_closed():
 @behaviour()
 def a_refused_client_gives_its_place_on_the_porch_to_others():
     with Relay(options=["--max-connections=40", "--handshake-timeout=60"]) as relay:
-        refused = [connect_from(relay, f"127.0.1.{1 + i}").send(b"please relay nothing\n") for i in range(100)]
+        refused = [relay.connect(source=f"127.0.1.{1 + i}").send(b"please relay nothing\n") for i in range(100)]
         token = new_token()
         halves = [relay.connect().send(line(token)[:20]) for _ in range(2)]
         on_porch(relay, 2)
-        refused += [connect_from(relay, f"127.0.2.{1 + i}").send(b"please relay nothing\n") for i in range(100)]
+        refused += [relay.connect(source=f"127.0.2.{1 + i}").send(b"please relay nothing\n") for i in range(100)]
         for client in refused:
             client.expect(b"bad handshake\n")
         for half in halves:
             half.send(line(token)[20:])
         exchange(halves[0].expect(b"ok\n"), halves[1].expect(b"ok\n"))
-        close_all(refused)
+        close_all(*refused)
 
 
 # ---- the porch dies, or is told to -----------------------------------------------------------

@@ -11,6 +11,7 @@ import time
 
 from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, exchange,
                      free_port, line, make_pair, new_side, new_token, process_name, run, wait_until)
+from tls_client import client_hello
 
 
 def of_relay(relay):
@@ -48,11 +49,6 @@ def serve_again(relay):
     wait_until(lambda: "listening on" in relay.log()[said:] or relay.process.poll() is not None,
                "it to listen")
     assert relay.process.poll() is None, relay.log()[said:]
-
-
-def kill_server(relay):
-    relay.process.kill()
-    relay.process.wait()
 
 
 def certificate(directory):
@@ -106,17 +102,6 @@ class HalfShaken:
 
     def close(self):
         self.client.close()
-
-
-def client_hello():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    outgoing = ssl.MemoryBIO()
-    client = context.wrap_bio(ssl.MemoryBIO(), outgoing)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
 
 
 @contextlib.contextmanager
@@ -208,13 +193,13 @@ def a_server_starts_at_once_though_workers_of_a_killed_one_greet(kind):
     with relay_with_tls() as relay:
         address = ("127.0.0.1", relay.port)
         if kind == "Unix":
-            kill_server(relay)
+            relay.kill_server()
             address = os.path.join(relay.directory, "socket")
             relay._command = lambda _: [RELAY, "serve", f"--listen=unix:{address}", *relay.options]
             serve_again(relay)
         greeting = [HalfShaken(address) for _ in range(3)]
         relay.wait_for(greeting=3)
-        kill_server(relay)
+        relay.kill_server()
         serve_again(relay)
         # A greeting comes to its end, and meets whom the new server greets.
         token = new_token()
@@ -235,7 +220,7 @@ def a_stalled_worker_of_a_killed_server_does_not_keep_its_address():
         for pid in stalled:
             os.kill(pid, signal.SIGSTOP)
         try:
-            kill_server(relay)
+            relay.kill_server()
             serve_again(relay)
             exchange(*make_pair(relay))
             greeting.close()

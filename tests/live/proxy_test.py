@@ -12,8 +12,8 @@ import subprocess
 import tempfile
 import time
 
-from harness import (PATIENCE, RELAY, TOP, Client, Relay, Skip, behaviour, exchange, free_port, line,
-                     new_side, new_token, run, transfer, wait_until)
+from harness import (PATIENCE, RELAY, TOP, Client, Relay, Skip, behaviour, connect_to, exchange,
+                     free_port, line, new_side, new_token, run, transfer, wait_until)
 from offset_client import Connection, Identity
 from offset_relay import OffsetRelay
 from offset_relay import exchange as exchange_through_tunnel
@@ -48,14 +48,6 @@ def header(version, source):
 LOCAL = {1: b"PROXY UNKNOWN\r\n", 2: SIGNATURE + b"\x20\0\0\0"}
 
 
-class From(Client):
-    """A client with an address of its own."""
-
-    def __init__(self, port, source="127.0.0.1"):
-        self.socket = socket.create_connection(
-            ("127.0.0.1", port), PATIENCE, source_address=(source, 0))
-
-
 def is_admitted(client):
     """Whether the relay lets it wait for a peer, rather than close it."""
     try:
@@ -74,7 +66,7 @@ def a_trusted_proxys_clients_meet(how):
     with Relay(how, options=TRUST) as relay:
         for version in (1, 2):
             token = new_token()
-            first, second = From(relay.port), From(relay.port)
+            first, second = connect_to(relay.port), connect_to(relay.port)
             first.send(header(version, "192.0.2.1") + line(token, new_side()))
             second.send(header(version, "2001:db8::1") + line(token, new_side()))
             exchange(first.expect(b"ok\n"), second.expect(b"ok\n"))
@@ -136,15 +128,15 @@ def a_header_may_come_before_any_protocol_and_its_address_counts(what):
         with OffsetRelay(options=[*TRUST, *FIRST.options(), "--per-source=1"]) as relay:
             kept = BEHIND[what](relay, *(header(version, source) for source in sources))
             for source in sources:
-                assert not is_admitted(From(relay.port).send(header(version, source))), source
-            assert is_admitted(From(relay.port).send(header(version, "192.0.2.2")))
+                assert not is_admitted(connect_to(relay.port).send(header(version, source))), source
+            assert is_admitted(connect_to(relay.port).send(header(version, "192.0.2.2")))
             for client in kept:
                 client.close()
 
 
 @behaviour(1, 2)
 def a_header_that_comes_byte_by_byte_is_understood(version):
-    with Relay(options=TRUST) as relay, From(relay.port) as client:
+    with Relay(options=TRUST) as relay, connect_to(relay.port) as client:
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in header(version, "192.0.2.1") + line(new_token(), new_side()):
             client.send(bytes([byte]))
@@ -157,7 +149,7 @@ def the_address_in_the_header_is_the_one_that_counts(version):
         kept = []
 
         def admitted(source):
-            kept.append(From(relay.port).send(header(version, source)))
+            kept.append(connect_to(relay.port).send(header(version, source)))
             return is_admitted(kept[-1])
 
         assert admitted("192.0.2.1") and admitted("192.0.2.1")
@@ -178,10 +170,10 @@ def the_address_in_the_header_is_the_one_that_counts(version):
 @behaviour(1, 2)
 def connections_that_the_proxy_makes_for_itself_count_as_its_own(version):
     with Relay(options=[*TRUST, "--per-source=1"]) as relay:
-        first = From(relay.port).send(LOCAL[version])
+        first = connect_to(relay.port).send(LOCAL[version])
         assert is_admitted(first)
-        assert not is_admitted(From(relay.port).send(LOCAL[version]))
-        assert is_admitted(From(relay.port).send(header(version, "192.0.2.1")))
+        assert not is_admitted(connect_to(relay.port).send(LOCAL[version]))
+        assert is_admitted(connect_to(relay.port).send(header(version, "192.0.2.1")))
 
 
 @behaviour(1, 2)
@@ -191,12 +183,12 @@ def a_health_check_leaves_no_trace(version):
         os.close(writing)
         lines = relay.log()
         for _ in range(5):
-            with From(relay.port) as client:
+            with connect_to(relay.port) as client:
                 client.send(LOCAL[version])
                 client.finish()
                 client.expect_end()
         assert relay.log() == lines, relay.log()
-        with From(relay.port) as client:
+        with connect_to(relay.port) as client:
             client.send(header(version, "192.0.2.1") + b"nonsense\n")
             client.receive(100)
         relay.wait_for(used=0)
@@ -217,7 +209,7 @@ def a_trusted_proxy_without_a_good_header_is_refused(what):
         "behind a blank": b" PROXY UNKNOWN\r\n",
     }[what]
     with Relay(options=TRUST) as relay:
-        with From(relay.port) as client:
+        with connect_to(relay.port) as client:
             client.send(spoken)
             client.finish()
             client.expect_end()
@@ -232,7 +224,7 @@ def a_trusted_proxy_without_a_good_header_is_refused(what):
 def a_header_that_does_not_come_ends_at_the_deadline():
     with Relay(options=[*TRUST, "--handshake-timeout=1"]) as relay:
         for spoken in (b"", b"PROXY ", SIGNATURE, SIGNATURE + b"\x21\x11\0\x0c1234"):
-            with From(relay.port) as client:
+            with connect_to(relay.port) as client:
                 client.send(spoken)
                 client.expect_end()
 
@@ -241,11 +233,11 @@ def a_header_that_does_not_come_ends_at_the_deadline():
 def a_header_from_any_other_client_is_refused(version):
     for options in ([], ["--trusted-proxy=192.0.2.0/24", "--trusted-proxy=unix"]):
         with Relay(options=options) as relay:
-            with From(relay.port) as client:
+            with connect_to(relay.port) as client:
                 client.send(header(version, "192.0.2.1") + line(new_token()))
                 # The second version begins as a request does that has empty lines in front.
                 client.expect(b"bad handshake\n" if version == 1 else b"HTTP/1.1 400 ")
-            assert is_admitted(From(relay.port))
+            assert is_admitted(connect_to(relay.port))
 
 
 @behaviour()
@@ -253,7 +245,7 @@ def proxies_and_others_share_the_port():
     with Relay(options=["--trusted-proxy=127.0.0.2", "--trusted-proxy=127.0.1.0/24"]) as relay:
         for source in ("127.0.0.2", "127.0.1.77"):
             token = new_token()
-            behind, direct = From(relay.port, source), From(relay.port, "127.0.0.3")
+            behind, direct = connect_to(relay.port, source), connect_to(relay.port, "127.0.0.3")
             behind.send(header(2, "192.0.2.1") + line(token, new_side()))
             direct.send(line(token, new_side()))
             exchange(behind.expect(b"ok\n"), direct.expect(b"ok\n"))
@@ -367,7 +359,7 @@ PROXIES = ("haproxy v2", "haproxy v1", "nginx")
 def clients_meet_through_a_real_proxy(kind):
     with Relay(options=TRUST) as relay, in_front(kind, relay) as proxy:
         token = new_token()
-        first, second = From(proxy.port), From(proxy.port)
+        first, second = connect_to(proxy.port), connect_to(proxy.port)
         first.send(line(token, new_side()))
         relay.wait_for(waiting=1)
         second.send(line(token, new_side())).expect(b"ok\n")
@@ -383,10 +375,10 @@ def clients_meet_through_a_real_proxy(kind):
 @behaviour(*PROXIES)
 def sources_behind_a_real_proxy_are_told_apart(kind):
     with Relay(options=[*TRUST, "--per-source=2"]) as relay, in_front(kind, relay) as proxy:
-        kept = [From(proxy.port, source) for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3")]
+        kept = [connect_to(proxy.port, source) for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3")]
         assert all(is_admitted(client) for client in kept)
-        assert not is_admitted(From(proxy.port, "127.0.0.2"))
-        assert is_admitted(From(proxy.port, "127.0.0.3"))
+        assert not is_admitted(connect_to(proxy.port, "127.0.0.2"))
+        assert is_admitted(connect_to(proxy.port, "127.0.0.3"))
 
 
 @contextlib.contextmanager
@@ -446,7 +438,7 @@ def health_checks_of_a_real_proxy_are_quiet(kind):
         before = relay.log()
         with in_front(kind, relay) as proxy:
             time.sleep(1.5)  # some checks
-            with From(proxy.port) as client:
+            with connect_to(proxy.port) as client:
                 assert is_admitted(client), "the server counts as up"
             relay.wait_for(used=0)
             relay.wait_for_outcomes(lonely=1)

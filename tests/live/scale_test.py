@@ -7,8 +7,8 @@ import socket
 import statistics
 import time
 
-from harness import (PATIENCE, Relay, Skip, behaviour, exchange, line, make_pair, new_side, new_token,
-                     run, wait_until)
+from harness import (PATIENCE, Relay, Skip, behaviour, exchange, line, make_pair, new_side,
+                     new_token, private_memory, run, wait_until)
 from offset_client import no_padding
 from offset_relay import OffsetRelay
 from web_protocols import connection, hello, introduced, new_code
@@ -89,13 +89,6 @@ def eight_thousand_wait_beside_four_thousand_idle_pairs():
         relay.wait_for(used=0, patience=60)
 
 
-def memory(pid):
-    """Bytes that are this process's alone."""
-    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-        sizes = {name: value for name, _, value in (text.partition(":") for text in file)}
-    return sum(int(sizes[kind].split()[0]) * 1024 for kind in ("Private_Clean", "Private_Dirty"))
-
-
 def wait_in_p2p_copy(relay):
     return WebSocket(relay).send_text(hello(new_code(), "receiver"))
 
@@ -120,10 +113,10 @@ def thousands_wait_for_little_memory_and_are_forgotten_when_they_go(who):
     with OffsetRelay() as relay:
         come(relay).close()
         relay.wait_for(used=0)
-        before = memory(relay.forwarder())
+        before = private_memory(relay.forwarder())
         clients = [come(relay) for _ in range(MESSENGERS)]
         relay.wait_for(waiting=MESSENGERS, patience=60)
-        each = (memory(relay.forwarder()) - before) / MESSENGERS
+        each = (private_memory(relay.forwarder()) - before) / MESSENGERS
         print(f"#   {each:.0f} bytes of memory for each that waits")
         assert each <= 4096, each
         for client in clients:

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 
-from harness import (PATIENCE, Relay, behaviour, exchange as exchange_bytes, line, make_pair, narrow,
+from harness import (Relay, behaviour, exchange as exchange_bytes, line, make_pair, narrow,
                      new_side, new_token, run, send_until_blocked)
 from web_protocols import PAIRS, connection, connection_pair, exchange, hello, new_code, p2p_pair
 from websocket_client import BINARY, PING, WebSocket, frame

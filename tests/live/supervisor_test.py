@@ -11,7 +11,7 @@ import socket
 import subprocess
 
 from harness import (PATIENCE, PEERS, RELAY, TOP, Relay, Skip, alive, behaviour, children, exchange,
-                     free_port, line, make_pair, new_token, process_name, run, wait_until)
+                     make_pair, process_name, run, wait_until)
 from websocket_client import get
 
 

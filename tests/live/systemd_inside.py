@@ -12,8 +12,8 @@ import ssl
 import stat
 import time
 
-from harness import (Client, TOP, behaviour, exchange, line, make_pair, narrow, new_side, new_token,
-                     run, send_until_blocked, wait_until)
+from harness import (TOP, Client, behaviour, can_pair, exchange, line, make_pair, narrow, new_side,
+                     new_token, run, send_until_blocked, wait_until)
 from magic_wormhole import send_a_file
 from systemd_units import (KINDS, Installed, command, is_listened_on, no_address_is_logged_since,
                            nothing_has_failed, property_of, units)
@@ -133,15 +133,6 @@ def two_thousand_connections_leave_it_listening(unit):
         print(f"#   the next pair {time.monotonic() - started:.1f} s later")
         nothing_has_failed()
         no_address_is_logged_since(since)
-
-
-def can_pair(relay):
-    """Whether it does so soon; if one of the two was dropped, the other waits in vain."""
-    try:
-        exchange(*make_pair(relay, patience=3))
-        return True
-    except (AssertionError, OSError):
-        return False
 
 
 @behaviour(*KINDS)

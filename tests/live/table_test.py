@@ -7,7 +7,8 @@ import signal
 import subprocess
 import tempfile
 
-from harness import Relay, Skip, behaviour, exchange, line, make_pair, new_side, new_token, run, wait_until
+from harness import (Relay, Skip, behaviour, can_pair, exchange, line, make_pair, new_side,
+                     new_token, run, wait_until)
 
 SLOTS = "512"  # a small table is written over quickly
 
@@ -57,14 +58,6 @@ def expect_pairs(relay, count=8):
             exchange(first, second)
 
 
-def is_served(relay):
-    try:
-        expect_pairs(relay, 1)
-        return True
-    except (AssertionError, OSError):
-        return False
-
-
 @behaviour(*[f"{how}, {damage}" for how in ("serve", "accept") for damage in DAMAGES])
 def a_lost_table_is_made_anew_and_pairs_go_on(variant):
     how, damage = variant.split(", ")
@@ -73,7 +66,7 @@ def a_lost_table_is_made_anew_and_pairs_go_on(variant):
         with first, second:
             exchange(first, second)
             DAMAGES[damage](table_of(relay))
-            wait_until(lambda: is_served(relay), "newcomers are served")
+            wait_until(lambda: can_pair(relay), "newcomers are served")
             expect_pairs(relay)
             exchange(first, second)
             wait_until(lambda: "the table" in relay.log(), "it is said")
@@ -105,7 +98,7 @@ def a_forwarder_that_dies_with_the_table_is_replaced(damage):
         forwarder = relay.forwarder()
         DAMAGES[damage](table_of(relay))
         os.kill(forwarder, signal.SIGKILL)
-        wait_until(lambda: is_served(relay), "newcomers are served")
+        wait_until(lambda: can_pair(relay), "newcomers are served")
         expect_pairs(relay)
 
 

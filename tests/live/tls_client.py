@@ -1,6 +1,7 @@
 """Certificates of our own making, clients in TLS that trust them, and a relay that has one."""
 
 import atexit
+import contextlib
 import hmac
 import os
 import shutil
@@ -51,6 +52,15 @@ class Certificate:
 
 
 FIRST, SECOND = Certificate("first"), Certificate("second")
+
+
+def client_hello():
+    """The first record of a client in TLS."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = FIRST.context().wrap_bio(incoming, outgoing, server_hostname="relay.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
 
 
 class Secure(Client):

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -12,8 +11,8 @@ import warnings
 
 import web_protocols as web
 from harness import (PATIENCE, RELAY, Client, Relay, Skip, alive, behaviour, children, descriptors,
-                     exchange, free_port, line, make_pair, new_side, new_token, process_name, run,
-                     transfer, wait_until)
+                     exchange, free_port, line, make_pair, new_side, new_token, private_memory,
+                     process_name, run, transfer, wait_until)
 from offset_client import Connection
 from offset_relay import OffsetRelay
 from offset_relay import exchange as exchange_through_tunnel
@@ -442,11 +441,6 @@ def a_client_that_waits_may_do_nothing_but_leave(version):
         relay.wait_for_outcomes(impatient=1, lonely=1)
 
 
-def memory(relay):
-    with open(f"/proc/{relay.forwarder()}/smaps_rollup", encoding="ascii") as file:
-        return 1024 * sum(int(text.split()[1]) for text in file if text.startswith("Private_"))
-
-
 @behaviour()
 def thousands_that_wait_in_TLS_cost_little():
     count, limit = 2000, 2048
@@ -455,10 +449,10 @@ def thousands_that_wait_in_TLS_cost_little():
         for client in [Secure(relay, context) for _ in range(50)]:
             client.close()
         exchange(*meet(Secure(relay, context), Secure(relay, context)))
-        before = memory(relay)
+        before = private_memory(relay.forwarder())
         clients = [Secure(relay, context).send(line(new_token())) for _ in range(count)]
         relay.wait_for(waiting=count)
-        each = (memory(relay) - before) / count
+        each = (private_memory(relay.forwarder()) - before) / count
         print(f"#   {each:.0f} bytes of the forwarder for each")
         assert each < limit, each
         exchange(*meet(Secure(relay, context), Secure(relay, context)))

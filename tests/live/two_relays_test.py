@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 import time
 
-from harness import (PATIENCE, RELAY, Relay, Skip, alive, behaviour, children, free_port, line,
-                     make_pair, new_side, new_token, process_name, run, send_until_blocked, wait_until)
+from harness import (PATIENCE, RELAY, Skip, alive, behaviour, children, free_port, line, make_pair,
+                     new_side, new_token, process_name, run, send_until_blocked, wait_until)
 from harness import exchange as exchange_bytes
 from offset_client import Identity
 from offset_relay import OffsetRelay, exchange

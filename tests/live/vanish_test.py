@@ -3,30 +3,21 @@ not. It runs in a network namespace of its own, in which addresses can be cut of
 nothing happens there."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
 
-from harness import Client, Relay, Skip, behaviour, exchange, line, new_side, new_token, run
+from harness import Relay, Skip, behaviour, exchange, line, new_side, new_token, run
 
 INSIDE = "RELAY_VANISH_TEST"
 LONG = 240  # seconds of patience, with what takes two minutes
 VANISHING = "127.0.0.5"
 
 
-class From(Client):
-    """A client that has an address of its own."""
-
-    def __init__(self, relay, address):
-        self.socket = socket.create_connection(
-            ("127.0.0.1", relay.port), LONG, (address, 0))
-
-
 def pair_from(relay, address):
     """One who stays, and one from that address."""
     token = new_token()
-    ends = From(relay, "127.0.0.1"), From(relay, address)
+    ends = relay.connect(LONG, "127.0.0.1"), relay.connect(LONG, address)
     for end in ends:
         end.send(line(token, new_side()))
     for end in ends:

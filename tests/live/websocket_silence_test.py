@@ -4,7 +4,7 @@ one that waits survives what is between (a proxy's 60 seconds), and one that is 
 import os
 import time
 
-from harness import Relay, behaviour, line, new_side, new_token, run, send_until_blocked
+from harness import Relay, behaviour, close_all, line, new_side, new_token, run, send_until_blocked
 from offset_relay import Task
 from tls_client import FIRST, secure_relay
 from web_protocols import (PAIRS, connection, exchange, introduced, new_code, p2p_pair,
@@ -39,11 +39,6 @@ def silent(client, answers=True, until=3):
 def counted(ends):
     """The pings of each, when they have all had theirs, or have been closed."""
     return [end.result() for end in ends]
-
-
-def close_all(*clients):
-    for client in clients:
-        client.close()
 
 
 def a_waiting_client_is_pinged(relay):

@@ -10,7 +10,7 @@ import threading
 import time
 
 import msgpack
-from harness import Relay, behaviour, line, new_side, new_token, run, wait_until
+from harness import Relay, behaviour, line, new_side, new_token, resident, run, wait_until
 from web_protocols import (PAIRS, connection, connection_pair, exchange, expect_introduction, hello,
                            introduced, introduction, join, leave, new_code, p2p_pair, receive_bytes,
                            receiver, sender, transit, transit_pair)
@@ -265,14 +265,6 @@ def a_pair_goes_on_when_every_byte_comes_alone(protocol):
             first.send(bytes([byte]))
         assert receive_bytes(second, 211) == b"hello world" + bytes(range(200))
         first.expect_pong()
-
-
-def resident(pid):
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        for text in file:
-            if text.startswith("VmRSS:"):
-                return int(text.split()[1]) * 1024
-    raise AssertionError("no VmRSS")
 
 
 @behaviour(*PAIRS)
