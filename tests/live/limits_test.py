@@ -61,6 +61,9 @@ def refused_introduction(relay):
 def a_client_that_is_told_to_leave_counts_until_it_is_closed(what):
     limit = "--per-source=3" if what == "a source's share" else "--max-connections=3"
     with Relay(options=[limit]) as relay:
+        for client in make_pair(relay):
+            client.close()
+        relay.wait_for(used=0)
         before = len(descriptors(relay.forwarder()))
         leaving = [refused_introduction(relay) for _ in range(3)]
         relay.wait_for(leaving=3, used=3)
