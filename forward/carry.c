@@ -37,7 +37,7 @@ void carry_check(struct forwarder *forwarder)
             pair_path(forwarder->table), what_happened(fault));
 }
 
-static void take_slot(
+static void move_to_slot(
     struct forwarder *forwarder, struct connection *connection, struct pair_ref ref)
 {
     connection->ref = ref;
@@ -67,7 +67,7 @@ static void carry_pair(
     int error = pair_carry_joined(forwarder->table, last, views, refs);
     for (size_t i = 0; i < 2; i++) {
         if (error == 0)
-            take_slot(forwarder, sides[i], refs[i]);
+            move_to_slot(forwarder, sides[i], refs[i]);
         else
             lose_slot(sides[i]);
     }
@@ -84,7 +84,7 @@ static bool carry_waiting(
         lose_slot(connection);
         return false;
     }
-    take_slot(forwarder, connection, ref);
+    move_to_slot(forwarder, connection, ref);
     return true;
 }
 

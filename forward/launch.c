@@ -249,7 +249,7 @@ static int prepare_process(
     return sandbox_enter(SANDBOX_FORWARDER, -1);
 }
 
-static int run_forwarder(const struct options *options, struct retirement *retirement)
+static int run_until_retired(const struct options *options, struct retirement *retirement)
 {
     struct forward_setup setup = {
         .options = options,
@@ -372,7 +372,7 @@ static int forward(const struct options *options, int passed, bool on_demand)
             log_error_errno("cannot become the forwarder in %s", options->runtime_directory);
         return EXIT_RUN_TIME;
     }
-    int status = run_forwarder(options, &retirement);
+    int status = run_until_retired(options, &retirement);
     close(retirement.socket);
     close(lock);
     return status;
@@ -406,7 +406,7 @@ int launch_child(const struct options *options, const struct runtime *runtime, i
         log_error_errno("cannot start the forwarder");
         return EXIT_RUN_TIME;
     }
-    return run_forwarder(options, &retirement);
+    return run_until_retired(options, &retirement);
 }
 
 /* ---- on demand ------------------------------------------------------------------- */
