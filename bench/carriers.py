@@ -1,5 +1,5 @@
-"""What every benchmark here stands on: carriers that are started, loaded and looked at, turns that
-are taken, and one way of printing what was found beside what is meant to be reached."""
+"""What all benchmarks share: carriers that are started, loaded and measured, turns that
+are taken, and one way to print the figures beside their goals."""
 
 import argparse
 import operator
@@ -69,7 +69,7 @@ def processes_under(pid):
 
 
 def processor_time(pid):
-    """Seconds, of a process, of all under it, and of those that ended."""
+    """Processor seconds of a process and all its descendants, also of ended ones."""
     total = 0
     for one in processes_under(pid):
         try:
@@ -82,7 +82,7 @@ def processor_time(pid):
 
 
 def memory(pid):
-    """Bytes of a process and of all under it, shared ones divided among those who share them."""
+    """Bytes of a process and all its descendants; shared bytes are divided among those that share them."""
     total = 0
     for one in processes_under(pid):
         try:
@@ -152,7 +152,7 @@ class Carrier:
         return [float(word) for word in output.split()]
 
     def settled_memory(self):
-        """What is used once no process comes or goes any more."""
+        """The memory that is used once no process starts or ends any more."""
         processes = None
         while processes != (now := processes_under(self.process.pid)):
             processes = now
@@ -171,7 +171,7 @@ class Carrier:
 
 
 def measure(carrier, sizes):
-    """All that can be measured of one carrier, once, but its memory."""
+    """Measures everything but memory of one carrier, once."""
     figures = {}
     server = carrier.process is not None
     for pairs in (1, 8):
@@ -195,8 +195,9 @@ def measure_memory(carrier, sizes):
 
 
 def take_turns(kinds, rounds, given, look):
-    """The medians of each kind's figures, and who is missing, and why. Each turn has a new carrier,
-    made of what is given; look(carrier, first) tells its figures, in its first turn or a later."""
+    """The medians of each kind's figures, which carriers are missing, and why. Each turn has a new
+    carrier, made with the arguments `given`; look(carrier, first) returns its figures; first: it is the
+    kind's first turn."""
     collected, missing = {}, {}
     for number in range(rounds):
         for kind in kinds:
@@ -219,7 +220,7 @@ def take_turns(kinds, rounds, given, look):
             for name, figures in collected.items()}, missing
 
 
-# ---- what is printed -----------------------------------------------------------------
+# ---- printing -----------------------------------------------------------------
 
 # By a row's first word, in the order of the table.
 UNITS = {"throughput": "GB/s", "processor": "s/GB", "round": "us", "pairs": "1/s",
@@ -280,7 +281,7 @@ def print_goals(results, goals):
 
 
 def report(title, results, missing, goals):
-    """A table, those who are not in it, and the goals. Ends the program where relay is not."""
+    """Prints a table, the carriers that are missing, and the goals. Ends the program if relay is missing."""
     if "relay" not in results:
         sys.exit(f"relay was not measured: {missing['relay']}")
     print(f"\n{title}, {os.cpu_count()} processors")

@@ -1,4 +1,4 @@
-"""How one side of a pair ends is how the other side's connection ends: what was sent arrives, and then
+"""How one side of a pair ends decides how the other side's connection ends: what was sent arrives, and then
 an end that looks as what it is. An end of file, a close frame and a close_notify are said by who has
 come to its own end; a transfer that was cut off must not look whole."""
 
@@ -20,7 +20,7 @@ DATA = os.urandom(300_000)
 
 
 def receive_to_the_end(client):
-    """All that comes, and whether an end of file followed it (else it was a reset)."""
+    """The bytes that arrive, and whether an end of file follows them (else a reset)."""
     parts = []
     try:
         while part := client.socket.recv(1 << 16):

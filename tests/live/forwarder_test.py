@@ -1,4 +1,4 @@
-"""Whoever needs a forwarder and finds none makes one; and the health says when newcomers cannot be
+"""A process that needs a forwarder and finds none starts one; and the health says when newcomers cannot be
 served."""
 
 import contextlib
@@ -278,7 +278,7 @@ class OnDemand(Relay):
         return client
 
     def stop(self):
-        """Ends it, and waits for who records: that may have files in a test's directory."""
+        """Ends it, and waits for the recorder, which may have files in a test's directory."""
         forwarder = self.forwarder()
         keepers = children(forwarder) if forwarder else []
         recording = [*keepers, *(pid for keeper in keepers for pid in children(keeper))]

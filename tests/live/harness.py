@@ -59,7 +59,7 @@ def wait_until_still(measure, what, seconds=0.5):
 
 
 def free_port():
-    """Of those that the kernel gives to no connection, so that nobody has it in the meantime."""
+    """A port that the kernel gives to no outgoing connection, so that it stays free until it is used."""
     while True:
         port = random.randrange(15000, 32000)
         with socket.socket() as probe:
@@ -94,7 +94,7 @@ def private_memory(pid):
         return 1024 * sum(int(text.split()[1]) for text in file if text.startswith("Private_"))
 
 
-# Has the relay run as who tests it, so that its limits can be changed.
+# Runs the relay as the user of the test, who may change its limits.
 OWN_USER = ["--user=root"] if os.geteuid() == 0 else []
 
 
@@ -213,13 +213,13 @@ class Relay:
         for directory in (self.runtime, self.state):
             os.mkdir(directory, 0o700)  # as tmpfiles would
             shutil.chown(directory, "nobody", "nogroup")
-        # nobody may be unable to reach where relay was built.
+        # The user nobody may have no access to the directory in which relay was built.
         relay = shutil.copy(RELAY, os.path.join(self.directory, "relay"))
         arguments = " ".join(["relay", "worker", *self.options])
         config = self._write(
             "inetd.conf",
             f"127.0.0.1:{self.port} stream tcp nowait.10000 nobody {relay} {arguments}\n")
-        # Its process id file has one place; it is given a /run of its own.
+        # The path of its process id file is fixed, so it gets a /run of its own.
         script = 'mount -t tmpfs tmpfs /run && exec "$@"'
         return ["unshare", "--mount", "sh", "-c", script, "sh", program, "-i", config]
 
@@ -264,7 +264,7 @@ class Relay:
         result = subprocess.run(
             [RELAY, "status", "--json", f"--runtime-dir={self.runtime}"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
-        return json.loads(result.stdout) if result.stdout else None  # of one that is dead, too
+        return json.loads(result.stdout) if result.stdout else None  # of a dead relay, too
 
     def forwarder(self):
         status = self.status()
@@ -372,7 +372,7 @@ class Client:
         return self
 
     def receive_some(self, size):
-        """What is there, but not more than `size` bytes; none at the end of file."""
+        """The bytes that are there, at most `size`; none at the end of file."""
         try:
             return self.socket.recv(size)
         except ConnectionResetError:
@@ -398,8 +398,8 @@ class Client:
         assert got == b"", f"expected the end, got {got!r}"
 
     def expect_silence(self, seconds=0.0):
-        """Nothing has come by now, or comes within so many seconds. It is called with none behind
-        something that would have come later."""
+        """Nothing has come by now, or comes within so many seconds. With 0 seconds, call it behind
+        something that comes later than what must not come."""
         self.socket.settimeout(seconds)
         try:
             got = self.socket.recv(1)
@@ -437,7 +437,7 @@ def close_all(*clients):
 
 
 def make_pair(relay, sided=True, patience=PATIENCE):
-    """Two clients who met, and have read their `ok`."""
+    """Two clients that have met, and have read their `ok`."""
     token = new_token()
     first, second = relay.connect(patience), relay.connect(patience)
     first.send(line(token, new_side() if sided else None))
@@ -454,7 +454,7 @@ def narrow(client, size=4096):
 
 
 def send_until_blocked(client, data):
-    """Sends the same bytes over and over, until nobody takes more. Returns how many went."""
+    """Sends the same bytes over and over, until no more are taken. Returns how many bytes were sent."""
     client.socket.settimeout(0.5)
     sent = 0
     with contextlib.suppress(TimeoutError):

@@ -1,5 +1,5 @@
-"""Descriptors: those that a starter closed are not taken for others, and those that it forgot are
-not kept."""
+"""Descriptors: numbers that a starter closed are not used for other files, and descriptors that it
+forgot to close are closed."""
 
 import fcntl
 import os

@@ -19,7 +19,7 @@ PLACE = {"run-relay-server": ["127.0.0.1", "4000", "--no-tls"]}
 
 @contextlib.contextmanager
 def place():
-    """A directory that whoever root becomes can use."""
+    """A directory that the user that root becomes can use."""
     with tempfile.TemporaryDirectory(prefix="relay-check-") as directory:
         os.chmod(directory, 0o777)
         yield directory

@@ -21,7 +21,7 @@ PAGES = ("man1/strelay.1", "man1/stmgr.1", "man7/relay-protocols.7", "man7/relay
 LINKS = ("strelay", "stmgr")
 STARTERS = ("relay@.service", "relay-forward.service", "relay-prefork.service", "relay-check.service",
             "relay.socket", "relay-prefork.socket", "relay.xinetd", "relay.inetd", "run", "run-s6",
-            "supervisord.conf", "relay.init")  # those who name the program
+            "supervisord.conf", "relay.init")  # files that name the program
 
 
 def expected(prefix):
@@ -40,7 +40,7 @@ class Root:
         self.path = path
 
     def make(self, target, *variables, umask=0o022):
-        """What was built is taken as it is; nothing comes from a make around this one."""
+        """Installs what was built, with no variable from a make around this one."""
         result = subprocess.run(
             ["make", "--no-print-directory", target, f"BUILD={os.path.dirname(RELAY)}",
              f"DESTDIR={self.path}", *variables], cwd=TOP, env={"PATH": os.environ["PATH"]},

@@ -18,7 +18,7 @@ BEHAVIOURS = (r"kernel carries|end of file is passed|without a close notify|vani
               r"every size|a client that waits|judged as any other|full relay|"
               r"(same port|large|byte by byte|page|offset nodes|websocket pairs).*\[(serve|accept)\]")
 
-# Process 1 of the machine inside. Who owns a file is told by a real file system only.
+# Process 1 of the machine inside. Only a real file system tells a file's owner.
 INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/run/t PYTHONDONTWRITEBYTECODE=1 TLS_1_2=1
 mount -t proc proc /proc

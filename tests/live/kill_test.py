@@ -65,7 +65,7 @@ def make_a_tunnel(relay, hold):
     how = {"lively": False, "padding": no_padding, "patience": HASTE}
     node, other = Identity(), Identity()
     listener = hold(relay.open(node, **how)).listen()
-    # The listener is there when its relay has taken it, which nothing tells: who is too early is closed.
+    # Nothing tells when the relay has taken the listener: a client that is too early is closed.
     for _ in range(10):
         connector = hold(relay.open(other, **how)).connect_to(node.key)
         try:

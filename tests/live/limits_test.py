@@ -74,7 +74,7 @@ def a_client_that_is_told_to_leave_counts_until_it_is_closed(what):
         relay.wait_for(leaving=2)
         leaving.append(relay.connect().send(line(new_token())))
         relay.wait_for(waiting=1, used=3)
-        relay.wait_for(used=1)  # who does not go has only so much time
+        relay.wait_for(used=1)  # a client that does not close has only so much time
         for client in leaving:
             client.close()
 
@@ -92,7 +92,7 @@ def a_client_that_waits_too_long_is_closed():
 def a_pair_may_last_longer_than_the_wait():
     with Relay(options=["--wait-timeout=1"]) as relay:
         pair = make_pair(relay)
-        with relay.connect() as lonely:  # who comes later, and whose wait ends
+        with relay.connect() as lonely:  # it comes later, and its wait ends
             lonely.send(line(new_token())).expect_end()
         exchange(*pair)
 
@@ -113,7 +113,7 @@ def a_pair_ends_when_its_bytes_are_used_up():
                 break
             received += len(part)
         sender.join()
-        # What one turn moves may go beyond the limit, and no more.
+        # The limit may be exceeded by what one turn moves, and no more.
         assert 1_000_000 <= received < 6_000_000, received
         relay.wait_for(used=0)
 

@@ -1,4 +1,4 @@
-"""The log: it never holds anybody up, it ends nobody, and no stranger can fill it."""
+"""The log: it delays no client, it ends no process, and no client can fill it."""
 
 import contextlib
 import fcntl
@@ -49,7 +49,7 @@ class Piped:
 
 
 def refuse(relay):
-    """Somebody says what no protocol does, and is closed."""
+    """A client sends what no protocol has, and is closed."""
     with relay.connect() as client:
         client.send(b"GARBAGE\n")
         while client.receive_some(1000):

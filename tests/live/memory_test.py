@@ -1,5 +1,5 @@
 """Clients that make the relay hold as much for them as it will end no others, and delay none: what a
-pair is guaranteed depends on nobody else."""
+pair is guaranteed depends on no other client."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from websocket_client import BINARY, frame
 
 MEBIBYTE = 1 << 20
 LONG = 3_000_000  # bytes of a message of an honest pair
-LIMIT = 640 * MEBIBYTE  # of the forwarder, whoever hoards
+LIMIT = 640 * MEBIBYTE  # of the forwarder, whichever clients hoard
 BULK = os.urandom(4 * MEBIBYTE)
 MESSAGE = capnp.write_channel_message(b"", capnp.write_ka_message(BULK))  # in one frame
 
@@ -33,7 +33,7 @@ def fill_all(wanted):
         left = {client: rest for client, rest in left.items() if rest}
 
 
-# ---- those who hoard -------------------------------------------------------------------
+# ---- clients that hoard -------------------------------------------------------------------
 
 
 def waiting_clients(relay):
@@ -64,7 +64,7 @@ HOARDERS = {function.__name__.replace("_", " "): function for function in (
     waiting_clients, tunnels_whose_frames_nobody_reads, tunnels_whose_frames_never_become_whole)}
 
 
-# ---- those who must not notice -----------------------------------------------------------
+# ---- clients that must not notice -----------------------------------------------------------
 
 
 def pass_frames(first, second):

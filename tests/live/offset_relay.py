@@ -26,7 +26,7 @@ class OffsetRelay(Relay):
         path = os.path.join(self.identity_directory, "relay.ident")
         self.identity.write(path)
         if how == "inetd" and os.geteuid() == 0:
-            shutil.chown(path, "nobody", "nogroup")  # as whom it starts relay
+            shutil.chown(path, "nobody", "nogroup")  # the user that relay becomes
         try:
             super().__init__(how, [f"--idfile={path}", *options], **others)
         except BaseException:
@@ -68,7 +68,7 @@ class OffsetRelay(Relay):
         return listener
 
     def connector(self, listener, identity=None, **options):
-        """A connection that waits for the listener, who has been told of it."""
+        """A connection that waits for the listener, to which it was announced."""
         connector = self.open(identity, **options).connect_to(listener.identity.key)
         key = listener.incoming()
         assert key == connector.identity.key, "another key is announced"
@@ -78,7 +78,7 @@ class OffsetRelay(Relay):
         return self.open(listener.identity, **options).accept(connector.identity.key)
 
     def tunnel(self, listener=None, **options):
-        """The two ends of a tunnel: who connected, who accepted. Without a listener, one that
+        """The two ends of a tunnel: the connector's and the acceptor's. Without a listener, one that
         leaves when the tunnel is there."""
         own = listener is None
         if own:

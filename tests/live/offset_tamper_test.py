@@ -1,4 +1,4 @@
-"""Whatever is done to an Offset connection on its way, and whatever nonsense one sends, ends that
+"""Whatever is done to an Offset connection on its way, and whatever nonsense a client sends, ends that
 connection, with one log line, and nothing else."""
 
 import json

@@ -208,7 +208,7 @@ def structs_larger_or_smaller_than_known_are_understood():
         exchange(connector, acceptor)
 
 
-# ---- who may not -----------------------------------------------------------------------
+# ---- refusals -----------------------------------------------------------------------
 
 
 @behaviour()

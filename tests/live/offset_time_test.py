@@ -1,4 +1,4 @@
-"""What takes its time with Offset: keepalives, silence, half tunnels that nobody accepts, a reader
+"""What takes time with Offset: keepalives, silence, half tunnels that are not accepted, a reader
 that stalls, the hourly rekey. All of it happens at once, and each statement waits for its own."""
 
 import atexit
@@ -201,7 +201,7 @@ def speak(node):
 def a_reader_that_stalls_longer_than_any_silence_loses_nothing(relay):
     connector, acceptor = relay.tunnel(**patient())
     sending = Task(send_all, connector, [1 << 20] * 40)
-    listening = Task(listen_for, connector, IDLE + 15)  # whom the relay does not read meanwhile
+    listening = Task(listen_for, connector, IDLE + 15)  # the relay does not read it meanwhile
     time.sleep(IDLE + 10)
     assert sending.is_alive(), "all of it was taken: nothing stalls"
     received = receive_many(acceptor, 40)

@@ -1,4 +1,4 @@
-"""Who has said nothing, or half of a greeting, keeps no worker while others wait: it stands on the
+"""A client that has sent nothing, or half of a greeting, keeps no worker while others wait: it stands on the
 porch until the rest has come, is served then, and goes at its deadline, or when there is no room and
 its source has the most there."""
 
@@ -40,7 +40,7 @@ def porch_of(relay):
     return found[0] if found else 0
 
 
-# ---- who stands there keeps no worker ------------------------------------------------------
+# ---- a client on the porch keeps no worker ------------------------------------------------------
 
 
 @behaviour(*HALVES)
@@ -186,7 +186,7 @@ def a_client_that_must_keep_a_worker_waits_while_complete_greetings_are_served()
         relay.wait_for(used=0)
 
 
-# ---- who is refused waits there until it has read why ---------------------------------------
+# ---- a refused client waits there until it has read why ---------------------------------------
 
 REFUSED = {
     "a line": (b"please relay nothing\n", b"bad handshake\n"),

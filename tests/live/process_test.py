@@ -1,4 +1,4 @@
-"""What relay's processes are to those around them: signals that others send, parents that die, and
+"""relay's processes among others: signals that others send, parents that die, and
 what `ps` calls them."""
 
 import contextlib
@@ -41,7 +41,7 @@ def command_line(pid):
 
 
 def serve_again(relay):
-    """Another server with the options of one that is dead, and its log behind the other's."""
+    """Another server with the options of a dead one, and its log behind the dead one's."""
     said = len(relay.log())
     with open(relay.log_path, "ab") as log:
         relay.process = subprocess.Popen(relay._command(None), stdin=subprocess.DEVNULL, stdout=log,
@@ -52,8 +52,8 @@ def serve_again(relay):
 
 
 def certificate(directory):
-    """One so long that the kernel does not take it from the server in one go: there is more to be
-    said to a client that has gone."""
+    """A certificate so long that the kernel does not take it from the server at once: there is more to
+    be sent to a client that has gone."""
     chain, key = os.path.join(directory, "chain.pem"), os.path.join(directory, "key.pem")
     names = ",".join(f"DNS:{number:050}.test" for number in range(200))
     subprocess.run(
@@ -201,7 +201,7 @@ def a_server_starts_at_once_though_workers_of_a_killed_one_greet(kind):
         relay.wait_for(greeting=3)
         relay.kill_server()
         serve_again(relay)
-        # A greeting comes to its end, and meets whom the new server greets.
+        # A greeting comes to its end, and the client meets a client of the new server.
         token = new_token()
         greeting[0].finish(line(token, new_side()))
         other = Client(address).send(line(token, new_side()))

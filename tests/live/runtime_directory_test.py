@@ -1,5 +1,5 @@
 """What is in the runtime directory, and the directory itself, may be removed at any time, as a cleaner
-of /tmp does, or somebody who tidies up: pairs go on, and newcomers are served as ever."""
+of /tmp does, or a person who tidies up: pairs go on, and newcomers are served as before."""
 
 import contextlib
 import os

@@ -1,6 +1,6 @@
 """Clients that stall, or flood, hold nobody else up, and leave nothing behind when they go: those who
 never read, who send one byte at a time, who stop in the middle of something, who ask for more than
-they take. And a forwarder that stalls loses nobody who came meanwhile."""
+they take. And a forwarder that stalls loses no client that came meanwhile."""
 
 import contextlib
 import os
@@ -139,7 +139,7 @@ def a_client_that_connects_while_descriptors_are_short_is_served_once_some_are_f
         first = relay.connect().send(line(token, new_side()))
         second = relay.connect().send(line(token, new_side()))
         relay.wait_for(matched=2)
-        time.sleep(2 * ARRIVAL_TIME + 0.5)  # two looks for those that cannot come any more
+        time.sleep(2 * ARRIVAL_TIME + 0.5)  # for two sweeps that undo matches
         for client in crowd:
             client.close()
         exchange_bytes(first.expect(b"ok\n"), second.expect(b"ok\n"))

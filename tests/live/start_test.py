@@ -1,4 +1,5 @@
-"""Starting from nothing: however many begin at once, there is one forwarder, and all are served."""
+"""Starting from nothing: however many workers start at once, there is one forwarder,
+and all clients are served."""
 
 import os
 import socket

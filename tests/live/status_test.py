@@ -1,4 +1,4 @@
-"""`relay status` says what is so, wherever it looks and whatever it finds there."""
+"""`relay status` tells the truth, wherever it looks and whatever it finds there."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def the_status_of_a_dead_relay_says_so_and_shows_what_is_left(how):
         processes = [relay.process.pid, *children(relay.process.pid)]
         if how == "killed":
             for process in processes:
-                with contextlib.suppress(ProcessLookupError):  # who follows its parent
+                with contextlib.suppress(ProcessLookupError):  # it ends with its parent
                     os.kill(process, signal.SIGKILL)
         else:
             relay.process.terminate()
@@ -54,7 +54,7 @@ def the_status_of_a_dead_relay_says_so_and_shows_what_is_left(how):
 
 @behaviour()
 def a_relay_that_rests_until_its_next_client_is_not_dead():
-    """Without anybody to serve, inetd is all that is left of it."""
+    """Without clients, inetd is the only process that is left of it."""
     with Relay("inetd") as relay:
         exchange(*make_pair(relay))
         forwarder = relay.forwarder()

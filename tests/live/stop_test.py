@@ -15,7 +15,7 @@ def has_ended(relay):
 
 
 def blocked_pair(relay):
-    """A pair of which one reads nothing while the other sends; and what was sent."""
+    """A pair: one client reads nothing while the other sends. Also the bytes that were sent."""
     token, data = new_token(), os.urandom(1 << 16)
     reader = relay.connect().send(line(token, new_side()))
     sender = relay.connect().send(line(token, new_side()))

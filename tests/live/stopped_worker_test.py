@@ -1,4 +1,4 @@
-"""A worker that is stopped, at whatever step of its connection's handshake, holds nobody else up,
+"""A worker that is stopped, at whatever step of its connection's handshake, holds no other client up,
 keeps its place in the table no longer than its time, and does no harm when it is killed, or goes on
 as if nothing had been."""
 
@@ -39,7 +39,7 @@ def others_meet(relay):
         second.close()
 
 
-# ---- before it knows whom its client wants to meet ----------------------------------------
+# ---- before it knows which peer its client wants to meet ----------------------------------------
 
 # Where `serve` listens, only what must be consumed as it comes keeps its worker, as the rest of
 # Offset's handshake does; a worker that has its one connection waits for all of it.

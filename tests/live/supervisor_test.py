@@ -284,7 +284,7 @@ def socat_starts_workers():
 
 
 def for_nobody(place):
-    """Directories as tmpfiles makes them, and a relay that nobody can reach."""
+    """Directories as tmpfiles makes them, and a relay that no client can reach."""
     user = pwd.getpwnam("nobody")
     for directory in (place.runtime, place.state):
         os.mkdir(directory, 0o700)

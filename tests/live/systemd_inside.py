@@ -127,7 +127,7 @@ def two_thousand_connections_leave_it_listening(unit):
         assert property_of(unit, "ActiveState") == "active"
         assert property_of(unit, "SubState") in ("listening", "running"), property_of(unit, "SubState")
         exchange(*pair)
-        # relay.socket starts 128 workers at once for a source, and drops who else comes from there.
+        # relay.socket starts 128 workers at once for a source, and drops further clients from there.
         started = time.monotonic()
         wait_until(lambda: can_pair(relay), "a new pair", patience=60)
         print(f"#   the next pair {time.monotonic() - started:.1f} s later")
@@ -195,7 +195,7 @@ LOSSES = {"the socket for handoffs": remove_the_handoffs_socket, "the directory"
 
 
 def is_healthy():
-    """What /healthz says, to somebody who is not patient."""
+    """What /healthz says, to a client that is not patient."""
     try:
         with Client(("127.0.0.1", 4001), 5) as client:
             return client.send(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n").receive(12) == b"HTTP/1.1 200"
@@ -218,7 +218,7 @@ def newcomers_are_served_and_pairs_go_on_after_the_loss_of(variant):
         for client in pair:
             client.close()
         no_address_is_logged_since(since)
-        # As who looks after it may do then; a forwarder that was made meanwhile gives way.
+        # As an administrator may do then; a forwarder that was started meanwhile gives way.
         command("systemctl", "restart", "relay-forward.socket")
         wait_until(lambda: can_pair(relay), "newcomers to be served", patience=30)
         if unit == "relay-prefork.socket":
@@ -305,7 +305,7 @@ def restarting_the_socket_over_and_over_leaves_it_listening(unit):
 
 @behaviour(*KINDS)
 def the_other_socket_takes_over_as_soon_as_it_is_enabled(unit):
-    """Even from workers who are busy; and pairs live on."""
+    """Even from busy workers; and pairs live on."""
     other = KINDS[unit]
     with Installed(unit) as relay:
         pair = make_pair(relay)
@@ -440,7 +440,7 @@ def without_the_program():
 
 @contextlib.contextmanager
 def without_a_forwarder():
-    """Somebody else has its lock, so workers wait for it in vain, and say so behind their sandbox."""
+    """Another process has its lock, so workers wait for it in vain, and say so inside their sandbox."""
     command("systemctl", "stop", "relay-forward.service", "relay-forward.socket")
     with open("/run/relay/forward.lock", "rb") as lock, options("--handshake-timeout=1"):
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -652,7 +652,7 @@ def certificate_of_the_manual(name):
 
 
 class Secure(Client):
-    """A connection in TLS, to who has the certificate that is installed."""
+    """A connection in TLS, to a server that has the installed certificate."""
 
     def __init__(self, relay, certfile=CERTFILE):
         super().__init__(("127.0.0.1", relay.port))

@@ -782,7 +782,7 @@ def a_keeper_is_in_a_sandbox_as_a_worker_is():
 
 
 def expect_closed(client):
-    """Nobody is left who could say so in TLS."""
+    """No process is left that could say so in TLS."""
     try:
         assert client.receive(1) == b""
     except (ssl.SSLError, ConnectionError):
@@ -843,7 +843,7 @@ def a_killed_keeper_is_replaced():
                 with Secure(relay, SECOND.context()) as client:
                     return client.name()
             except ssl.SSLCertVerificationError:
-                return "first"  # by a worker from before, who has nobody to ask
+                return "first"  # by a worker from before, which has no keeper to ask
 
         wait_until(lambda: served() == "second", "the renewed certificate to be served")
 

@@ -9,7 +9,7 @@ from harness import (Relay, behaviour, exchange, line, make_pair, new_side, new_
 WAYS = ("serve", "accept")
 
 
-# ---- who meets whom -------------------------------------------------------------------
+# ---- meeting -------------------------------------------------------------------
 
 
 @behaviour(*WAYS)

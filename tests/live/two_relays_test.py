@@ -75,7 +75,7 @@ class Machine:
         return self.relays[-1]
 
     def processes(self):
-        """All that are there but its own."""
+        """All processes that are there but its own."""
         def namespace(pid):
             with contextlib.suppress(OSError):
                 return os.readlink(f"/proc/{pid}/ns/mnt")

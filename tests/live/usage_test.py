@@ -326,7 +326,7 @@ def a_recorder_that_was_killed_with_its_keeper_is_replaced_and_no_record_is_lost
         keeper, recorder, forwarder = keeper_of(relay), recorder_of(relay), relay.forwarder()
         for pid in (keeper, recorder):
             os.kill(pid, signal.SIGKILL)
-        in_one_file(make_pair(relay))  # who sends now finds nobody who reads
+        in_one_file(make_pair(relay))  # a forwarder that sends records now finds no reader
         wait_until(lambda: not alive(keeper) and not alive(recorder), "their end")
         in_one_file(make_pair(relay))
         records.wait_rows(3)
@@ -336,7 +336,7 @@ def a_recorder_that_was_killed_with_its_keeper_is_replaced_and_no_record_is_lost
 
 
 def reading(records):
-    """Somebody who reads the database, and takes their time."""
+    """Another program that reads the database for long."""
     reader = sqlite3.connect(records.database, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM usage").fetchall()
@@ -352,7 +352,7 @@ def a_long_reader_of_the_database_costs_no_record_and_delays_no_client():
         for count in (2, 3):
             in_one_file(make_pair(records.relay))
             records.wait(count)
-        # As the last one is a line, the recorder has tried to store the one before.
+        # The last record is printed, so the recorder has tried to store the one before.
         with sqlite3.connect(records.database, timeout=1) as other:
             assert other.execute("SELECT count(*) FROM usage").fetchall() == [(1,)]
         reader.close()

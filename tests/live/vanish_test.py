@@ -1,4 +1,4 @@
-"""Peers that vanish without a word are gone after about two minutes, and readers that only pause are
+"""Peers that vanish silently are closed after about two minutes, and readers that only pause are
 not. It runs in a network namespace of its own, in which addresses can be cut off: most of the time
 nothing happens there."""
 
@@ -15,7 +15,7 @@ VANISHING = "127.0.0.5"
 
 
 def pair_from(relay, address):
-    """One who stays, and one from that address."""
+    """A client that stays, and its peer, from that address."""
     token = new_token()
     ends = relay.connect(LONG, "127.0.0.1"), relay.connect(LONG, address)
     for end in ends:

@@ -63,7 +63,7 @@ def connection(relay, local, remote, document, **how):
 
 
 def connection_pair(relay, **how):
-    """Two who met: a message of each has reached the other."""
+    """Two clients that have met: a message of each has reached the other."""
     document = os.urandom(8).hex()
     first = connection(relay, "alice", "bob", document, **how)
     second = connection(relay, "bob", "alice", document, **how)

@@ -173,7 +173,7 @@ class WebSocket(Client):
             try:
                 self.send_frame(CLOSE, payload[:2])
             except OSError:
-                pass  # who closes for an error need not wait for an answer
+                pass  # a client that closes for an error need not wait for an answer
 
     def expect_message(self, opcode, payload):
         got = self.receive_message()

@@ -1,5 +1,5 @@
 """A WebSocket client that is silent is asked whether it is there, about every 25 seconds, so that
-one that waits survives what is between (a proxy's 60 seconds), and one that is gone is found."""
+a waiting client survives the timeouts of proxies (60 seconds), and a client that is gone is found."""
 
 import os
 import time
@@ -32,7 +32,7 @@ def attend(client, answers, until):
 
 
 def silent(client, answers=True, until=3):
-    """One that says nothing but answers to pings, if that, and counts them."""
+    """A client that sends nothing but answers to pings, or nothing at all, and counts the pings."""
     return Task(attend, client, answers, until)
 
 
@@ -106,7 +106,7 @@ def an_end_that_only_listens_is_pinged_and_one_that_talks_is_not(relay):
 
 
 def a_vanished_client_that_is_not_read_is_dropped(_):
-    """Of those who wait: their end is behind what nobody takes, and never arrives."""
+    """A waiting client: its end of file is behind bytes that are not read, and never arrives."""
     with secure_relay() as relay:
         clients = [connection(relay, "alice", "bob", "plain"), sender(relay, new_code()),
                    connection(relay, "alice", "bob", "secure", context=FIRST.context())]

@@ -714,7 +714,7 @@ def a_client_of_version_3_is_told_which_version_this_relay_is_for():
             assert "version 3" in why and "version 4" in why, why
         for message in "", "Hello", "[]":
             introduced(relay, "carol").send_text(message).settle()
-        alice.settle()  # and has heard of nobody
+        alice.settle()  # and was introduced to no peer
 
 
 MALFORMED = [b"\x01\x02\x03", b"", b"\xc1", b"\x81", b"\x82\xa4type\xa4Join", b"\xdf\xff\xff\xff\xff",
@@ -771,7 +771,7 @@ def ids_are_percent_decoded_and_sent_as_they_were_meant():
 
 
 def early_words(relay):
-    """One who came first and has spoken, and one who comes and has read no more than the answer."""
+    """A client that came first and has sent a message, and one that has read no more than the answer."""
     first = connection(relay, "alice", "bob", "doc").send_binary(b"early").settle()
     return first, connection(relay, "bob", "alice", "doc")
 

@@ -55,11 +55,11 @@ class Soaked(OffsetRelay):  # pylint: disable=super-init-not-called
         pass
 
 
-# ---- who is there all the time --------------------------------------------------------
+# ---- clients that are there all the time --------------------------------------------------------
 
 
 class Introductions:
-    """Two peers of @localfirst/relay who find a document in common, over and over."""
+    """Two peers of @localfirst/relay that find a document in common, over and over."""
 
     def __init__(self, relay, **how):
         self.names = [os.urandom(8).hex() for _ in range(2)]
@@ -80,7 +80,7 @@ class Introductions:
 
 
 class Pair:
-    """Two who have met, with a way to talk."""
+    """Two clients that have met, with a way to talk."""
 
     def __init__(self, ends, exchange):
         self.ends, self.exchange = ends, exchange
@@ -107,7 +107,7 @@ PROTOCOLS = {
 
 
 class Waiting:
-    """Clients of every protocol who wait for the whole time, and are met at the end."""
+    """Clients of every protocol that wait for the whole time, and are met at the end."""
 
     def __init__(self, relay, patience):
         self.relay = relay
@@ -118,7 +118,7 @@ class Waiting:
         self.peer = web_protocols.connection(relay, "alice", "bob", self.document, patience=patience)
         self.introduced = web_protocols.introduced(relay, "patient", self.document, patience=patience)
         self.listener = relay.listener(patience=patience)
-        # Those who are asked whether they live have to answer, so they read all the time.
+        # Clients that are pinged have to answer, so they read all the time.
         self.answers = [Task(function) for function in
                         (self.sender.receive_message, self.peer.receive_message,
                          self.introduced.receive_message, self.listener.incoming)]
@@ -152,7 +152,7 @@ def resident(pid):
 
 
 def fewest_descriptors(pid):
-    """While nothing happens: a server asks its forwarder now and then whether it lives, which takes one."""
+    """At rest: now and then a server asks its forwarder whether it lives, which takes a descriptor."""
     counts = []
     for _ in range(10):
         counts.append(len(harness.descriptors(pid)))
@@ -218,7 +218,7 @@ class Soak:
     slots = 0
 
     def settle(self):
-        """Waits until those who came and went are gone."""
+        """Waits until the newcomers are gone."""
         self.relay.wait_for(used=self.slots)
         wait_until(lambda: not units("relay@*"), "the workers to be gone")
 
