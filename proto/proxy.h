@@ -13,7 +13,7 @@ struct greeting;
 
 enum {
     PROXY_LINE_MAX = 107,  /* version 1, with its line feed */
-    PROXY_REST_MAX = 2048, /* version 2: bytes of addresses and of fields, which are skipped */
+    PROXY_REST_MAX = 2048, /* version 2: bytes of the addresses and of the fields behind them */
 };
 
 /* Reads a header, and nothing behind it. *source becomes the client's address, AF_UNSPEC when that

@@ -46,7 +46,7 @@ def built():
     os.chmod(parent, 0o755)
     directory = os.path.join(parent, "relay")
     copy_with_toy(directory)
-    subprocess.run(["make", "-j2", "CFLAGS=-O1 -Werror"], cwd=directory, check=True,
+    subprocess.run(["make", "-j2", "BUILD=build", "CFLAGS=-O1 -Werror"], cwd=directory, check=True,
                    stdout=subprocess.DEVNULL)
     return os.path.join(directory, "build/relay")
 
