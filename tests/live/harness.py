@@ -58,16 +58,23 @@ def wait_until_still(measure, what, seconds=0.5):
     return last
 
 
+claims = []  # on ports, for as long as this process lives
+
+
 def free_port():
-    """A port that the kernel gives to no outgoing connection, so that it stays free until it is used."""
+    """A port that the kernel gives to no outgoing connection, and that no other test takes."""
     while True:
         port = random.randrange(15000, 32000)
+        claim = socket.socket(socket.AF_UNIX)
         with socket.socket() as probe:
             try:
+                claim.bind(f"\0relay-test-port-{port}")
                 probe.bind(("127.0.0.1", port))
-                return port
             except OSError:
+                claim.close()
                 continue
+        claims.append(claim)
+        return port
 
 
 def alive(pid):
