@@ -443,15 +443,18 @@ def close_all(*clients):
         client.close()
 
 
-def make_pair(relay, sided=True, patience=PATIENCE):
-    """Two clients that have met, and have read their `ok`."""
+def meet(first, second, sided=True):
+    """Has two clients meet, which then have read their `ok`."""
     token = new_token()
-    first, second = relay.connect(patience), relay.connect(patience)
-    first.send(line(token, new_side() if sided else None))
-    second.send(line(token, new_side() if sided else None))
-    first.expect(b"ok\n")
-    second.expect(b"ok\n")
+    for client in (first, second):
+        client.send(line(token, new_side() if sided else None))
+    for client in (first, second):
+        client.expect(b"ok\n")
     return first, second
+
+
+def make_pair(relay, sided=True, patience=PATIENCE):
+    return meet(relay.connect(patience), relay.connect(patience), sided)
 
 
 def narrow(client, size=4096):

@@ -54,6 +54,13 @@ class Certificate:
 FIRST, SECOND = Certificate("first"), Certificate("second")
 
 
+def renewable(name):
+    """Files of their own, with the first certificate in them."""
+    certificate = Certificate(name)
+    FIRST.install_as(certificate)
+    return certificate
+
+
 def client_hello():
     """The first record of a client in TLS."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
