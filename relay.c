@@ -128,7 +128,7 @@ int main(int argc, char **argv)
     log_setup(false);
     if (error != 0) {
         errno = -error;
-        log_error_errno("cannot put anything in the place of a standard stream that is closed");
+        log_error_errno("cannot open /dev/null in the place of a closed standard stream");
         return EXIT_RUN_TIME;
     }
     if (name != NULL && strcmp(name, "strelay") == 0)

@@ -74,8 +74,8 @@ static bool find_directory(
     bool given = !missing && runtime_is_to_be_given(check->options, path);
     *to_come = missing || given;
     show(name, "%s%s", path,
-        missing ? ", which is to be made"
-        : given ? ", which the user is to be given"
+        missing ? ", which will be made"
+        : given ? ", which will be given to the user"
                 : "");
     if (!missing || check->options->check_unit || can_be_made(path, deep))
         return true;
@@ -161,7 +161,7 @@ static void check_default_identity(struct check *check, bool directory_is_to_com
     } else if (access(path, F_OK) == 0 || (errno != ENOENT && !directory_is_to_come)) {
         check_identity(check, path);
     } else if (directory_is_to_come || access(directory, W_OK | X_OK) == 0) {
-        show("identity", "%s, which is to be made", path);
+        show("identity", "%s, which will be made", path);
     } else {
         log_error_errno("cannot make an identity in %s", directory);
         check->wrong = true;
@@ -193,13 +193,14 @@ static void check_table(
         show("table", "%s, for %u connections", runtime->table, (unsigned int)capacity);
         if (capacity == wanted)
             return;
-        log_error("the table %s is for %u connections, and --max-connections=%u holds once it is "
-                  "made anew",
+        log_error(
+            "the table %s is for %u connections; --max-connections=%u takes effect when it is "
+            "made anew",
             runtime->table, (unsigned int)capacity, (unsigned int)wanted);
         check->wrong = true;
     } else if (error == -ENOENT || (error == -EACCES && directory_is_to_come) || error == -ESTALE ||
                error == -EBADMSG || (error == -EPROTO && !runtime_has_forwarder(runtime))) {
-        show("table", "%s, which is to be made, for %u connections", runtime->table,
+        show("table", "%s, which will be made, for %u connections", runtime->table,
             (unsigned int)wanted);
     } else {
         errno = -error;
@@ -223,7 +224,7 @@ static void check_runtime(struct check *check, bool directory_is_to_come)
     if (!directory_is_to_come)
         check_runtime_directory(check, check->options->runtime_directory);
     check_table(check, &runtime, directory_is_to_come);
-    show("forwarder", "%s", runtime_has_forwarder(&runtime) ? "runs" : "is to be started");
+    show("forwarder", "%s", runtime_has_forwarder(&runtime) ? "runs" : "will be started");
 }
 
 static void check_addresses(struct check *check)
@@ -254,7 +255,7 @@ static void check_records(struct check *check)
         return;
     struct stat status;
     bool there = stat(usage->database, &status) == 0;
-    show("usage records", "%s%s", usage->database, there ? "" : ", which is to be made");
+    show("usage records", "%s%s", usage->database, there ? "" : ", which will be made");
     if (there && !S_ISREG(status.st_mode))
         log_error("cannot write to the usage database %s: it is no file", usage->database);
     else if (there ? access(usage->database, R_OK | W_OK) < 0
@@ -286,7 +287,10 @@ static void check_user(struct check *check)
         return;
     }
     const struct passwd *user = getpwuid(geteuid());
-    show("user", "%s", user == NULL ? "one without a name" : user->pw_name);
+    if (user != NULL)
+        show("user", "%s", user->pw_name);
+    else
+        show("user", "%u, who has no name", (unsigned int)geteuid());
 }
 
 static void check_descriptors(struct check *check)

@@ -154,7 +154,7 @@ static int open_unix_socket(const char *path, int *sockets)
         return -1;
     bool taken = lstat(path, &status) == 0;
     if (taken && !S_ISSOCK(status.st_mode)) {
-        log_error("cannot listen on unix:%s: there is something else, which is no socket", path);
+        log_error("cannot listen on unix:%s: a file that is no socket is there", path);
         return -1;
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

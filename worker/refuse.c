@@ -33,7 +33,8 @@ void refuse_client(
 {
     if (outcome == PAIR_ERRORY && known)
         log_repeated(LOG_INFO, "refused a connection (%s): %s", protocols[greeting->protocol]->name,
-            reason == PAIR_DUPLICATE ? "its like is here already" : "a bad handshake");
+            reason == PAIR_DUPLICATE ? "another connection has its role already"
+                                     : "a bad handshake");
     if (known)
         say_in_protocol(greeting, outcome, reason);
     greeting_say_end(greeting);

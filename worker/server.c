@@ -150,9 +150,8 @@ static int renew_table(struct server *server)
         server_pause_starting(server);
         return -1;
     }
-    log_warning(
-        "the table %s had been removed, replaced or damaged: newcomers meet in the one that "
-        "is there now",
+    log_warning("the table %s had been removed, replaced or damaged: new clients meet in the "
+                "table that is there now",
         server->runtime.table);
     pair_close(last);
     if (!atomic_load(&server->board->forwarder_sought))

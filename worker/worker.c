@@ -96,8 +96,8 @@ static void log_no_handoff(int error)
 {
     errno = -error;
     if (error == -ETOOMANYREFS)
-        log_repeated(LOG_ERR, "cannot hand a connection to the forwarder: as many are on their way "
-                              "as a process of this user may have descriptors");
+        log_repeated(LOG_ERR, "cannot hand a connection to the forwarder: more connections are "
+                              "on their way than a process of this user may have descriptors");
     else
         log_repeated_errno(LOG_ERR, "cannot hand a connection to the forwarder");
 }

@@ -16,13 +16,13 @@ static int check_certificate(const struct worker *worker)
         return 0;
     if (worker->options->certificate_needed)
         return -1;
-    log_warning("TLS is not served until the certificate can be used; all without it are");
+    log_warning("TLS is not served until the certificate can be used; clients without TLS are");
     return 0;
 }
 
 static void log_no_identity(void)
 {
-    log_warning("Offset is not served without its identity; all others are");
+    log_warning("Offset is not served without its identity; the other protocols are");
 }
 
 /* With a bad identity, clients of other protocols than Offset are served all the same. No other

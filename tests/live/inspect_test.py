@@ -45,9 +45,9 @@ def good_options_are_shown_and_no_file_is_made(role):
     with place() as directory:
         code, out, error = check(role, directory)
         assert (code, error) == (0, ""), (code, error)
-        assert f"{directory}/run, which is to be made" in out, out
+        assert f"{directory}/run, which will be made" in out, out
         if role != "forward":
-            assert f"{directory}/state/relay.ident, which is to be made" in out, out
+            assert f"{directory}/state/relay.ident, which will be made" in out, out
         assert not os.listdir(directory), os.listdir(directory)
 
 
