@@ -26,7 +26,7 @@ enum {
     HOLDING_CAPACITY = 1024,
     HOLDING_ROUNDS = 200000, /* after so many, the forwarder will never be idle */
     HOLDING_LAPSES = 8,      /* of all deadlines: enough for the longest way out of any state */
-    SOCKET_SIZE = 1 << 16,
+    SOCKET_SIZE = 1 << 15,   /* twice that in each direction of either, and less than may be held */
     FRAME_MAX = 60000,
     FRAME_HEAD_MAX = 8,
     BINARY_FRAME = 0x82,
