@@ -1,5 +1,4 @@
-/* Making the directories that relay needs, and, as root, giving them to the user that root becomes.
- */
+/* Making the directories that relay needs; as root, giving them to the user that it becomes. */
 #ifndef RELAY_DIRECTORY_H
 #define RELAY_DIRECTORY_H
 

@@ -1,5 +1,4 @@
-/* The options of the roles: see options.h. One table has each option's name, help, kind and range.
- */
+/* The options of the roles: see options.h. One table has their names, help, kinds and ranges. */
 #include "setup/options.h"
 
 #include "base/log.h"

@@ -60,8 +60,7 @@ bool runtime_has_forwarder(const struct runtime *runtime);
 int runtime_note_origin(int forward_lock, bool on_demand);
 
 /* The state of a relay. At rest: no process runs until the next client comes, for which inetd or
- * the like starts a worker, which starts a forwarder. Dead: nothing is left, or only a directory.
- */
+ * the like starts a worker, which starts a forwarder. Dead: at most a directory is left. */
 enum runtime_life {
     RUNTIME_ALIVE,
     RUNTIME_AT_REST,

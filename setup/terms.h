@@ -1,7 +1,6 @@
 /* The terms of a connection: the options that the forwarder carries out. The forwarder may have
  * been started long ago, with other options, so a worker sends its own with each connection. If two
- * terms differ, those of the process that was started last hold, as the operator has set them last.
- */
+ * terms differ, those of the process that was started last hold: the operator has set them last. */
 #ifndef RELAY_TERMS_H
 #define RELAY_TERMS_H
 

@@ -82,7 +82,8 @@ static int watch_sockets(const struct server *server)
 static void nudge_parent(const struct server *server)
 {
     uint64_t one = 1;
-    (void)!write(server->nudge, &one, sizeof one); /* if the counter is full, it is awake */
+    (void)!write(
+        server->nudge, &one, sizeof one); /* fails if the parent has as many nudges to read */
 }
 
 /* visit: NULL, or what the porch says of a connection that comes back from there. */

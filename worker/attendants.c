@@ -62,8 +62,7 @@ void attendants_forsake_porch(struct server *server, pid_t porch)
 }
 
 /* A porch that has something to do, and has not moved for PORCH_STALL_TIME, is stalled. If the
- * parent itself has not looked for long, all processes stood still, and the porch is not to blame.
- */
+ * parent has not looked for long either, all processes stood still: the porch is not to blame. */
 static void kill_stalled_porch(struct server *server)
 {
     int64_t now = clock_now();

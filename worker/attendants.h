@@ -10,14 +10,14 @@
  * it, may be unable to: then what was read before stays in use. 0, or -1 (logged). */
 int attendants_start_certificate_keeper(struct server *server);
 
-/* Starts those that are not there. 0, or -1 (logged): not all are. */
+/* Starts the attendants that do not run. 0, or -1 (logged) on failure. */
 int attendants_keep(struct server *server);
 /* Looks after the porch while connections stand there. Returns when to look next: milliseconds, -1:
  * when a worker nudges. */
 int attendants_watch_porch(struct server *server);
 /* Frees the slots of connections that stood on a porch that is gone: they are closed. */
 void attendants_forsake_porch(struct server *server, pid_t porch);
-/* Has our own forwarder end, and kills it when it does not. */
+/* Ends our own forwarder; kills it if it does not end in time. */
 void attendants_end_forwarder(struct server *server);
 
 /* A child has ended. Returns whether it was an attendant. */

@@ -60,8 +60,8 @@ void board_hurry_all(struct board *board);
 /* Has the connection that has lasted longest give way, unless it came just now. */
 void board_hurry_slowest(struct board *board);
 
-/* For an unfinished greeting that nobody but the worker of `entry` can wait for: lets it hold that
- * worker, if its source may hold another one. 0, or -EAGAIN: it may not. */
+/* For an unfinished greeting that the porch cannot wait for: lets it hold the worker of `entry`, if
+ * its source may hold another worker. 0, or -EAGAIN: it may not. */
 int board_hold(struct board *board, struct board_entry *entry, uint64_t source);
 
 #endif

@@ -168,8 +168,7 @@ int forwarding_watch(struct server *server)
 
 /* ---- leaving --------------------------------------------------------------------- */
 
-/* Sends the last message of this server, once its workers have handed over their last connection.
- */
+/* The last message of this server, once its workers have handed over their last connection. */
 static int announce_leaving(struct server *server, int socket)
 {
     const struct worker *worker = &server->worker;

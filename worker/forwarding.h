@@ -8,11 +8,12 @@
 /* Connects to the forwarder that runs, or makes the socket of our own. 0, or -1 (logged). */
 int forwarding_find(struct server *server);
 /* The forwarder in the runtime directory is gone: finds the next one, or makes the socket of our
- * own. 0, or -1: to be tried again in a moment. */
+ * own. 0, or -1: it has to be tried again in a moment. */
 int forwarding_replace(struct server *server);
 /* Gives up the socket and the lock of our own forwarder. */
 void forwarding_drop(struct server *server);
-/* Whether there is one: systemd would start it for a handoff. */
+/* Whether the forwarder runs. A handoff to a socket of systemd's would start it, so this is asked
+ * first. */
 bool forwarding_is_running(const struct server *server);
 
 /* Asks the forwarder from time to time, while connections come, whether it takes what it is sent.
@@ -20,8 +21,8 @@ bool forwarding_is_running(const struct server *server);
 int forwarding_watch(struct server *server);
 void forwarding_close_answer(struct server *server);
 
-/* Has the connections that came by this server end. Own forwarder: it ends, too, unless other
- * servers use it. */
+/* Has the connections that came by this server end; and our own forwarder, unless other servers use
+ * it. */
 void forwarding_stop(struct server *server);
 
 #endif

@@ -64,8 +64,7 @@ static bool can_be_made(const char *path, bool deep)
 }
 
 /* Called before root is given up, as root makes the directory, or gives it to the user. For a unit,
- * systemd makes it first. to_come: it will be made or given, so its content cannot be judged yet.
- */
+ * systemd makes it first. to_come: it will be made or given: its content cannot be judged yet. */
 static bool find_directory(
     struct check *check, const char *name, const char *path, bool deep, bool *to_come)
 {

@@ -1,6 +1,6 @@
 /* A worker's messages to the forwarder. The worker keeps one connected socket for them
  * (worker->forwarder); a forwarder that was replaced has a new socket under the same name, to which
- * that one is connected again. */
+ * this socket is connected again. */
 #ifndef RELAY_LINK_H
 #define RELAY_LINK_H
 

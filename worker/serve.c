@@ -102,8 +102,7 @@ static int write_pid_file(struct server *server)
     return -1;
 }
 
-/* Several workers may wake for one connection: those that come too late must not block in accept.
- */
+/* Several workers may wake for one connection: the late ones must not block in accept(). */
 static int unblock_sockets(const struct server *server)
 {
     for (size_t i = 0; i < server->socket_count; i++) {

@@ -87,7 +87,7 @@ struct server {
     bool failed; /* the server stops because of an error; the forwarder's pairs go on */
 };
 
-/* Starts no process for a while, as one has just failed. */
+/* After a process has failed: no process is started for FAILURE_PAUSE. */
 void server_pause_starting(struct server *server);
 /* Logs that a child ended other than it should. */
 void server_log_death(const char *name, pid_t pid, int status);

@@ -17,8 +17,7 @@ enum {
     PORCH_END_TIME = 2000, /* milliseconds for the porch to end, before it is killed */
 };
 
-/* Waits until the handshakes that are in progress have ended. New clients are told that the server
- * stops. */
+/* Waits until the handshakes in progress have ended. New clients are told that the server stops. */
 static void finish_handshakes(struct server *server)
 {
     int64_t now = clock_now();
@@ -44,10 +43,10 @@ static void empty_porch(struct server *server)
     int64_t until = clock_now() + PORCH_END_TIME;
     if (porch <= 0)
         return;
-    (void)kill(porch, SIGTERM); /* on failure it is gone, and its connections are */
+    (void)kill(porch, SIGTERM); /* fails if the porch has ended */
     while (kill(porch, 0) == 0 || (connections_return(server) && clock_now() < until)) {
         if (clock_now() >= until)
-            (void)kill(porch, SIGKILL); /* likewise */
+            (void)kill(porch, SIGKILL); /* fails if the porch has ended */
         (void)server_keep(server);
         server_wait(server, BUSY_CHECK / 10);
         server_reap(server);
@@ -55,8 +54,8 @@ static void empty_porch(struct server *server)
     attendants_forsake_porch(server, porch);
 }
 
-/* Passed sockets stay with systemd or inetd: clients that come now wait there for the next server.
- */
+/* On passed sockets, new clients wait for the next server; on our own, they are told that this one
+ * stops. */
 void stop_server(struct server *server)
 {
     notify_send("STOPPING=1\nSTATUS=Handshakes come to their end");

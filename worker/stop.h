@@ -4,8 +4,7 @@
 
 #include "worker/server.h"
 
-/* Ends every process of the server, so that clients lose as little as may be, and waits for that.
- */
+/* Ends every process of the server, so that clients lose as little as possible. */
 void stop_server(struct server *server);
 
 #endif

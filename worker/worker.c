@@ -62,7 +62,7 @@ static enum pair_outcome find_source(
     return outcome;
 }
 
-/* The one place where an address is logged. */
+/* The only function that logs an address. */
 static void log_caller(
     const struct visit *visit, const struct greeting *greeting, enum pair_outcome outcome)
 {

@@ -50,8 +50,7 @@ int worker_open(
 /* Does not free the identity, as the sandbox does not allow that. */
 void worker_close(struct worker *worker);
 
-/* Serves a new connection, which it owns and closes: to the handoff, to the porch, or to its end.
- */
+/* Serves a new connection, which it owns and closes: to the handoff, the porch, or its end. */
 void worker_greet(struct worker *worker, int fd);
 /* The same, for a connection that comes back from the porch. */
 void worker_resume(struct worker *worker, struct visit *visit, int fd);
