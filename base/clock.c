@@ -3,30 +3,29 @@
 
 #include <time.h>
 
-int64_t clock_now(void)
+static int64_t read_clock(clockid_t clock, int64_t units_per_second)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    clock_gettime(clock, &now); /* cannot fail for these clocks */
+    return now.tv_sec * units_per_second + now.tv_nsec / (1000000000 / units_per_second);
+}
+
+int64_t clock_now(void)
+{
+    return read_clock(CLOCK_MONOTONIC, 1000);
 }
 
 int64_t clock_fine(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    return read_clock(CLOCK_MONOTONIC, 1000000000);
 }
 
 int64_t clock_epoch(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    return read_clock(CLOCK_REALTIME, 1000000);
 }
 
 int64_t clock_steady(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_BOOTTIME, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    return read_clock(CLOCK_BOOTTIME, 1000000);
 }
