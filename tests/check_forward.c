@@ -1,34 +1,21 @@
 /* The forwarder: handoffs that it cannot use, connections that it cannot take, and the connections
  * of a server that stops. */
-#include "base/clock.h"
 #include "base/pass_descriptor.h"
-#include "forward/connections.h"
 #include "forward/depart.h"
 #include "forward/intake.h"
-#include "handoff.h"
-#include "protocol.h"
+#include "holding.h"
 #include "suite.h"
 
-#include <check.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 enum {
-    CAPACITY = 64,
     TIMEOUT = 10000,
     FIXED_SIZE = offsetof(struct handoff, session),
     DATAGRAM_MAX = sizeof(struct handoff_head) + sizeof(struct handoff),
 };
 
-static char directory[64], table_path[96], socket_path[96];
-static struct pair_table *table;
-static struct forwarder forwarder;
-static struct options options = {.wait_timeout = 60, .linger = 60};
-static int receiver, sender, client;
+static int sender, client;
 static bool no_other_server; /* the answer to setup.forsaken() */
 
 static bool is_last(void *context)
@@ -37,57 +24,32 @@ static bool is_last(void *context)
     return no_other_server;
 }
 
-static void open_forwarder(bool (*forsaken)(void *context))
-{
-    static struct forward_setup setup;
-    strcpy(directory, "/tmp/check-forward-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(directory));
-    (void)snprintf(table_path, sizeof table_path, "%s/table", directory);
-    (void)snprintf(socket_path, sizeof socket_path, "%s/socket", directory);
-    ck_assert_int_eq(pair_open(table_path, CAPACITY, &table), 0);
-    pair_adopt(table);
-    receiver = handoff_listen(socket_path);
-    sender = handoff_connect(socket_path, TIMEOUT);
-    ck_assert_int_ge(receiver, 0);
-    ck_assert_int_ge(sender, 0);
-    setup = (struct forward_setup){.options = &options,
-        .table = table,
-        .socket = receiver,
-        .recorder = -1,
-        .descriptors_max = 1024,
-        .forsaken = forsaken};
-    ck_assert_int_eq(forwarder_open(&forwarder, &setup), 0);
-}
-
-/* A forwarder that ends with its last server; and one that servers come to and go from. */
-static void set_up(void)
-{
-    open_forwarder(is_last);
-}
-
+/* A forwarder that servers come to and go from; and one that ends with its last server. */
 static void set_up_for_all(void)
 {
-    open_forwarder(NULL);
+    start_forwarder();
+    sender = handoff_connect(holding_socket, TIMEOUT);
+    ck_assert_int_ge(sender, 0);
+}
+
+static void set_up(void)
+{
+    set_up_for_all();
+    holding_setup.forsaken = is_last;
 }
 
 static void tear_down(void)
 {
-    forwarder_close(&forwarder);
     close(sender);
-    close(receiver);
-    pair_close(table);
-    (void)unlink(table_path);
-    (void)unlink(socket_path);
-    ck_assert_int_eq(rmdir(directory), 0);
+    stop_forwarder();
 }
 
 /* A slot as it is after its worker has sent the handoff. */
 static struct pair_ref send_off(const char *name)
 {
     const struct pair_limits unlimited = {0, 0};
-    struct iovec part = {(void *)(uintptr_t)name, strlen(name)};
     struct pair_request request = {.rule = PAIR_SIDES,
-        .key = pair_key(table, 0, &part, 1),
+        .key = key_of(PROTOCOL_UNKNOWN, name),
         .protocol = PROTOCOL_UNKNOWN}; /* transit */
     struct pair_meeting meeting;
     struct pair_ref ref;
@@ -132,10 +94,11 @@ static void take_turn(void)
     forwarder_round(&forwarder, &none, 0);
 }
 
-/* The client's connection was closed, and its slot is free. */
-static void expect_nothing_left(void)
+/* The client's connection is closed, and its slot is free. */
+static void expect_refusal(const struct handoff *handoff, uint16_t version, bool with_descriptor)
 {
     char byte;
+    send_as(handoff, version, with_descriptor);
     take_turn();
     ck_assert_int_eq(read(client, &byte, 1), 0);
     ck_assert_uint_eq(pair_used(table), 0);
@@ -161,8 +124,7 @@ START_TEST(a_handoff_with_an_unknown_codec_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.codec = CODEC_KINDS + 10;
-    send_as(&handoff, HANDOFF_NEEDS, true);
-    expect_nothing_left();
+    expect_refusal(&handoff, HANDOFF_NEEDS, true);
 }
 END_TEST
 
@@ -170,8 +132,7 @@ START_TEST(a_handoff_with_impossible_keys_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.records.suite = UINT8_MAX;
-    send_as(&handoff, HANDOFF_NEEDS, true);
-    expect_nothing_left();
+    expect_refusal(&handoff, HANDOFF_NEEDS, true);
 }
 END_TEST
 
@@ -179,8 +140,7 @@ START_TEST(a_handoff_with_a_name_that_is_too_long_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.name_size = HANDOFF_NAME_MAX + 1;
-    send_as(&handoff, HANDOFF_NEEDS, true);
-    expect_nothing_left();
+    expect_refusal(&handoff, HANDOFF_NEEDS, true);
 }
 END_TEST
 
@@ -188,24 +148,21 @@ START_TEST(a_handoff_of_an_unknown_kind_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
     handoff.kind = 1000;
-    send_as(&handoff, HANDOFF_NEEDS, true);
-    expect_nothing_left();
+    expect_refusal(&handoff, HANDOFF_NEEDS, true);
 }
 END_TEST
 
 START_TEST(a_handoff_without_its_descriptor_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
-    send_as(&handoff, HANDOFF_NEEDS, false);
-    expect_nothing_left();
+    expect_refusal(&handoff, HANDOFF_NEEDS, false);
 }
 END_TEST
 
 START_TEST(a_handoff_of_an_unknown_version_frees_its_slot)
 {
     struct handoff handoff = handoff_of(send_off("a"));
-    send_as(&handoff, HANDOFF_VERSION + 1, true);
-    expect_nothing_left();
+    expect_refusal(&handoff, HANDOFF_VERSION + 1, true);
 }
 END_TEST
 

@@ -60,6 +60,7 @@ struct client {
 
 static char holding_directory[64], holding_table[96], holding_socket[96];
 static int holding_listener;
+static struct forward_setup holding_setup;
 static struct pair_table *table;
 static struct forwarder forwarder;
 
@@ -80,7 +81,6 @@ static inline void listen_for_clients(void)
 static inline void start_forwarder(void)
 {
     static const struct options options = {.wait_timeout = 600, .linger = 30};
-    static struct forward_setup setup;
     strcpy(holding_directory, "/tmp/check-holding-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(holding_directory));
     (void)snprintf(holding_table, sizeof holding_table, "%s/table", holding_directory);
@@ -88,20 +88,19 @@ static inline void start_forwarder(void)
     ck_assert_int_eq(records_prepare(), 0);
     ck_assert_int_eq(pair_open(holding_table, HOLDING_CAPACITY, &table), 0);
     pair_adopt(table);
-    setup = (struct forward_setup){
+    holding_setup = (struct forward_setup){
         .options = &options, .recorder = -1, .descriptors_max = 4096, .table = table};
-    setup.socket = handoff_listen(holding_socket);
-    ck_assert_int_ge(setup.socket, 0);
-    ck_assert_int_eq(forwarder_open(&forwarder, &setup), 0);
+    holding_setup.socket = handoff_listen(holding_socket);
+    ck_assert_int_ge(holding_setup.socket, 0);
+    ck_assert_int_eq(forwarder_open(&forwarder, &holding_setup), 0);
     listen_for_clients();
 }
 
 static inline void stop_forwarder(void)
 {
-    int socket = forwarder.socket;
     forwarder_close(&forwarder);
     pair_close(table);
-    close(socket);
+    close(holding_setup.socket);
     close(holding_listener);
     (void)unlink(holding_table);
     (void)unlink(holding_socket);
