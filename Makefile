@@ -230,7 +230,8 @@ uninstall:
 			systemctl --quiet reset-failed $(SOCKETS) $(SERVICES) 'relay@*.service' 2>/dev/null; \
 		fi; \
 		rm -f $(addprefix "$(DESTDIR)",$(LINKS)) $(addprefix "$(DESTDIR)$(unitdir)"/,$(UNIT_FILES)) \
-			"$(DESTDIR)$(sysusersdir)/relay.conf" "$(DESTDIR)$(tmpfilesdir)/relay.conf" || exit 1; \
+			"$(DESTDIR)$(sysusersdir)/relay.conf" "$(DESTDIR)$(tmpfilesdir)/relay.conf" \
+			"$(DESTDIR)/run/relay-failed" || exit 1; \
 		if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; \
 	else \
 		echo "the units in $(DESTDIR)$(unitdir) start another relay than $(bindir)/relay, and stay"; \

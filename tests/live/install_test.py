@@ -140,6 +140,17 @@ def uninstall_removes_every_installed_file_and_no_other(prefix):
 
 
 @behaviour()
+def uninstall_removes_what_the_units_note_of_workers_that_fail():
+    with installed() as root:
+        [noted] = re.findall(r"> (/run/[\w-]+)", root.read("relay-failed.service"))
+        os.mkdir(f"{root.path}/run")
+        with open(root.path + noted, "w", encoding="ascii"):
+            pass
+        root.make("uninstall")
+        assert root.files() == set(), root.files()
+
+
+@behaviour()
 def uninstall_where_nothing_is_installed_is_no_failure():
     with tempfile.TemporaryDirectory(prefix="relay-install-") as path:
         Root(path).make("uninstall", "prefix=/usr")
