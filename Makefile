@@ -92,7 +92,7 @@ $(BUILD)/bench/%: bench/%.c $(MODULES)
 	@mkdir -p $(@D)
 	$(call QUIET,LD) $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
 
-# And so is a fuzz target.
+# A fuzz target is linked in the same way.
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(MODULES)
 	@mkdir -p $(@D)
 	$(call QUIET,LD) $(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(MODULES) $(LDLIBS)
@@ -108,7 +108,7 @@ CHECK_PACKAGES := $(BUILD_PACKAGES) check python3 systemd iproute2 util-linux li
 	s6 runit daemontools ucspi-tcp socat dpkg
 # For the real clients that are not Debian's (tests/live/peers/install); a node that is there is kept.
 PEERS_PACKAGES := python3-venv openssl chromium $(if $(shell command -v npm),,nodejs npm)
-LINT_PACKAGES  := $(BUILD_PACKAGES) check clang clang-format clang-tidy cppcheck mandoc shellcheck
+LINT_PACKAGES  := $(BUILD_PACKAGES) check python3 clang clang-format clang-tidy cppcheck mandoc shellcheck
 FUZZ_PACKAGES  := $(BUILD_PACKAGES) clang libclang-rt-14-dev
 CROSS_PACKAGES := $(BUILD_PACKAGES) python3 python3-cryptography openssl qemu-user-static \
 	gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-i686-linux-gnu gcc-riscv64-linux-gnu gcc-s390x-linux-gnu
