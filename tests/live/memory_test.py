@@ -6,11 +6,12 @@ import os
 import struct
 
 import offset_capnp as capnp
-from harness import (OWN_USER, behaviour, exchange, make_pair, narrow, resident, run, wait_until,
-                     without_memory)
+from harness import (OWN_USER, Client, behaviour, exchange, make_pair, narrow, resident, run,
+                     wait_until, without_memory)
+from offset_client import Connection
 from offset_relay import OffsetRelay, Task, message_of
 from web_protocols import connection, connection_pair, new_code, p2p_pair, receiver, sender
-from websocket_client import BINARY, frame
+from websocket_client import BINARY, WebSocket, frame
 
 MEBIBYTE = 1 << 20
 LONG = 3_000_000  # bytes of a message of an honest pair
@@ -67,28 +68,17 @@ HOARDERS = {function.__name__.replace("_", " "): function for function in (
 # ---- clients that must not notice -----------------------------------------------------------
 
 
-def pass_frames(first, second):
+def pass_both_ways(first, second, send, expect, make=os.urandom):
+    """make: a message of a size."""
     for one, other in ((first, second), (second, first)):
-        message = message_of(1_000_000) * (LONG // 1_000_000)
-        sending = Task(one.send, message)
-        assert other.receive() == message, "another message"
+        message = make(LONG)
+        sending = Task(send, one, message)
+        expect(other, message)
         sending.result()
 
 
-def pass_messages(first, second):
-    for one, other in ((first, second), (second, first)):
-        message = os.urandom(LONG)
-        sending = Task(one.send_binary, message)
-        other.expect_binary(message)
-        sending.result()
-
-
-def pass_bytes(first, second):
-    for one, other in ((first, second), (second, first)):
-        data = os.urandom(LONG)
-        sending = Task(one.send, data)
-        other.expect(data)
-        sending.result()
+def expect_frame(node, message):
+    assert node.receive() == message, "another message"
 
 
 def pass_what_was_said_early(relay):
@@ -104,9 +94,10 @@ def pass_what_was_said_early(relay):
 
 
 def pass_all(tunnel, web_pair, pair):
-    pass_frames(*tunnel)
-    pass_messages(*web_pair)
-    pass_bytes(*pair)
+    pass_both_ways(*tunnel, Connection.send, expect_frame,
+                   make=lambda size: message_of(1_000_000) * (size // 1_000_000))
+    pass_both_ways(*web_pair, WebSocket.send_binary, WebSocket.expect_binary)
+    pass_both_ways(*pair, Client.send, Client.expect)
 
 
 @behaviour(*HOARDERS)
