@@ -16,7 +16,7 @@ enum {
     READ_MAX = 1 << 12, /* bytes of one connection, before others have their turn */
     TURN = 500000,      /* nanoseconds, before pairs have theirs */
     CREDIT = 100000,    /* microseconds that a connection may owe while it is read */
-    /* Prices in microseconds. They come to 500 messages sent a second, or 256 KiB. */
+    /* Prices in microseconds. They come to 500 messages sent a second, or 250 kB. */
     COST_HEARD = 50,
     COST_TOLD = 2000,
     COST_TOLD_BYTE = 4,
