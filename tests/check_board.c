@@ -2,6 +2,7 @@
  * The entries are this process's, which catches the signal that hurries a worker. */
 #include "suite.h"
 #include "worker/board.h"
+#include "worker/pool.h"
 
 #include <check.h>
 #include <errno.h>
@@ -134,6 +135,18 @@ START_TEST(a_worker_that_takes_its_next_connection_is_held_no_more)
 }
 END_TEST
 
+START_TEST(a_worker_that_was_killed_is_held_no_more)
+{
+    struct server server = {.board = board};
+    for (size_t i = 0; i < HOLDERS; i++)
+        ck_assert_int_eq(hold(i, 1 + i), 0);
+    atomic_store(&board->workers[1].pid, 1);
+    ck_assert(pool_note_end(&server, 1, SIGKILL));
+    ck_assert_int_eq(hold(HOLDERS, 100), 0);
+    ck_assert_int_eq(hurried, 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("board");
@@ -147,6 +160,7 @@ int main(void)
     tcase_add_test(tests, a_greeting_that_has_held_its_worker_for_long_gives_way);
     tcase_add_test(tests, a_source_that_holds_more_workers_gives_way_at_once);
     tcase_add_test(tests, a_worker_that_takes_its_next_connection_is_held_no_more);
+    tcase_add_test(tests, a_worker_that_was_killed_is_held_no_more);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

@@ -137,7 +137,7 @@ bool pool_note_end(struct server *server, pid_t pid, int status)
     if (failed && clock_now() - atomic_load(&entry->since) < FAILURE_PAUSE)
         server_pause_starting(server);
     atomic_store(&entry->pid, 0);
-    atomic_store(&entry->state, WORKER_NONE);
+    board_set_state(entry, WORKER_NONE);
     return true;
 }
 
