@@ -58,7 +58,7 @@ struct porch_state {
     struct queue ready, ended; /* more has come; their time is over, or their place is taken */
     int64_t retry_at;          /* 0: nothing is to be sent again */
     bool entry_open, leave_watched;
-    bool abandoned; /* no process is left that could send here */
+    bool abandoned; /* no process is left that could send here, or take a client */
     struct porch_pulse *pulse;
 };
 
@@ -213,7 +213,7 @@ static void watch_socket(struct porch_state *state, int fd, uint32_t events)
     (void)epoll_ctl(state->epoll, EPOLL_CTL_MOD, fd, &event);
 }
 
-/* False: it has to be sent again later. */
+/* False: it has to be sent again later, or nobody is left to take it. */
 static bool send_client(struct porch_state *state, struct waiting *client, int64_t now)
 {
     set_low_water(client, 1);
@@ -223,7 +223,9 @@ static bool send_client(struct porch_state *state, struct waiting *client, int64
     if (error == 0)
         return true;
     client->visit.returns--;
-    if (error != -EAGAIN)
+    if (error == -EPIPE)
+        state->abandoned = true;
+    else if (error != -EAGAIN)
         state->retry_at = now + RETRY_PAUSE;
     return false;
 }
