@@ -334,7 +334,7 @@ static void admit(struct porch_state *state, const struct visit *visit, int fd, 
         return;
     }
     int64_t deadline =
-        earlier(visit->deadline, now + (visit->parting ? PARTING_TIME : DEADLINE_MAX));
+        visit->parting ? now + PARTING_TIME : earlier(visit->deadline, now + DEADLINE_MAX);
     struct waiting *client = (struct waiting *)places_take(state->places, visit->crowd, deadline);
     struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.ptr = client};
     client->visit = *visit;
