@@ -82,7 +82,9 @@ void forwarding_drop(struct server *server)
     server->handoff_socket = server->forward_lock = -1;
 }
 
-bool forwarding_is_running(const struct server *server)
+/* Whether the forwarder runs. A handoff to a socket of systemd's would start it, so this is asked
+ * first. */
+static bool is_running(const struct server *server)
 {
     return server->handoff_socket >= 0 ? server->forwarder > 0
                                        : runtime_has_forwarder(&server->runtime);
@@ -103,7 +105,7 @@ static bool ask_forwarder(struct server *server)
 {
     struct handoff question = {.kind = HANDOFF_ASK, .ref = PAIR_NONE, .dismissed = PAIR_NONE};
     int ends[2];
-    if (!forwarding_is_running(server))
+    if (!is_running(server))
         return false;
     int socket = handoff_connect(server->runtime.socket, QUESTION_TIME);
     if (socket < 0)
@@ -204,7 +206,7 @@ static bool wait_for_departure(struct server *server, int socket)
 static bool leave_forwarder(struct server *server)
 {
     int ends[2];
-    if (!forwarding_is_running(server))
+    if (!is_running(server))
         return false;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
         log_error_errno("cannot tell the forwarder that this server stops");

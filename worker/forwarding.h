@@ -12,9 +12,6 @@ int forwarding_find(struct server *server);
 int forwarding_replace(struct server *server);
 /* Gives up the socket and the lock of our own forwarder. */
 void forwarding_drop(struct server *server);
-/* Whether the forwarder runs. A handoff to a socket of systemd's would start it, so this is asked
- * first. */
-bool forwarding_is_running(const struct server *server);
 
 /* Asks the forwarder from time to time, while connections come, whether it takes what it is sent.
  * Returns when to look next: milliseconds, -1: when another connection has come. */
