@@ -24,57 +24,55 @@ static void expect_id(const struct text *id, const char *expected)
     ck_assert_mem_eq(id->bytes, expected, id->size);
 }
 
+static void expect_introduction(const char *words, const char *local)
+{
+    ck_assert_int_eq(parse(words), LOCALFIRST_INTRODUCTION);
+    expect_id(&path.local, local);
+}
+
+static void expect_connection(
+    const char *words, const char *local, const char *remote, const char *document)
+{
+    ck_assert_int_eq(parse(words), LOCALFIRST_CONNECTION);
+    expect_id(&path.local, local);
+    expect_id(&path.remote, remote);
+    expect_id(&path.document, document);
+}
+
 START_TEST(an_introduction_names_its_peer)
 {
-    ck_assert_int_eq(parse("/introduction/alice"), LOCALFIRST_INTRODUCTION);
-    expect_id(&path.local, "alice");
+    expect_introduction("/introduction/alice", "alice");
 }
 END_TEST
 
 START_TEST(a_connection_names_both_peers_and_a_document)
 {
-    ck_assert_int_eq(parse("/connection/alice/bob/automerge:1"), LOCALFIRST_CONNECTION);
-    expect_id(&path.local, "alice");
-    expect_id(&path.remote, "bob");
-    expect_id(&path.document, "automerge:1");
+    expect_connection("/connection/alice/bob/automerge:1", "alice", "bob", "automerge:1");
 }
 END_TEST
 
 START_TEST(ids_are_percent_decoded)
 {
-    ck_assert_int_eq(parse("/connection/a%2Fb/%F0%9F%90%B1/%20"), LOCALFIRST_CONNECTION);
-    expect_id(&path.local, "a/b");
-    expect_id(&path.remote, "\xf0\x9f\x90\xb1");
-    expect_id(&path.document, " ");
+    expect_connection("/connection/a%2Fb/%F0%9F%90%B1/%20", "a/b", "\xf0\x9f\x90\xb1", " ");
 }
 END_TEST
 
 START_TEST(either_path_may_have_a_prefix)
 {
-    ck_assert_int_eq(parse("/relay/introduction/alice"), LOCALFIRST_INTRODUCTION);
-    expect_id(&path.local, "alice");
-    ck_assert_int_eq(parse("//introduction/alice"), LOCALFIRST_INTRODUCTION);
-    ck_assert_int_eq(parse("/a%zz/b//connection/alice/bob/doc"), LOCALFIRST_CONNECTION);
-    expect_id(&path.local, "alice");
-    expect_id(&path.remote, "bob");
-    expect_id(&path.document, "doc");
+    expect_introduction("/relay/introduction/alice", "alice");
+    expect_introduction("//introduction/alice", "alice");
+    expect_connection("/a%zz/b//connection/alice/bob/doc", "alice", "bob", "doc");
 }
 END_TEST
 
 START_TEST(the_first_name_with_a_good_path_behind_it_counts)
 {
-    ck_assert_int_eq(parse("/introduction/connection"), LOCALFIRST_INTRODUCTION);
-    expect_id(&path.local, "connection");
-    ck_assert_int_eq(parse("/introduction/introduction/x"), LOCALFIRST_INTRODUCTION);
-    expect_id(&path.local, "x");
-    ck_assert_int_eq(parse("/connection/introduction/x/y"), LOCALFIRST_CONNECTION);
-    expect_id(&path.local, "introduction");
-    ck_assert_int_eq(parse("/connection/connection/x/y/z"), LOCALFIRST_CONNECTION);
-    expect_id(&path.local, "x");
-    ck_assert_int_eq(parse("/connection/x/introduction/y"), LOCALFIRST_CONNECTION);
-    expect_id(&path.document, "y");
-    ck_assert_int_eq(parse("/connection/x/y/introduction/z"), LOCALFIRST_INTRODUCTION);
-    expect_id(&path.local, "z");
+    expect_introduction("/introduction/connection", "connection");
+    expect_introduction("/introduction/introduction/x", "x");
+    expect_connection("/connection/introduction/x/y", "introduction", "x", "y");
+    expect_connection("/connection/connection/x/y/z", "x", "y", "z");
+    expect_connection("/connection/x/introduction/y", "x", "introduction", "y");
+    expect_introduction("/connection/x/y/introduction/z", "z");
 }
 END_TEST
 
@@ -106,13 +104,10 @@ START_TEST(an_id_may_be_as_long_as_a_head)
     static const char start[] = "/introduction/";
     size_t size = strlen(words);
     memset(words + size, 'd', HTTP_HEAD_MAX - size);
-    ck_assert_int_eq(parse(words), LOCALFIRST_CONNECTION);
-    expect_id(&path.document, words + size);
-    expect_id(&path.local, "a");
+    expect_connection(words, "a", "b", words + size);
     memcpy(words, start, strlen(start));
     memset(words + strlen(start), 'i', size - strlen(start));
-    ck_assert_int_eq(parse(words), LOCALFIRST_INTRODUCTION);
-    expect_id(&path.local, words + strlen(start));
+    expect_introduction(words, words + strlen(start));
 }
 END_TEST
 
