@@ -20,6 +20,7 @@ enum {
     FIRST_FRAME_MAX = 1 << 17, /* bytes of an InitConnection, with up to 64 KiB of padding */
     HALF_TUNNEL_TIME = 32000,  /* milliseconds for a connector to be accepted */
     SCRATCH_SIZE = 1024,
+    NAME_SIZE = 2 * CAPNP_KEY_SIZE, /* of a connection: the node's key, and the relay's */
 };
 
 enum side {
@@ -201,7 +202,7 @@ static enum pair_outcome offset_greet(
         request_by_keys(greeting, handshake.session.peer, &init, request);
         handoff->codec = CODEC_CHANNEL;
         handoff->lobby = init.kind == INIT_LISTEN;
-        handoff->name_size = 2 * CAPNP_KEY_SIZE; /* the node's key, and the relay's */
+        handoff->name_size = NAME_SIZE;
         memcpy(handoff->name, handshake.session.peer, CAPNP_KEY_SIZE);
         memcpy(handoff->name + CAPNP_KEY_SIZE, greeting->identity->public_key, CAPNP_KEY_SIZE);
         handoff->session_size = sizeof handshake.session;
@@ -213,14 +214,24 @@ static enum pair_outcome offset_greet(
 
 /* ---- in the lobby ---------------------------------------------------------------- */
 
+/* NULL if a worker has sent a name of another size. */
+static const uint8_t *name_of(const struct connection *connection)
+{
+    size_t size;
+    const uint8_t *name = lobby_name(connection, &size);
+    return size == NAME_SIZE ? name : NULL;
+}
+
 /* Tells the listener: IncomingConnection. */
 static bool offset_announce(
     struct lobby *lobby, struct connection *listener, struct connection *caller)
 {
     uint8_t message[CAPNP_SMALL_MAX];
     struct connection_key incoming;
-    size_t size;
-    memcpy(incoming.public_key, lobby_name(caller, &size), sizeof incoming.public_key);
+    const uint8_t *name = name_of(caller);
+    if (name == NULL)
+        return false;
+    memcpy(incoming.public_key, name, sizeof incoming.public_key);
     return lobby_tell(lobby, listener, message, capnp_write_connection_key(&incoming, message));
 }
 
@@ -232,11 +243,8 @@ static bool offset_hear(struct lobby *lobby, struct connection *listener, const 
     uint8_t memory[SCRATCH_SIZE];
     struct capnp_scratch scratch = {memory, sizeof memory};
     struct connection_key rejected;
-    size_t name_size;
-    if (capnp_read_connection_key(scratch, message, size, &rejected) != 0)
-        return false;
-    const uint8_t *name = lobby_name(listener, &name_size);
-    if (name_size != (size_t)2 * CAPNP_KEY_SIZE)
+    const uint8_t *name = name_of(listener);
+    if (name == NULL || capnp_read_connection_key(scratch, message, size, &rejected) != 0)
         return false;
     struct iovec parts[] = {key_part(rejected.public_key, sizeof rejected.public_key),
         key_part(name, CAPNP_KEY_SIZE), key_part(name + CAPNP_KEY_SIZE, CAPNP_KEY_SIZE)};

@@ -439,6 +439,18 @@ START_TEST(a_caller_that_is_earlier_than_the_listeners_descriptor_is_announced_w
 }
 END_TEST
 
+START_TEST(a_caller_whose_name_is_no_key_is_refused)
+{
+    uint8_t byte;
+    listen_there(&alice);
+    ck_assert_int_eq(call_as(&bob, caller_key, PAIR_CONNECT), PAIR_WAITS);
+    bob.handoff.name_size = CAPNP_KEY_SIZE - 1;
+    hand_over(&bob);
+    ck_assert(!is_waiting(&bob));
+    ck_assert_uint_eq(take_all(&alice, &byte, 1), 0);
+}
+END_TEST
+
 START_TEST(an_early_caller_that_has_closed_is_not_announced)
 {
     uint8_t byte;
@@ -527,6 +539,7 @@ int main(void)
     tcase_add_test(calls, a_caller_is_announced_to_the_listener);
     tcase_add_test(
         calls, a_caller_that_is_earlier_than_the_listeners_descriptor_is_announced_when_that_comes);
+    tcase_add_test(calls, a_caller_whose_name_is_no_key_is_refused);
     tcase_add_test(calls, an_early_caller_that_has_closed_is_not_announced);
     tcase_add_test(calls, a_rejected_caller_is_closed_and_no_other);
     tcase_add_test(calls, an_accepted_caller_is_joined_to_the_acceptor_and_outlives_the_listener);
