@@ -8,7 +8,6 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 enum {
     HTTP_HEAD_MAX = 1 << 15,     /* bytes in a request head; more are answered 431 */

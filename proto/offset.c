@@ -11,7 +11,6 @@
 #include "ident.h"
 
 #include <errno.h>
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 

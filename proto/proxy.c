@@ -10,12 +10,10 @@
 #include "proto/text.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/un.h>
 
 enum {
     HEAD_SIZE = 16,

@@ -5,8 +5,6 @@
 #define RELAY_PROXY_H
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <sys/socket.h>
 
 struct greeting;

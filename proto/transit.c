@@ -5,7 +5,6 @@
 #include "proto/greeting.h"
 #include "proto/text.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <sodium.h>
 #include <string.h>

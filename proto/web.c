@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <sodium.h>
-#include <string.h>
 
 enum {
     FIRST_MESSAGE_MAX = 8192, /* bytes; p2p-copy's hello is the longest */
