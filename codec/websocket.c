@@ -165,7 +165,7 @@ static void begin_payload(struct websocket *websocket)
 /* Moves input to the head until that has `wanted` bytes. */
 static bool collect_head(struct websocket *websocket, uint8_t **input, size_t *size, size_t wanted)
 {
-    while (websocket->head_size<wanted && * size> 0) {
+    while (*size > 0 && websocket->head_size < wanted) {
         websocket->head[websocket->head_size++] = *(*input)++;
         --*size;
     }
