@@ -437,8 +437,10 @@ static int await_hello(const struct greeting *greeting)
 {
     uint8_t record[RECORD_HEAD + HELLO_MAX];
     int error = greeting_await(greeting, record, RECORD_HEAD);
+    if (error != 0)
+        return error;
     size_t size = (size_t)record[3] << 8 | record[4];
-    if (error == 0 && size <= HELLO_MAX)
+    if (size <= HELLO_MAX)
         error = greeting_await(greeting, record, RECORD_HEAD + size);
     return error == 0 ? greeting_hold(greeting) : error;
 }
