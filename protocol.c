@@ -18,7 +18,7 @@ const struct protocol *const protocols[PROTOCOL_COUNT] = {PROTOCOLS(PLACE)};
 
 void words_set(struct words *words, const char *message)
 {
-    words->size = strlen(message);
+    words->size = strnlen(message, sizeof words->message);
     memcpy(words->message, message, words->size);
 }
 
@@ -30,7 +30,8 @@ size_t protocol_speech(const struct codec *codec, void *state, const struct word
     struct iovec out = {piece.bytes, piece.size};
     size_t size = 0;
     memcpy(piece.bytes, words->message, words->size);
-    if (words->size > 0 && (codec == NULL || codec->encode(state, &piece, now, &out) == 0)) {
+    if (words->size > 0 &&
+        (codec == NULL || (codec->in_place && codec->encode(state, &piece, now, &out) == 0))) {
         memcpy(speech, out.iov_base, out.iov_len);
         size = out.iov_len;
     }

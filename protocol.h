@@ -35,7 +35,7 @@ struct words {
     const char *reason;
 };
 
-/* Sets the message: at most PROTOCOL_WORDS_MAX characters. */
+/* Sets the message: the first PROTOCOL_WORDS_MAX characters of this. */
 void words_set(struct words *words, const char *message);
 
 /* All protocols, in the order in which a connection is compared with them; the last protocol takes
@@ -125,7 +125,8 @@ extern const struct protocol *const protocols[PROTOCOL_COUNT];
 extern const uint8_t protocols_in_order[PROTOCOL_COUNT];
 
 /* Writes words in the form of a codec (NULL: plain) with this state: the message, and if `closing`
- * the bytes that end the connection. Returns how many bytes. */
+ * the bytes that end the connection. A message is left out where the codec does not encode in
+ * place: it may make more bytes of it than a speech has. Returns how many bytes. */
 size_t protocol_speech(const struct codec *codec, void *state, const struct words *words,
     bool closing, int64_t now, uint8_t speech[static PROTOCOL_SPEECH_MAX]);
 
