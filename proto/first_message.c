@@ -106,9 +106,9 @@ static int await_frame(const struct greeting *greeting, const struct reader *rea
 /* Decodes the input that is there, and consumes what was decoded. */
 static int read_some(const struct greeting *greeting, struct reader *reader)
 {
-    uint8_t bytes[READ_SIZE];
-    uint8_t *input = bytes;
-    size_t limit = sizeof bytes;
+    uint8_t buffer[CODEC_HEAD + READ_SIZE];
+    uint8_t *const bytes = buffer + CODEC_HEAD, *input = bytes;
+    size_t limit = READ_SIZE;
     int waited = await_frame(greeting, reader, &limit);
     if (waited != 0)
         return waited;
@@ -122,7 +122,7 @@ static int read_some(const struct greeting *greeting, struct reader *reader)
     if (error == 0 && announced)
         error = -EMSGSIZE;
     int lost = greeting_read(greeting, bytes, (size_t)count - left);
-    sodium_memzero(bytes, sizeof bytes);
+    sodium_memzero(bytes, READ_SIZE);
     return error != 0 ? error : lost;
 }
 
