@@ -65,12 +65,11 @@ static enum pair_outcome greet_by_message(
         outcome = PAIR_ERRORY;
     const struct protocol *protocol =
         size < 0 ? NULL : protocol_for_message(message, (size_t)size, text, &greeting->protocol);
-    if (protocol == NULL) {
+    if (protocol == NULL)
         greeting->codec = CODEC_PLAIN; /* the client has been told already */
-        return outcome;
-    }
-    outcome = protocol->greet_message(greeting, message, (size_t)size, request, handoff);
-    sodium_memzero(message, (size_t)size);
+    else
+        outcome = protocol->greet_message(greeting, message, (size_t)size, request, handoff);
+    sodium_memzero(message, sizeof message); /* also of a message that broke off */
     return outcome;
 }
 
