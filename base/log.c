@@ -1,10 +1,10 @@
 /* The log: formats a line and writes it in one piece, so that lines of several processes never mix;
  * and writes it at once or not at all.
  *
- * Standard error is often shared with other programs, so it is not made non-blocking. A pipe or a
- * terminal is instead opened again, which gives a non-blocking open file of this process's own.
- * Where that is impossible (there is no /proc, or the file belongs to another user), each write is
- * made by a call that does not wait. */
+ * Standard error is often shared with other programs, so it is not made non-blocking, and where it
+ * is, another program may change that. A pipe or a terminal is instead opened again, which gives a
+ * non-blocking open file of this process's own. Where that is impossible (there is no /proc, or the
+ * file belongs to another user), each write is made by a call that does not wait. */
 #include "base/log.h"
 
 #include "base/clock.h"
@@ -110,13 +110,12 @@ static bool reopen_error(void)
 static enum sink find_sink(void)
 {
     struct stat status;
-    int flags = fcntl(STDERR_FILENO, F_GETFL);
-    if (fstat(STDERR_FILENO, &status) < 0 || flags < 0)
+    if (fstat(STDERR_FILENO, &status) < 0)
         return SINK_FILE;
     if (S_ISSOCK(status.st_mode))
         return SINK_SOCKET;
     bool pipe = S_ISFIFO(status.st_mode);
-    if ((!pipe && !isatty(STDERR_FILENO)) || (flags & O_NONBLOCK) != 0 || reopen_error())
+    if ((!pipe && !isatty(STDERR_FILENO)) || reopen_error())
         return SINK_FILE;
     return pipe ? SINK_PIPE : SINK_TERMINAL;
 }

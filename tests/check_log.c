@@ -20,6 +20,17 @@ enum lack {
     PROC_AND_RWF_NOWAIT /* as before Linux 6.5 */
 };
 
+/* Standard error does not block at first, as another program has set it so; that program takes the
+ * flag back later. */
+static bool flag_is_taken_back;
+
+static void set_nonblocking(int fd, bool wanted)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, wanted ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) < 0)
+        _exit(2);
+}
+
 static void take_away(enum lack lack)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
@@ -44,7 +55,11 @@ static _Noreturn void log_much(int error, int go_on, enum lack lack)
     take_away(lack);
     (void)unsetenv("JOURNAL_STREAM");
     (void)unsetenv("RELAY_LOG");
+    if (flag_is_taken_back)
+        set_nonblocking(error, true);
     log_setup(false);
+    if (flag_is_taken_back)
+        set_nonblocking(error, false);
     for (int i = 0; i < LINES; i++)
         log_info("line %d%100s", i, "");
     if (write(go_on, "", 1) != 1 || read(go_on, &byte, 1) != 1)
@@ -133,6 +148,17 @@ START_TEST(a_full_pipe_loses_lines)
 }
 END_TEST
 
+START_TEST(a_full_pipe_loses_lines_also_after_another_program_has_made_it_block_again)
+{
+    int ends[2];
+    flag_is_taken_back = true;
+    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+    expect_no_wait(ends[0], ends[1], (enum lack)_i);
+    close(ends[0]);
+    close(ends[1]);
+}
+END_TEST
+
 START_TEST(a_full_socket_loses_lines)
 {
     int ends[2];
@@ -211,6 +237,9 @@ int main(void)
     TCase *tests = tcase_create("full and gone");
     tcase_set_timeout(tests, 30);
     tcase_add_loop_test(tests, a_full_pipe_loses_lines, NOTHING, PROC_AND_RWF_NOWAIT + 1);
+    tcase_add_loop_test(tests,
+        a_full_pipe_loses_lines_also_after_another_program_has_made_it_block_again, NOTHING,
+        PROC_AND_RWF_NOWAIT + 1);
     tcase_add_loop_test(tests, a_full_socket_loses_lines, NOTHING, PROC + 1);
     tcase_add_test(tests, a_stopped_terminal_loses_lines);
     tcase_add_loop_test(
