@@ -96,9 +96,9 @@ static void notice_stall(struct forwarder *forwarder, int timeout, int count)
     if (stalled || !forwarder->listening)
         forwarder->attentive_since = now;
     if (count >= 0 && count < EVENTS_AT_ONCE)
-        forwarder->behind = false;
+        forwarder->behind_until = 0;
     else if (stalled)
-        forwarder->behind = true;
+        forwarder->behind_until = now + STALL;
     forwarder->transfer.now = now;
 }
 
@@ -106,7 +106,7 @@ static void notice_stall(struct forwarder *forwarder, int timeout, int count)
  * stall, until all events have been seen, for the time of STALL at most. */
 static bool is_behind(const struct forwarder *forwarder)
 {
-    return forwarder->behind && forwarder->transfer.now < forwarder->attentive_since + STALL;
+    return forwarder->transfer.now < forwarder->behind_until;
 }
 
 /* Cleans up after workers that died before their handoff. */

@@ -47,7 +47,7 @@ struct forwarder {
     int64_t short_until;     /* a connection was not taken for lack of room; 0: none was */
     bool stopping;           /* all connections are being ended */
     bool forsaken;           /* the last server that uses this forwarder is gone */
-    bool behind;             /* this process stood still, and old events may still be waiting */
+    int64_t behind_until;    /* this process stood still, and old events may wait; 0: none do */
     int64_t attentive_since; /* from then on, handoffs were taken as they came */
     int64_t last_wait;       /* nanoseconds that the last wait for events took */
     uint64_t moved_before;   /* transfer.moved when this round began */

@@ -252,6 +252,57 @@ START_TEST(after_a_connection_that_could_not_be_taken_others_wait_for_a_while)
 }
 END_TEST
 
+enum {
+    BUSY = 128 /* clients: their events fill a round */
+};
+
+/* Two clients that are a pair. */
+static void make_pair(int *clients)
+{
+    struct handoff first = handoff_of(send_off("busy")), second = handoff_of(send_off("busy"));
+    send_as(&first, HANDOFF_NEEDS, true);
+    clients[0] = client;
+    send_as(&second, HANDOFF_NEEDS, true);
+    clients[1] = client;
+    take_turn();
+}
+
+/* Each client reads what has come, and sends something. */
+static void keep_busy(const int *clients)
+{
+    char bytes[64];
+    for (size_t i = 0; i < BUSY; i++) {
+        while (read(clients[i], bytes, sizeof bytes) > 0)
+            continue;
+        ck_assert_int_eq(write(clients[i], "x", 1), 1);
+    }
+}
+
+/* The forwarder has no room for more connections, stood still, and has more to do than a round can
+ * hold; but the wait of a client has ended. */
+START_TEST(a_busy_forwarder_that_stood_still_sees_that_a_deadline_has_passed)
+{
+    struct handoff waits = handoff_of(send_off("a")), finds_no_room = handoff_of(send_off("b"));
+    int clients[BUSY];
+    send_as(&waits, HANDOFF_NEEDS, true);
+    for (size_t i = 0; i < BUSY; i += 2)
+        make_pair(&clients[i]);
+    send_as(&finds_no_room, HANDOFF_NEEDS, true);
+    limit_descriptors(4);
+    take_turn();
+    ck_assert_uint_eq(forwarder.held, BUSY + 1);
+    keep_busy(clients);
+    forwarder.transfer.now -= TIMEOUT;
+    lapse(&forwarder.waiting[PROTOCOL_UNKNOWN]);
+    take_turn();
+    ck_assert_uint_eq(forwarder.held, BUSY + 1);
+    while (forwarder.held > BUSY) {
+        keep_busy(clients);
+        take_turn();
+    }
+}
+END_TEST
+
 /* ---- servers that stop ----------------------------------------------------------- */
 
 enum {
@@ -387,6 +438,7 @@ int main(void)
     tcase_add_test(tests, the_peer_of_a_connection_that_cannot_be_taken_waits_again);
     tcase_add_test(tests, connections_wait_while_the_limit_on_descriptors_is_too_low);
     tcase_add_test(tests, after_a_connection_that_could_not_be_taken_others_wait_for_a_while);
+    tcase_add_test(tests, a_busy_forwarder_that_stood_still_sees_that_a_deadline_has_passed);
     suite_add_tcase(suite, tests);
     TCase *servers = tcase_create("servers");
     tcase_add_checked_fixture(servers, set_up, tear_down);

@@ -146,7 +146,7 @@ static inline void let_deadlines_lapse(void)
         for (size_t i = 0; i < FORWARDER_JITTERS; i++)
             lapse(&forwarder.silent[kind][i]);
     }
-    forwarder.behind = false;
+    forwarder.behind_until = 0;
     forwarder.attentive_since = forwarder.transfer.now - 2 * (int64_t)PAIR_ARRIVAL_TIME;
     settle();
 }
