@@ -300,7 +300,8 @@ static void flush_buffer(struct connection *to)
         return;
     while (to->writable && outlet->start < outlet->size) {
         struct iovec rest = {outlet->buffer + outlet->start, outlet->size - outlet->start};
-        outlet->start += send_some(to, &rest, 1);
+        size_t done = send_some(to, &rest, 1); /* which drops the buffer if it fails */
+        outlet->start += done;
     }
     if (outlet->start == outlet->size)
         drop_buffer(to);
