@@ -4,6 +4,7 @@
 #include "base/pass_descriptor.h"
 #include "base/unix_socket.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <sodium.h>
 #include <stdbool.h>
@@ -19,6 +20,8 @@ enum {
     FIRST_FIXED_SIZE = offsetof(struct handoff, session_size) + sizeof(uint32_t), /* version 1 */
     BEHIND_MAX = HANDOFF_SESSION_MAX + HANDOFF_LONG_NAME_MAX,
 };
+
+static_assert(sizeof(void *) < 8 || FIRST_FIXED_SIZE == 612, "a field of version 1 has moved");
 
 /* Has room for the longest datagram that is understood. */
 struct datagram {

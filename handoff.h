@@ -3,11 +3,12 @@
  *
  * During an upgrade the worker and the forwarder may be of different versions. So a datagram says
  * its version, the version that a reader needs to understand it, and the sizes of its parts. New
- * fields of struct handoff are only appended, between session_size and session: a reader ignores
- * fields that it does not know, and finds zeros in fields that the writer did not know. The numbers
- * of kinds, codecs and protocols never change; a codec whose session changes gets a new number. A
- * change that an older reader would misunderstand raises HANDOFF_NEEDS. A forwarder says in the
- * table which version it reads (pair_reads()), so that a worker knows before it accepts a client.
+ * fields of struct handoff are only appended, between session_size and session, and the structures
+ * in it keep their layout: a reader ignores fields that it does not know, and finds zeros in fields
+ * that the writer did not know. The numbers of kinds, codecs and protocols never change; a codec
+ * whose session changes gets a new number. A change that an older reader would misunderstand raises
+ * HANDOFF_NEEDS. A forwarder says in the table which version it reads (pair_reads()), so that a
+ * worker knows before it accepts a client.
  *
  * Since version 3, names may have more than HANDOFF_NAME_MAX bytes; they stand behind the session.
  * Only a datagram with such a name needs a reader of version 3. */

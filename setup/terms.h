@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Part of struct handoff, so its layout never changes: a new term is a field of its own that is
+ * appended there (handoff.h). */
 struct terms {
     int64_t since; /* when the process that sends them was started: clock_steady(); 0: unknown */
     uint64_t session_bytes;
