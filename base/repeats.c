@@ -14,7 +14,7 @@ enum {
     LOCK_TRIES = 40, /* the lock is held for microseconds, unless its holder is not running */
     LOCK_TRIES_AT_ONCE = 20,
     LOCK_PAUSE = 50 * 1000, /* nanoseconds between two of the later tries */
-    LOST_RETRY = 1000,      /* milliseconds between two tries to write that lines were lost */
+    RETRY = 1000,           /* milliseconds until lost lines, or the lock, are tried again */
 };
 
 struct repeat {
@@ -248,8 +248,8 @@ int repeats_write_due(bool all, int64_t now, repeats_writer *writer)
         if (repeat->count > 0 && repeat->written + REPEATS_PERIOD - now < next)
             next = repeat->written + REPEATS_PERIOD - now;
     }
-    if (repeats->lost > 0 && next > LOST_RETRY)
-        next = LOST_RETRY;
+    if (!is_known || (repeats->lost > 0 && next > RETRY))
+        next = RETRY;
     end_counting(repeats);
     return next < 1 ? 1 : (int)next;
 }

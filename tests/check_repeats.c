@@ -181,6 +181,38 @@ START_TEST(a_process_that_dies_while_it_counts_delays_no_other)
 }
 END_TEST
 
+/* Returns the process that has the lock of the file. */
+static pid_t hold_lock(void)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int locked[2];
+    char byte;
+    ck_assert_int_eq(pipe(locked), 0);
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        int fd = open(scratch_path("repeats"), O_RDWR);
+        _exit(fcntl(fd, F_SETLK, &lock) < 0 || write(locked[1], "", 1) < 0 ? 1 : pause());
+    }
+    close(locked[1]);
+    ck_assert_int_eq(read(locked[0], &byte, 1), 1);
+    close(locked[0]);
+    return child;
+}
+
+START_TEST(a_process_that_cannot_have_the_lock_tries_again_in_a_second)
+{
+    pid_t holder = hold_lock();
+    repeats_add(LOG_INFO, "a refusal", NOW, say);
+    ck_assert_int_eq(repeats_write_due(false, NOW, say), 1000);
+    expect_silence();
+    ck_assert_int_eq(kill(holder, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(holder, NULL, 0), holder);
+    (void)repeats_write_due(false, NOW, say);
+    expect_said("<6>a refusal");
+}
+END_TEST
+
 START_TEST(lost_lines_are_reported_once_lines_can_be_written)
 {
     repeats_count_lost(3, NOW);
@@ -280,6 +312,7 @@ int main(void)
     tcase_add_test(tests, texts_that_find_no_place_are_counted_together);
     tcase_add_test(tests, processes_that_share_a_file_count_together);
     tcase_add_test(tests, a_process_that_dies_while_it_counts_delays_no_other);
+    tcase_add_test(tests, a_process_that_cannot_have_the_lock_tries_again_in_a_second);
     tcase_add_test(tests, lost_lines_are_reported_once_lines_can_be_written);
     tcase_add_test(tests, a_sum_that_could_not_be_written_keeps_its_count);
     tcase_add_test(tests, a_file_that_was_emptied_or_overwritten_is_started_again);
