@@ -28,14 +28,21 @@ struct repeats {
     char magic[8];
     uint64_t lost;
     struct repeat kinds[REPEATS_KINDS];
-    struct repeat others; /* all texts that found no free place */
+    struct repeat others; /* all texts that found no free place: others_text */
 };
 
 static const char magic[8] = "repeats1";
+static const char others_text[] = "lines of other texts, counted together";
 
 static int file = -1;
 static struct repeats own;    /* used without a file or without its lock */
 static struct repeats shared; /* what the file holds, while it is locked */
+
+/* Its places one after the other: all kinds, and then `others`. */
+static struct repeat *place_of(struct repeats *repeats, size_t i)
+{
+    return i < REPEATS_KINDS ? &repeats->kinds[i] : &repeats->others;
+}
 
 /* ---- the file -------------------------------------------------------------------- */
 
@@ -57,7 +64,7 @@ static bool lock_file(void)
     return false;
 }
 
-/* The file may hold anything: every number in it is usable, and every text gets a NUL. */
+/* The file may hold anything: every number in it is made usable, and every text gets a NUL. */
 static void load_shared(void)
 {
     if (pread(file, &shared, sizeof shared, 0) != (ssize_t)sizeof shared ||
@@ -65,9 +72,12 @@ static void load_shared(void)
         memset(&shared, 0, sizeof shared);
         memcpy(shared.magic, magic, sizeof magic);
     }
-    for (size_t i = 0; i < REPEATS_KINDS; i++)
-        shared.kinds[i].text[REPEATS_TEXT - 1] = '\0';
-    shared.others.text[REPEATS_TEXT - 1] = '\0';
+    for (size_t i = 0; i <= REPEATS_KINDS; i++) {
+        struct repeat *repeat = place_of(&shared, i);
+        repeat->text[REPEATS_TEXT - 1] = '\0';
+        if (repeat->written < 0)
+            repeat->written = 0;
+    }
 }
 
 static bool store_shared(void)
@@ -112,6 +122,8 @@ static bool is_due(const struct repeat *repeat, int64_t now)
 static struct repeat *find_place(struct repeats *repeats, const char *text, int64_t now)
 {
     struct repeat *free = NULL;
+    if (strcmp(text, others_text) == 0)
+        return &repeats->others;
     for (size_t i = 0; i < REPEATS_KINDS; i++) {
         struct repeat *repeat = &repeats->kinds[i];
         if (strcmp(repeat->text, text) == 0)
@@ -135,7 +147,7 @@ static struct repeat *count_line(
     if (repeat->text[0] == '\0') {
         repeat->priority = priority;
         (void)snprintf(repeat->text, sizeof repeat->text, "%s",
-            repeat == &repeats->others ? "lines of other texts, counted together" : key);
+            repeat == &repeats->others ? others_text : key);
     }
     if (__builtin_add_overflow(repeat->count, times, &repeat->count))
         repeat->count = UINT32_MAX;
@@ -145,8 +157,8 @@ static struct repeat *count_line(
 /* Adds what this process counted without the lock to the shared counts. */
 static void add_own_counts(int64_t now)
 {
-    for (size_t i = 0; i < REPEATS_KINDS; i++) {
-        struct repeat *repeat = &own.kinds[i];
+    for (size_t i = 0; i <= REPEATS_KINDS; i++) {
+        struct repeat *repeat = place_of(&own, i);
         if (repeat->count == 0)
             continue;
         (void)count_line(&shared, repeat->priority, repeat->text, repeat->count, now);
@@ -242,7 +254,7 @@ int repeats_write_due(bool all, int64_t now, repeats_writer *writer)
     bool is_known = repeats == &shared || file < 0;
     write_lost(repeats, writer);
     for (size_t i = 0; i <= REPEATS_KINDS; i++) {
-        struct repeat *repeat = i < REPEATS_KINDS ? &repeats->kinds[i] : &repeats->others;
+        struct repeat *repeat = place_of(repeats, i);
         if (is_known && repeat->count > 0 && (all || is_due(repeat, now)))
             write_sum(repeat, now, writer);
         if (repeat->count > 0 && repeat->written + REPEATS_PERIOD - now < next)
