@@ -86,6 +86,15 @@ def wait_for_server(pid, other_than=None):
     return wait_until(lambda: server_of(pid) != other_than and server_of(pid), "the server")
 
 
+def it_serves_again_when_it_is_killed(place, supervisor):
+    serves(place)
+    server = wait_for_server(supervisor.pid)
+    os.kill(server, signal.SIGKILL)
+    wait_for_server(supervisor.pid, server)
+    place.wait_until_it_listens()
+    serves(place)
+
+
 # ---- supervisors ----------------------------------------------------------------------
 
 
@@ -130,11 +139,7 @@ def runit_keeps_it_running_and_its_signals_end_no_pair():
         for command in ("hup", "1", "2", "quit"):
             subprocess.run(["sv", command, service], check=True, stdout=subprocess.DEVNULL)
             exchange(*pair)
-        server = wait_for_server(supervisor.pid)
-        os.kill(server, signal.SIGKILL)
-        wait_for_server(supervisor.pid, server)
-        place.wait_until_it_listens()
-        serves(place)
+        it_serves_again_when_it_is_killed(place, supervisor)
         exchange(*pair)
         subprocess.run(["sv", "-w", "20", "stop", service], check=True, stdout=subprocess.DEVNULL)
         assert not place.listens()
@@ -146,12 +151,7 @@ def runit_keeps_it_running_and_its_signals_end_no_pair():
 def daemontools_keep_it_running():
     with Place() as place:
         supervisor, service = supervise(place, "supervise")
-        serves(place)
-        server = wait_for_server(supervisor.pid)
-        os.kill(server, signal.SIGKILL)
-        wait_for_server(supervisor.pid, server)
-        place.wait_until_it_listens()
-        serves(place)
+        it_serves_again_when_it_is_killed(place, supervisor)
         subprocess.run(["svc", "-dx", service], check=True)
         supervisor.wait(PATIENCE)
         assert not place.listens()
@@ -171,12 +171,7 @@ def supervisord_keeps_it_running():
             "/usr/bin/python3", program, "-n", "-c", file.name,
             env=dict(os.environ, PYTHONPATH=os.path.join(PEERS, "usr/lib/python3/dist-packages")))
         place.wait_until_it_listens()
-        serves(place)
-        server = wait_for_server(supervisor.pid)
-        os.kill(server, signal.SIGKILL)
-        wait_for_server(supervisor.pid, server)
-        place.wait_until_it_listens()
-        serves(place)
+        it_serves_again_when_it_is_killed(place, supervisor)
         supervisor.terminate()
         assert supervisor.wait(PATIENCE) == 0
         assert not place.listens()
