@@ -41,12 +41,6 @@ def node_script(name):
     return [node, "--no-warnings", shutil.copy(os.path.join(HERE, name), NPM)]
 
 
-def node_program(name):
-    """The path of a command from npm."""
-    _need("npm")
-    return os.path.join(NPM, "node_modules", ".bin", name)
-
-
 def end(process):
     """Ends a process, if it has not ended, and returns its status."""
     if process.poll() is None:
