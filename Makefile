@@ -165,7 +165,7 @@ soak: packages-check
 
 .PHONY: lint
 lint: packages-lint
-	@tests/lint
+	@tests/lint '$(LIBRARIES)' '$(FOLDERS)'
 
 .PHONY: fuzz
 fuzz: packages-fuzz
