@@ -183,12 +183,12 @@ int certificate_keeper_ask(
         socket, version, CERTIFICATE_VERSION_SIZE, ends[1], MSG_DONTWAIT | MSG_NOSIGNAL);
     close(ends[1]);
     struct pollfd entry = {.fd = ends[0], .events = POLLIN};
-    bool answered = error == 0 && poll(&entry, 1, ANSWER_TIME) > 0;
-    if (answered)
+    int ready = error == 0 ? poll(&entry, 1, ANSWER_TIME) : 0;
+    if (ready > 0)
         news = recv(ends[0], ret, sizeof *ret, MSG_DONTWAIT) == (ssize_t)sizeof *ret &&
                ret->chain_size <= sizeof ret->chain && ret->key_size <= sizeof ret->key;
-    else if (error == 0 || error == -EAGAIN)
-        stop_asking();
+    else if (ready == 0 && (error == 0 || error == -EAGAIN))
+        stop_asking(); /* unless a signal said that this client has to give way */
     close(ends[0]);
     return news;
 }
