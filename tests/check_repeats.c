@@ -136,46 +136,6 @@ START_TEST(texts_that_find_no_place_are_counted_together)
 }
 END_TEST
 
-/* Another process holds the lock of the file, and stands still. */
-static pid_t stand_still_with_lock(void)
-{
-    int ends[2];
-    char byte;
-    ck_assert_int_eq(pipe(ends), 0);
-    pid_t child = fork();
-    ck_assert_int_ge(child, 0);
-    if (child == 0) {
-        struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-        int file = open(scratch_path("repeats"), O_RDWR);
-        if (fcntl(file, F_SETLK, &lock) == 0 && write(ends[1], "", 1) == 1)
-            (void)pause();
-        _exit(1);
-    }
-    close(ends[1]);
-    ck_assert_int_eq(read(ends[0], &byte, 1), 1);
-    close(ends[0]);
-    return child;
-}
-
-START_TEST(lines_counted_without_the_lock_are_written_once_it_is_free)
-{
-    char text[32];
-    pid_t child = stand_still_with_lock();
-    for (int i = 0; i < 2 * REPEATS_KINDS; i++) {
-        (void)snprintf(text, sizeof text, "text %d", i);
-        repeats_add(LOG_INFO, text, NOW, say);
-    }
-    expect_silence();
-    ck_assert_int_eq(kill(child, SIGKILL), 0);
-    ck_assert_int_eq(waitpid(child, NULL, 0), child);
-    (void)repeats_write_due(false, NOW, say);
-    ck_assert_uint_eq(said_count, REPEATS_KINDS + 1);
-    ck_assert_str_eq(said[0], "<6>text 0");
-    (void)snprintf(text, sizeof text, "together (%d times)", (int)REPEATS_KINDS);
-    ck_assert_ptr_nonnull(strstr(said[REPEATS_KINDS], text));
-}
-END_TEST
-
 START_TEST(processes_that_share_a_file_count_together)
 {
     repeats_add(LOG_INFO, "a refusal", NOW, say);
@@ -250,6 +210,25 @@ START_TEST(a_process_that_cannot_have_the_lock_tries_again_in_a_second)
     ck_assert_int_eq(waitpid(holder, NULL, 0), holder);
     (void)repeats_write_due(false, NOW, say);
     expect_said("<6>a refusal");
+}
+END_TEST
+
+START_TEST(lines_counted_without_the_lock_are_written_once_it_is_free)
+{
+    char text[32];
+    pid_t holder = hold_lock();
+    for (int i = 0; i < 2 * REPEATS_KINDS; i++) {
+        (void)snprintf(text, sizeof text, "text %d", i);
+        repeats_add(LOG_INFO, text, NOW, say);
+    }
+    expect_silence();
+    ck_assert_int_eq(kill(holder, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(holder, NULL, 0), holder);
+    (void)repeats_write_due(false, NOW, say);
+    ck_assert_uint_eq(said_count, REPEATS_KINDS + 1);
+    ck_assert_str_eq(said[0], "<6>text 0");
+    (void)snprintf(text, sizeof text, "together (%d times)", (int)REPEATS_KINDS);
+    ck_assert_ptr_nonnull(strstr(said[REPEATS_KINDS], text));
 }
 END_TEST
 
